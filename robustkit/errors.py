@@ -1,0 +1,35 @@
+"""What robustkit says when it cannot do what was asked."""
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["BadInput", "MissingPackage", "suggestion"]
+
+
+class BadInput(ValueError):
+    """The caller's mistake: what was expected, what came, and what to do.
+
+    The command line prints it as one message and exits with code 2.
+    """
+
+
+class MissingPackage(BadInput, ImportError):
+    """An optional package is needed and not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed; "
+            f"install it with: pip install 'robustkit[{extra}]'"
+        )
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest and all known ones.
+
+    >>> suggestion("fnm", ["fmn", "pgd"])
+    "did you mean 'fmn'? known: fmn, pgd"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(word.lower(), names, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{hint}known: {', '.join(names)}"
