@@ -1,0 +1,1 @@
+"""Tensors and geometry; this layer knows no model and no attack."""

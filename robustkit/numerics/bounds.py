@@ -1,0 +1,43 @@
+"""The box of valid inputs."""
+
+import math
+from dataclasses import dataclass
+
+from robustkit.errors import BadInput
+from robustkit.numerics.tensors import Batch
+
+__all__ = ["Bounds"]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The lowest and highest value a valid input may hold, in input units.
+
+    Raises:
+        BadInput: Not finite, or the lower bound is not below the upper one.
+
+    >>> Bounds(0, 255).width
+    255.0
+    """
+
+    lower: float = 0.0
+    upper: float = 1.0
+
+    def __post_init__(self) -> None:
+        lower, upper = float(self.lower), float(self.upper)
+        if not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
+            raise BadInput(
+                f"bounds must be two finite numbers, lower < upper; got "
+                f"({self.lower}, {self.upper})"
+            )
+        object.__setattr__(self, "lower", lower)
+        object.__setattr__(self, "upper", upper)
+
+    @property
+    def width(self) -> float:
+        """Upper minus lower bound, in input units."""
+        return self.upper - self.lower
+
+    def clip(self, x: Batch) -> Batch:
+        """`x` with every value moved to the nearest valid one."""
+        return x.clip(self.lower, self.upper)

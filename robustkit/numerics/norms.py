@@ -1,0 +1,472 @@
+"""L0, L1, L2, Linf: one object each, holding all of its geometry.
+
+Notation in this module: `delta` is a perturbation (n, ...) in input units; `low` and
+`high` (n, ...) bound it, so that low <= 0 <= high elementwise (for inputs x in the box
+[l, u] they are l - x and u - x). Every projection is exact: it solves its problem in
+closed form or by finitely many Newton steps on a piecewise linear function, for the
+whole batch at once.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from robustkit.errors import BadInput, suggestion
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.tensors import (
+    Batch,
+    PerSample,
+    Tensor,
+    clip,
+    cumulative_sum,
+    expand,
+    flatten,
+    full,
+    like,
+    magnitude,
+    maximum,
+    minimum,
+    stack_columns,
+    where,
+)
+
+__all__ = ["L0", "L1", "L2", "NORMS", "Linf", "Norm", "get_norm"]
+
+
+class Norm(ABC):
+    """A way to measure perturbations, and the geometry of its ball."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def __call__(self, delta: Batch) -> PerSample:
+        """The size of each perturbation (n,), in norm units."""
+
+    @abstractmethod
+    def dual(self, gradient: Batch) -> PerSample:
+        """The most that g . delta can be for a delta of size 1 (n,)."""
+
+    @abstractmethod
+    def project(self, delta: Batch, radius: PerSample) -> Batch:
+        """The point of the ball of `radius` nearest to `delta` in the L2 sense."""
+
+    @abstractmethod
+    def project_box(
+        self, delta: Batch, radius: PerSample, low: Batch, high: Batch
+    ) -> Batch:
+        """The point of ball and box together nearest to `delta` in the L2 sense."""
+
+    @abstractmethod
+    def project_halfspace(
+        self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
+    ) -> Batch:
+        """The smallest delta in the box with margin + gradient . delta <= 0.
+
+        Where no point of the box reaches the half-space, the result is the corner of
+        the box that comes nearest to it. Zero where the margin is not positive.
+        """
+
+    @abstractmethod
+    def stride(
+        self, gradient: Batch, radius: PerSample, point: Batch, bounds: Bounds
+    ) -> Batch:
+        """The step up the gradient that is as long as the ball of `radius`.
+
+        Features that stand at a bound and would be pushed out of it by a step *down*
+        take no part, so that the others share the whole length: without this, attacks
+        on images with many black or white pixels find little. Zero where the gradient
+        is.
+
+        Args:
+            gradient: (n, ...) of what is to be lowered.
+            radius: (n,) in norm units.
+            point: (n, ...) the input that the step is to start from.
+            bounds: Of valid inputs.
+        """
+
+    def to_boundary(self, margin: PerSample, gradient: Batch) -> PerSample:
+        """The distance (n,) to margin zero if the model were linear; no box.
+
+        Infinite where the gradient vanishes, zero where the margin is not positive.
+        """
+        slope = self.dual(gradient)
+        flat = slope == 0
+        reach = maximum(margin, 0.0) / where(flat, 1.0, slope)
+        return where(flat, full(gradient, math.inf), reach)
+
+    def towards(self, delta: Batch, share: PerSample) -> Batch:
+        """The point a `share` (n,) of the way from zero to `delta`.
+
+        Its size is `share` times the size of `delta` (rounded down for L0). It is the
+        projection of `delta` on that ball: a straight line for L2, clipped values for
+        Linf, the features that matter most for L1 and L0.
+        """
+        return self.project(delta, self(delta) * share)
+
+    def scale(self, radius: PerSample, factor: float) -> PerSample:
+        """`radius` times `factor`; by at least one feature for L0."""
+        return radius * factor
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, repr=False)
+class L2(Norm):
+    """Euclidean length.
+
+    >>> import numpy as np
+    >>> from robustkit.numerics.tensors import as_tensor
+    >>> L2()(as_tensor(np.array([[3.0, 4.0]]))).item()
+    5.0
+    """
+
+    name: ClassVar[str] = "l2"
+
+    def __call__(self, delta: Batch) -> PerSample:
+        return magnitude(delta, 2)
+
+    def dual(self, gradient: Batch) -> PerSample:
+        return magnitude(gradient, 2)
+
+    def project(self, delta: Batch, radius: PerSample) -> Batch:
+        size = self(delta)
+        share = where(size > radius, radius / _nonzero(size), 1.0)
+        return delta * expand(share, delta)
+
+    def project_box(
+        self, delta: Batch, radius: PerSample, low: Batch, high: Batch
+    ) -> Batch:
+        room = _room(delta, low, high)
+        # The solution is min(room, c |delta|) with the c <= 1 that gives it the radius.
+        level = _fill(room.square(), delta.square(), radius.square())
+        share = expand(minimum(level, 1.0).sqrt(), delta)
+        return delta.sign() * minimum(room, share * delta.abs())
+
+    def project_halfspace(
+        self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
+    ) -> Batch:
+        # Over the largest entry, since the squares of a tiny gradient would vanish.
+        peak = _nonzero(magnitude(gradient, math.inf))
+        gradient, margin = gradient / expand(peak, gradient), margin / peak
+        room, steep = _room(-gradient, low, high), gradient.abs()
+        level = _fill(steep * room, steep.square(), margin)
+        return -gradient.sign() * minimum(room, _times(level, steep))
+
+    def stride(
+        self, gradient: Batch, radius: PerSample, point: Batch, bounds: Bounds
+    ) -> Batch:
+        return _along(_unblocked(gradient, point, bounds), radius)
+
+
+@dataclass(frozen=True, repr=False)
+class Linf(Norm):
+    """The largest change of any feature."""
+
+    name: ClassVar[str] = "linf"
+
+    def __call__(self, delta: Batch) -> PerSample:
+        return magnitude(delta, math.inf)
+
+    def dual(self, gradient: Batch) -> PerSample:
+        return magnitude(gradient, 1)
+
+    def project(self, delta: Batch, radius: PerSample) -> Batch:
+        edge = expand(radius, delta)
+        return clip(delta, -edge, edge)
+
+    def project_box(
+        self, delta: Batch, radius: PerSample, low: Batch, high: Batch
+    ) -> Batch:
+        return clip(self.project(delta, radius), low, high)
+
+    def project_halfspace(
+        self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
+    ) -> Batch:
+        room, steep = _room(-gradient, low, high), gradient.abs()
+        level = _fill(steep * room, steep, margin)
+        return -gradient.sign() * minimum(room, expand(level, room))
+
+    def stride(
+        self, gradient: Batch, radius: PerSample, point: Batch, bounds: Bounds
+    ) -> Batch:
+        """The corner of the ball: blocked features need no care, they cost nothing."""
+        return gradient.sign() * expand(radius, gradient)
+
+
+@dataclass(frozen=True, repr=False)
+class L1(Norm):
+    """The sum of all changes."""
+
+    name: ClassVar[str] = "l1"
+
+    def __call__(self, delta: Batch) -> PerSample:
+        return magnitude(delta, 1)
+
+    def dual(self, gradient: Batch) -> PerSample:
+        return magnitude(gradient, math.inf)
+
+    def project(self, delta: Batch, radius: PerSample) -> Batch:
+        size = delta.abs()
+        threshold = _soft_threshold(flatten(size), radius)
+        return delta.sign() * maximum(size - expand(threshold, size), 0.0)
+
+    def project_box(
+        self, delta: Batch, radius: PerSample, low: Batch, high: Batch
+    ) -> Batch:
+        size, room = delta.abs(), _room(delta, low, high)
+        threshold = _capped_threshold(flatten(size), flatten(room), radius)
+        shrunk = maximum(size - expand(threshold, size), 0.0)
+        return delta.sign() * minimum(room, shrunk)
+
+    def project_halfspace(
+        self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
+    ) -> Batch:
+        room, steep = _room(-gradient, low, high), gradient.abs()
+        share = _greedy(flatten(steep), flatten(steep * room), margin)
+        return -gradient.sign() * room * share.reshape(room.shape)
+
+    def stride(
+        self, gradient: Batch, radius: PerSample, point: Batch, bounds: Bounds
+    ) -> Batch:
+        """Along the L2 gradient, as long as a sparse perturbation of that size is.
+
+        The steepest step changes one feature; but in a box of width w a perturbation
+        of size r changes at least r / w features, and is then at most sqrt(r w) long.
+        The projection on the ball chooses the features.
+        """
+        length = minimum(radius, (radius * bounds.width).sqrt())
+        return _along(_unblocked(gradient, point, bounds), length)
+
+
+@dataclass(frozen=True, repr=False)
+class L0(Norm):
+    """How many features change, or how many pixels.
+
+    Args:
+        channel_axis: None to count features. Else the axis whose entries together
+            make one pixel: a position counts once however many channels change.
+    """
+
+    name: ClassVar[str] = "l0"
+    channel_axis: int | None = None
+
+    def __call__(self, delta: Batch) -> PerSample:
+        changed = self._per_unit(where(delta == 0, delta.zeros_like(), 1.0)) > 0
+        return changed.astype(delta.dtype).sum(axis=1)
+
+    def dual(self, gradient: Batch) -> PerSample:
+        """L0 is no norm: the gain of one unit step on the steepest feature."""
+        return magnitude(gradient, math.inf)
+
+    def project(self, delta: Batch, radius: PerSample) -> Batch:
+        kept = _largest(self._per_unit(delta.square()), radius)
+        return where(self._spread(kept, delta), delta, 0.0)
+
+    def project_box(
+        self, delta: Batch, radius: PerSample, low: Batch, high: Batch
+    ) -> Batch:
+        inside = clip(delta, low, high)
+        # What keeping a feature saves: |delta|^2 for dropping it, less what is clipped.
+        saving = delta.square() - (delta - inside).square()
+        kept = _largest(self._per_unit(saving), radius)
+        return where(self._spread(kept, delta), inside, 0.0)
+
+    def project_halfspace(
+        self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
+    ) -> Batch:
+        room = _room(-gradient, low, high)
+        gain = self._per_unit(gradient.abs() * room)
+        share = _greedy(gain, gain, margin)
+        return -gradient.sign() * room * self._spread(share, room)
+
+    def stride(
+        self, gradient: Batch, radius: PerSample, point: Batch, bounds: Bounds
+    ) -> Batch:
+        """Along the L2 gradient, as long as changing that many features can be."""
+        length = radius.sqrt() * bounds.width
+        return _along(_unblocked(gradient, point, bounds), length)
+
+    def to_boundary(self, margin: PerSample, gradient: Batch) -> PerSample:
+        """One feature without a box, since it may change without limit."""
+        reach = where(margin > 0, full(gradient, 1.0), 0.0)
+        flat = magnitude(gradient, math.inf) == 0
+        return where(flat, full(gradient, math.inf), reach)
+
+    def scale(self, radius: PerSample, factor: float) -> PerSample:
+        if factor < 1:
+            return maximum(minimum(radius - 1, _floor(radius * factor)), 0.0)
+        return maximum(radius + 1, _floor(radius * factor))
+
+    def __repr__(self) -> str:
+        return "l0" if self.channel_axis is None else "l0-pixels"
+
+    def _per_unit(self, values: Batch) -> Tensor:
+        """(n, ...) to (n, features or pixels), channels summed."""
+        if self.channel_axis is not None:
+            values = values.sum(axis=self.channel_axis)
+        return flatten(values)
+
+    def _spread(self, values: Tensor, x: Batch) -> Tensor:
+        """(n, features or pixels) to a shape that broadcasts against `x`."""
+        shape = list(x.shape)
+        if self.channel_axis is not None:
+            shape[self.channel_axis] = 1
+        return values.reshape(tuple(shape))
+
+
+NORMS = ("l0", "l0-pixels", "l1", "l2", "linf")
+
+
+def get_norm(name: str | Norm) -> Norm:
+    """The norm of that name (`NORMS`); "l0-pixels" has its channels on axis 1.
+
+    Raises:
+        BadInput: No such norm.
+
+    >>> get_norm("linf")
+    linf
+    """
+    if isinstance(name, Norm):
+        return name
+    key = str(name).lower().replace("_", "-")
+    simple: dict[str, Norm] = {"l1": L1(), "l2": L2(), "linf": Linf(), "l0": L0()}
+    if key == "l0-pixels":
+        return L0(channel_axis=1)
+    if key not in simple:
+        raise BadInput(f"unknown norm '{name}'; {suggestion(key, NORMS)}")
+    return simple[key]
+
+
+def _unblocked(gradient: Batch, point: Batch, bounds: Bounds) -> Batch:
+    """`gradient` without the features that cannot go down it inside the bounds."""
+    below = (gradient > 0).logical_and(point <= bounds.lower)
+    above = (gradient < 0).logical_and(point >= bounds.upper)
+    return where(below.logical_or(above), gradient.zeros_like(), gradient)
+
+
+def _nonzero(values: Tensor) -> Tensor:
+    return where(values == 0, 1.0, values)
+
+
+def _along(gradient: Batch, length: PerSample) -> Batch:
+    """`gradient` at the given length; zero stays zero."""
+    # Over the largest entry first, since the squares of tiny values would vanish.
+    gradient = gradient / expand(_nonzero(magnitude(gradient, math.inf)), gradient)
+    return gradient * expand(length / _nonzero(magnitude(gradient, 2)), gradient)
+
+
+def _room(direction: Batch, low: Batch, high: Batch) -> Batch:
+    """How far each feature can move along the sign of `direction`."""
+    return where(direction > 0, high, -low)
+
+
+def _times(level: PerSample, steep: Batch) -> Batch:
+    """The product, with infinity times zero as zero."""
+    return where(steep == 0, 0.0, expand(level, steep) * _nonzero(steep))
+
+
+def _floor(values: Tensor) -> Tensor:
+    # In float32 0.95 * 20 may be 18.999998, which is meant to be 19.
+    return like(values, np.floor(values.numpy() + 1e-4))
+
+
+def _fill(capacity: Batch, slope: Batch, target: PerSample) -> PerSample:
+    """The level q with sum(min(capacity, q * slope)) = target; infinite if too high.
+
+    The sum is concave, increasing and piecewise linear in q, so Newton's method from
+    the left never passes the root and is exact once the set of filled entries stands.
+    """
+    capacity, slope = flatten(capacity), flatten(slope)
+    target = maximum(target, 0.0)
+    steepness = slope.sum(axis=1)
+    level = where(target > 0, target / _nonzero(steepness), 0.0)
+    level = where(steepness == 0, where(target > 0, math.inf, level), level)
+    for _ in range(capacity.shape[1] + 1):
+        filled = capacity <= _times(level, slope)
+        rest = target - where(filled, capacity, 0.0).sum(axis=1)
+        steepness = where(filled, 0.0, slope).sum(axis=1)
+        higher = rest / _nonzero(steepness)
+        # A rest that is only rounding is none: everything filled is just enough.
+        short = rest > 1e-6 * target
+        higher = where(steepness == 0, where(short, math.inf, level), higher)
+        if not bool((higher > level).any()):
+            break
+        level = maximum(level, higher)
+    return level
+
+
+def _soft_threshold(size: Tensor, radius: PerSample) -> PerSample:
+    """The t >= 0 with sum(max(size - t, 0)) = radius; 0 if the sum is smaller.
+
+    Newton's method on a convex, decreasing, piecewise linear function (Michelot 1986).
+    """
+    excess = size.sum(axis=1) - radius
+    threshold = maximum(excess, 0.0) / max(size.shape[1], 1)
+    for _ in range(size.shape[1] + 1):
+        above = size > threshold.expand_dims(1)
+        count = above.astype(size.dtype).sum(axis=1)
+        higher = (where(above, size, 0.0).sum(axis=1) - radius) / _nonzero(count)
+        higher = where(count == 0, threshold, higher)
+        if not bool((higher > threshold).any()):
+            break
+        threshold = maximum(threshold, higher)
+    return threshold
+
+
+def _capped_threshold(size: Tensor, room: Tensor, radius: PerSample) -> PerSample:
+    """The t >= 0 with sum(min(room, max(size - t, 0))) = radius; 0 if smaller.
+
+    From high to low thresholds, an entry starts to count at `size` and stops growing at
+    `size - room`: sorted, these points give the sum at each of them.
+    """
+    points = stack_columns([size, size - room])
+    slopes = stack_columns([size.ones_like(), -size.ones_like()])
+    order = (-points).argsort(axis=1)
+    points = points.take_along_axis(order, axis=1)
+    slope = cumulative_sum(slopes.take_along_axis(order, axis=1))
+    gaps = points[:, :-1] - points[:, 1:]
+    sums = cumulative_sum(slope[:, :-1] * gaps)
+    sums = stack_columns([sums[:, :1] * 0, sums])
+    last = (sums < radius.expand_dims(1)).astype(size.dtype).sum(axis=1) - 1
+    last = maximum(last, 0.0).astype(order.dtype).expand_dims(1)
+    at = points.take_along_axis(last, axis=1).squeeze(axis=1)
+    rest = radius - sums.take_along_axis(last, axis=1).squeeze(axis=1)
+    rise = slope.take_along_axis(last, axis=1).squeeze(axis=1)
+    threshold = at - rest / _nonzero(rise)
+    enough = minimum(size, room).sum(axis=1) > radius
+    return where(enough, maximum(threshold, 0.0), 0.0)
+
+
+def _greedy(rank: Tensor, gain: Tensor, target: PerSample) -> Tensor:
+    """Shares in [0, 1] of each gain, taken in descending rank until target is met."""
+    order = (-rank).argsort(axis=1)
+    sorted_gain = gain.take_along_axis(order, axis=1)
+    before = cumulative_sum(sorted_gain)[:, :-1]
+    before = stack_columns([sorted_gain[:, :1] * 0, before])
+    rest = maximum(target, 0.0).expand_dims(1) - before
+    share = where(sorted_gain > 0, rest / _nonzero(sorted_gain), 0.0).clip(0.0, 1.0)
+    return share.take_along_axis(order.argsort(axis=1), axis=1)
+
+
+def _largest(values: Tensor, count: PerSample) -> Tensor:
+    """True at the floor(count) largest values of each row, ties by position."""
+    size = values.shape[1]
+    counts = np.floor(np.nan_to_num(count.numpy(), posinf=size)).clip(0, size)
+    most = int(counts.max(initial=0))
+    if most == 0:
+        return values != values
+    top = values.topk(most, sorted=True)[0]
+    place = np.maximum(counts - 1, 0).astype(np.int64)[:, None]
+    least = top.take_along_axis(like(values, place), axis=1)
+    least = where(like(values, counts == 0), math.inf, least.squeeze(axis=1))
+    above = values > least.expand_dims(1)
+    tied = values == least.expand_dims(1)
+    free = like(values, counts).astype(values.dtype) - above.astype(values.dtype).sum(
+        axis=1
+    )
+    place_among_tied = cumulative_sum(tied.astype(values.dtype))
+    return above.logical_or(tied.logical_and(place_among_tied <= free.expand_dims(1)))

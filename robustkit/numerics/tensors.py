@@ -1,0 +1,305 @@
+"""What eagerpy lacks or gets wrong, mended once for all four frameworks.
+
+Everything above this module speaks eagerpy tensors and the functions here. Only this
+module and the model adapters touch `.raw`, the framework's own tensor.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+import eagerpy
+import numpy as np
+from eagerpy.astensor import astensor
+from eagerpy.tensor import Tensor
+
+__all__ = [
+    "Array",
+    "Batch",
+    "Mask",
+    "PerSample",
+    "Tensor",
+    "as_tensor",
+    "at_label",
+    "clip",
+    "cumulative_sum",
+    "differentiate",
+    "expand",
+    "finite_or_zero",
+    "flatten",
+    "full",
+    "is_finite",
+    "like",
+    "magnitude",
+    "maximum",
+    "minimum",
+    "one_hot",
+    "put",
+    "stack_columns",
+    "stack_rows",
+    "take",
+    "to_numpy",
+    "total",
+    "where",
+]
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Batch: TypeAlias = Tensor
+"""(n, ...) floats; axis 0 is the sample axis."""
+PerSample: TypeAlias = Tensor
+"""(n,) floats."""
+Mask: TypeAlias = Tensor
+"""(n,) booleans."""
+
+T = TypeVar("T")
+
+
+def as_tensor(values: Any) -> Tensor:
+    """The eagerpy tensor around a native array (or the tensor itself).
+
+    Args:
+        values: A torch, JAX, TensorFlow or NumPy array, or an eagerpy tensor.
+
+    Raises:
+        ValueError: `values` is none of these.
+    """
+    tensor: Tensor = astensor(values)
+    return tensor
+
+
+def to_numpy(x: Tensor) -> Array:
+    """A NumPy copy or view of `x`, detached, on the host."""
+    if _framework(x) == "torch":
+        return np.asarray(x.raw.detach().cpu())
+    return np.asarray(x.numpy())
+
+
+def like(reference: Tensor, values: Array) -> Tensor:
+    """`values` in the framework and on the device of `reference`, dtype unchanged."""
+    return reference.from_numpy(np.ascontiguousarray(values))
+
+
+def full(reference: Batch, value: float) -> PerSample:
+    """One `value` per sample of `reference`, in its dtype."""
+    return eagerpy.full(reference, (reference.shape[0],), value).astype(reference.dtype)
+
+
+def flatten(x: Batch) -> Batch:
+    """(n, ...) to (n, features); also right for n = 0."""
+    return x.reshape((x.shape[0], int(np.prod(x.shape[1:], dtype=np.int64))))
+
+
+def expand(values: PerSample, x: Batch) -> Batch:
+    """(n,) to (n, 1, ...), so that it broadcasts against `x`."""
+    return values.reshape((values.shape[0],) + (1,) * (x.ndim - 1))
+
+
+def where(mask: Tensor, yes: Tensor | float, no: Tensor | float) -> Tensor:
+    """`yes` where `mask` holds, else `no`; a (n,) mask spreads over the sample axes."""
+    for choice in (yes, no):
+        if isinstance(choice, Tensor) and choice.ndim > mask.ndim:
+            mask = expand(mask, choice)
+    if _framework(mask) == "torch" and (
+        isinstance(yes, Tensor) or isinstance(no, Tensor)
+    ):
+        # eagerpy would fill a tensor with the number first.
+        import torch
+
+        yes, no = (c.raw if isinstance(c, Tensor) else c for c in (yes, no))
+        return type(mask)(torch.where(mask.raw, yes, no))
+    return eagerpy.where(mask, yes, no)
+
+
+def minimum(x: Tensor, y: Tensor | float) -> Tensor:
+    """The smaller of the two, element by element."""
+    if _framework(x) == "torch" and not isinstance(y, Tensor):
+        return type(x)(x.raw.clamp(max=y))
+    return eagerpy.minimum(x, y)
+
+
+def maximum(x: Tensor, y: Tensor | float) -> Tensor:
+    """The larger of the two, element by element."""
+    if _framework(x) == "torch" and not isinstance(y, Tensor):
+        return type(x)(x.raw.clamp(min=y))
+    return eagerpy.maximum(x, y)
+
+
+def clip(x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """`x` limited to [lower, upper], whose shapes broadcast against it."""
+    if _framework(x) == "torch":
+        return type(x)(x.raw.clamp(lower.raw, upper.raw))
+    return eagerpy.minimum(eagerpy.maximum(x, lower), upper)
+
+
+def total(x: Batch) -> PerSample:
+    """The sum over all axes but the first."""
+    return flatten(x).sum(axis=1)
+
+
+def magnitude(x: Batch, order: float) -> PerSample:
+    """The vector norm of each sample of order 1, 2 or infinity."""
+    flat = flatten(x)
+    if flat.shape[1] == 0:
+        return flat.sum(axis=1)
+    if order == 2 and _framework(x) == "torch":
+        import torch
+
+        # Several times faster than the formula; for the other orders it is slower.
+        return type(x)(torch.linalg.vector_norm(flat.raw, 2, dim=1))
+    if order == 1:
+        return flat.abs().sum(axis=1)
+    if order == 2:
+        return flat.square().sum(axis=1).sqrt()
+    return flat.abs().max(axis=1)
+
+
+def cumulative_sum(x: Tensor) -> Tensor:
+    """The running sum along the last axis."""
+    return x.cumsum(axis=-1)
+
+
+def is_finite(x: Batch) -> Mask:
+    """Whether every value of a sample is finite."""
+    # A comparison with NaN is false.
+    return (flatten(x).abs() < math.inf).all(axis=1)
+
+
+def finite_or_zero(x: Tensor) -> Tensor:
+    """`x` with every NaN and infinity replaced by zero."""
+    if _framework(x) == "torch":
+        return type(x)(x.raw.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
+    return eagerpy.where(x.abs() < math.inf, x, x.zeros_like())
+
+
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """(n, classes) booleans, true at each label."""
+    numbers = eagerpy.arange(labels, classes).astype(labels.dtype)
+    return labels.expand_dims(1) == numbers.expand_dims(0)
+
+
+def at_label(logits: Tensor, labels: Tensor) -> PerSample:
+    """The entry of each row of `logits` (n, classes) at its label."""
+    return logits.take_along_axis(labels.expand_dims(1), axis=1).squeeze(axis=1)
+
+
+def differentiate(
+    function: Callable[[Tensor], PerSample], at: Tensor
+) -> tuple[PerSample, Tensor]:
+    """The values (n,) of a row-wise function of a matrix (n, m), and its slopes (n, m).
+
+    By the tensor's own framework; on NumPy by central differences in double precision,
+    which calls the function 2 m times more.
+    """
+    if _framework(at) == "torch":
+        import torch
+
+        with torch.enable_grad():
+            raw = at.raw.detach().requires_grad_()
+            values = function(type(at)(raw))
+            (slopes,) = torch.autograd.grad(values.raw.sum(), raw, allow_unused=True)
+        slopes = torch.zeros_like(raw) if slopes is None else slopes
+        return type(at)(values.raw.detach()), type(at)(slopes)
+    if _framework(at) == "jax":
+        import jax
+
+        values, back = jax.vjp(lambda raw: function(type(at)(raw)).raw, at.raw)
+        return type(at)(values), type(at)(back(values * 0 + 1)[0])
+    if _framework(at) == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(at.raw)
+            values = function(at)
+        slopes = tape.gradient(values.raw, at.raw, unconnected_gradients="zero")
+        return values, type(at)(slopes)
+    middle = at.raw.astype(np.float64)
+    slopes = np.zeros_like(middle)
+    for column in range(middle.shape[1]):
+        shift = np.zeros_like(middle)
+        shift[:, column] = 1e-6 * np.maximum(1.0, np.abs(middle[:, column]))
+        rise = function(as_tensor(middle + shift)) - function(as_tensor(middle - shift))
+        slopes[:, column] = rise.raw / (2 * shift[:, column])
+    return function(at), as_tensor(slopes.astype(at.dtype))
+
+
+def stack_rows(parts: list[Tensor]) -> Tensor:
+    """Batches one after the other, along the sample axis."""
+    return parts[0] if len(parts) == 1 else eagerpy.concatenate(parts, axis=0)
+
+
+def stack_columns(parts: list[Tensor]) -> Tensor:
+    """Matrices (n, ...) side by side, along axis 1."""
+    return eagerpy.concatenate(parts, axis=1)
+
+
+def take(tree: T, rows: Array) -> T:
+    """The given rows of every tensor in `tree`, a tensor or a dataclass holding some.
+
+    Fields that hold no tensors are kept as they are, so a state or a criterion can
+    carry settings beside its per-sample tensors.
+
+    Args:
+        tree: A tensor, a NumPy array, a tuple or a dataclass of these.
+        rows: Indices along the sample axis.
+    """
+    if isinstance(tree, Tensor):
+        return _take_rows(tree, rows)  # type: ignore[return-value]
+    if isinstance(tree, np.ndarray):
+        return tree[rows]  # type: ignore[return-value]
+    if isinstance(tree, tuple):
+        return type(tree)(take(part, rows) for part in tree)
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        changes = {
+            field.name: take(getattr(tree, field.name), rows)
+            for field in dataclasses.fields(tree)
+            if field.init
+        }
+        return dataclasses.replace(tree, **changes)
+    return tree
+
+
+def put(x: Batch, rows: Array, values: Batch) -> Batch:
+    """A copy of `x` with the given rows replaced by `values`."""
+    if _framework(x) == "torch":
+        raw = x.raw.clone()
+        raw[_index(x, rows)] = values.raw
+        return type(x)(raw)
+    if _framework(x) == "jax":
+        return type(x)(x.raw.at[rows].set(values.raw))
+    if _framework(x) == "tensorflow":
+        import tensorflow as tf
+
+        return type(x)(tf.tensor_scatter_nd_update(x.raw, rows[:, None], values.raw))
+    raw = x.raw.copy()
+    raw[rows] = values.raw
+    return type(x)(raw)
+
+
+def _take_rows(x: Tensor, rows: Array) -> Tensor:
+    if _framework(x) == "tensorflow":
+        import tensorflow as tf
+
+        return type(x)(tf.gather(x.raw, rows))
+    return type(x)(x.raw[_index(x, rows)])
+
+
+def _index(x: Tensor, rows: Array) -> Any:
+    """`rows` as something the framework of `x` accepts as an index."""
+    if _framework(x) != "torch":
+        return rows
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)).to(x.raw.device)
+
+
+def _framework(x: Tensor) -> str:
+    return _FRAMEWORKS[type(x).__name__]
+
+
+_FRAMEWORKS = {
+    "PyTorchTensor": "torch",
+    "JAXTensor": "jax",
+    "TensorFlowTensor": "tensorflow",
+    "NumPyTensor": "numpy",
+}
