@@ -1,0 +1,1 @@
+"""Adapters: a native model becomes a `Model`, and nothing above knows which."""

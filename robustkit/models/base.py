@@ -1,0 +1,78 @@
+"""What robustkit asks of a model, whatever framework it is written in."""
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeAlias
+
+from robustkit.errors import BadInput
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.tensors import Array, Batch, Tensor
+
+__all__ = ["Access", "Model", "NoGradient", "PullBack", "native_name"]
+
+PullBack: TypeAlias = Callable[[Tensor], Batch]
+"""From d loss / d logits (n, classes) to d loss / d x (n, ...): one backward pass."""
+
+
+class Access(enum.IntEnum):
+    """What a model shows, and what an attack needs: each level includes the lower."""
+
+    DECISION = 1
+    SCORE = 2
+    GRADIENT = 3
+
+
+class NoGradient(BadInput):
+    """The model's output does not depend on its input in a differentiable way."""
+
+
+class Model(ABC):
+    """A classifier on inputs within `bounds`.
+
+    Attributes:
+        bounds: The box of valid inputs, in input units.
+        access: The most that this model shows.
+        name: For people.
+    """
+
+    bounds: Bounds
+    access: Access
+    name: str
+
+    @abstractmethod
+    def logits(self, x: Batch) -> Tensor:
+        """(n, classes) scores; one forward pass."""
+
+    def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
+        """(n, classes) scores by one forward pass, and the way back to the input.
+
+        Each call of the returned function is one backward pass through that same
+        forward pass, for the input only.
+
+        Raises:
+            NoGradient: The model has no gradients to give.
+        """
+        raise NoGradient(
+            f"the model '{self.name}' gives no gradients (access: "
+            f"{self.access.name.lower()}); use a score- or decision-based attack, or "
+            "an adapter with gradients"
+        )
+
+    @abstractmethod
+    def to_tensor(self, x: Array) -> Batch:
+        """A NumPy batch as a tensor of this model's framework, on its device."""
+
+    def session(self) -> AbstractContextManager[None]:
+        """Held open around many questions: what must be set up once and restored."""
+        return nullcontext()
+
+    def fingerprint(self) -> str | None:
+        """A hash of the parameters, or None where they cannot be seen."""
+        return None
+
+
+def native_name(native: Any) -> str:
+    """What a function, or else the class of an object, is called."""
+    return str(getattr(native, "__name__", type(native).__name__))

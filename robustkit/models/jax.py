@@ -1,0 +1,172 @@
+"""JAX functions."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from robustkit.errors import BadInput, MissingPackage
+from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor
+
+try:
+    import jax
+    import jax.numpy as jnp
+except ImportError as error:
+    raise MissingPackage("jax", "jax", "a JAX model") from error
+
+__all__ = ["JaxModel"]
+
+_UNTRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.UnexpectedTracerError,
+)
+
+
+class JaxModel(Model):
+    """A function from a JAX batch to logits, compiled.
+
+    Batches are filled up, by repeating their last row, to a power of 4 or to the
+    largest batch seen, so that samples leaving the batch do not compile it anew. A
+    function that cannot be compiled, because its Python depends on values, runs as it
+    is, with a warning.
+
+    Args:
+        function: (n, ...) to logits (n, classes), or to an object with such `.logits`;
+            row i must depend on row i of its input only.
+        bounds: Of valid inputs, in input units.
+        name: For people.
+
+    >>> model = JaxModel(lambda x: x @ jnp.ones((4, 3)))
+    >>> model.logits(model.to_tensor(np.zeros((2, 4), np.float32))).shape
+    (2, 3)
+    """
+
+    access = Access.GRADIENT
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        bounds: Bounds | None = None,
+        *,
+        name: str | None = None,
+    ) -> None:
+        self.bounds = bounds or Bounds()
+        self.name = name or native_name(function)
+        self._function = function
+        self._compiles = True
+        self._largest = 0
+        self._compiled_scores = jax.jit(self._scores)
+        self._compiled_linearisation = jax.jit(self._linearisation)
+
+    def logits(self, x: Batch) -> Tensor:
+        out = self._ask(self._compiled_scores, self._scores, self._filled(x.raw))
+        return as_tensor(_first_rows(out, x.shape[0]))
+
+    def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
+        point = self._filled(x.raw)
+        try:
+            # The way back is data to JAX: one compiled function returns it and
+            # another one takes it, without tracing the model again.
+            logits, way_back = self._ask(
+                self._compiled_linearisation, self._linearisation, point
+            )
+        except jax.errors.TracerArrayConversionError as error:
+            raise NoGradient(
+                f"the model '{self.name}' leaves JAX on the way (it converts its input "
+                "to NumPy), so it has no gradients; use a score- or decision-based "
+                "attack"
+            ) from error
+        apply = _compiled_pull_back if self._compiles else _pull_back
+
+        def pull_back(slopes: Tensor) -> Batch:
+            filled = _fill(slopes.raw, point.shape[0])
+            return as_tensor(_first_rows(apply(way_back, filled), x.shape[0]))
+
+        return as_tensor(_first_rows(logits, x.shape[0])), pull_back
+
+    def to_tensor(self, x: Array) -> Batch:
+        # Not asarray: it may share memory that the caller writes to later.
+        return as_tensor(jnp.array(x))
+
+    def _call(self, x: jax.Array) -> jax.Array:
+        out = self._function(x)
+        out = getattr(out, "logits", out)
+        if not isinstance(out, jax.Array | np.ndarray):
+            raise BadInput(
+                f"the model '{self.name}' returned a {type(out).__name__}; expected a "
+                "JAX array of logits (n, classes)"
+            )
+        if out.shape[:1] != x.shape[:1]:
+            raise BadInput(
+                f"the model '{self.name}' returned the shape {out.shape} for inputs of "
+                f"shape {x.shape}; expected one row of logits for each input"
+            )
+        return jnp.asarray(out)
+
+    def _scores(self, x: jax.Array) -> jax.Array:
+        return self._call(x).astype(x.dtype)
+
+    def _linearisation(self, x: jax.Array) -> Any:
+        return jax.vjp(self._differentiable_scores, x)
+
+    def _differentiable_scores(self, x: jax.Array) -> jax.Array:
+        out = self._call(x)
+        if not jnp.issubdtype(out.dtype, jnp.inexact):
+            raise NoGradient(
+                f"the model '{self.name}' returns {out.dtype}, which has no gradients; "
+                "use a score- or decision-based attack"
+            )
+        return out.astype(x.dtype)
+
+    def _ask(
+        self, compiled: Callable[..., Any], plain: Callable[..., Any], x: jax.Array
+    ) -> Any:
+        if self._compiles:
+            try:
+                return compiled(x)
+            except _UNTRACEABLE as error:
+                self._compiles = False
+                warnings.warn(
+                    f"the model '{self.name}' cannot be compiled by JAX "
+                    f"({type(error).__name__}) and runs uncompiled, which is slow; "
+                    "jax.jit(model) shows where its Python depends on values",
+                    stacklevel=4,
+                )
+        return plain(x)
+
+    def _filled(self, raw: jax.Array) -> jax.Array:
+        count = raw.shape[0]
+        if not self._compiles or count == 0:
+            return raw
+        self._largest = max(self._largest, count)
+        size = 1
+        while size < count:
+            size *= 4
+        return _fill(raw, min(size, self._largest))
+
+
+def _pull_back(way_back: Callable[..., Any], slopes: jax.Array) -> jax.Array:
+    gradient: jax.Array = way_back(slopes)[0]
+    return gradient
+
+
+_compiled_pull_back = jax.jit(_pull_back)
+
+
+def _fill(raw: jax.Array, size: int) -> jax.Array:
+    """The last row repeated up to `size` rows."""
+    count = raw.shape[0]
+    if count == size:
+        return raw
+    # By NumPy, because JAX would compile an indexing for each number of rows.
+    return jnp.array(np.asarray(raw)[np.minimum(np.arange(size), count - 1)])
+
+
+def _first_rows(raw: jax.Array, count: int) -> jax.Array:
+    return raw if raw.shape[0] == count else jnp.array(np.asarray(raw)[:count])

@@ -1,0 +1,62 @@
+"""Functions on NumPy arrays."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from robustkit.models.base import Access, Model, PullBack, native_name
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, to_numpy
+
+__all__ = ["NumPyModel"]
+
+
+class NumPyModel(Model):
+    """A function from a NumPy batch to scores, with gradients where you write them.
+
+    Args:
+        function: (n, ...) to logits (n, classes).
+        bounds: Of valid inputs, in input units.
+        gradient: Optional. From x (n, ...) and slopes (n, classes), the derivative of
+            a loss with regard to the logits, to its derivative with regard to x.
+        name: For people.
+
+    >>> weights = np.eye(3, 2)
+    >>> model = NumPyModel(lambda x: x @ weights, gradient=lambda x, s: s @ weights.T)
+    >>> model.access.name
+    'GRADIENT'
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Array], Any],
+        bounds: Bounds | None = None,
+        *,
+        gradient: Callable[[Array, Array], Any] | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.bounds = bounds or Bounds()
+        self.access = Access.SCORE if gradient is None else Access.GRADIENT
+        self.name = name or native_name(function)
+        self._function = function
+        self._gradient = gradient
+
+    def logits(self, x: Batch) -> Tensor:
+        # The function gets its own copy: what it writes into it is its own affair.
+        out = np.asarray(self._function(np.array(to_numpy(x))))
+        return as_tensor(out.astype(x.dtype) if out.dtype.kind in "fiu" else out)
+
+    def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
+        if self._gradient is None:
+            return super().linearise(x)
+        gradient, inputs = self._gradient, to_numpy(x)
+
+        def pull_back(slopes: Tensor) -> Batch:
+            values = np.asarray(gradient(np.array(inputs), to_numpy(slopes)))
+            return as_tensor(values.astype(x.dtype).reshape(inputs.shape))
+
+        return self.logits(x), pull_back
+
+    def to_tensor(self, x: Array) -> Batch:
+        return as_tensor(np.array(x))

@@ -1,0 +1,165 @@
+"""PyTorch modules."""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+
+from robustkit.errors import BadInput
+from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor
+
+__all__ = ["TorchModel"]
+
+
+class TorchModel(Model):
+    """A torch module, or any function from a torch batch to torch logits.
+
+    Parameters are frozen while questions are asked, so a question costs one forward
+    pass and one backward pass to the input, nothing else, and leaves no `.grad`; their
+    `requires_grad` is restored afterwards. A module in training mode is evaluated in
+    evaluation mode, with a warning, unless `training` says otherwise.
+
+    Args:
+        module: (n, ...) to logits (n, classes), or to an object with such `.logits`.
+        bounds: Of valid inputs, in input units.
+        device: Where questions are asked; the module is moved there. None: where the
+            module's first parameter is.
+        training: Leave the module's mode as it is.
+        name: For people.
+
+    >>> module = torch.nn.Linear(4, 3).eval()
+    >>> model = TorchModel(module)
+    >>> tuple(model.logits(as_tensor(torch.zeros(2, 4))).shape)
+    (2, 3)
+    """
+
+    access = Access.GRADIENT
+
+    def __init__(
+        self,
+        module: Callable[..., Any],
+        bounds: Bounds | None = None,
+        *,
+        device: str | torch.device | None = None,
+        training: bool = False,
+        name: str | None = None,
+    ) -> None:
+        self.bounds = bounds or Bounds()
+        self.name = name or native_name(module)
+        self._module = module
+        self._open = False
+        self._layers: list[torch.nn.Module] = []
+        self._parameters: list[torch.nn.Parameter] = []
+        if isinstance(module, torch.nn.Module):
+            if device is not None:
+                module.to(device)
+            self._layers = [] if training else list(module.modules())
+            self._parameters = list(module.parameters())
+        first = next(iter(self._parameters), None)
+        found = "cpu" if first is None else first.device
+        self._device = torch.device(device or found)
+        self._dtype = first.dtype if first is not None else None
+        if any(layer.training for layer in self._layers):
+            warnings.warn(
+                f"the module '{self.name}', or a layer of it, is in training mode; "
+                "robustkit evaluates it in evaluation mode. Call .eval() on it first, "
+                "or build TorchModel(module, training=True) to attack it as it is",
+                stacklevel=2,
+            )
+
+    def logits(self, x: Batch) -> Tensor:
+        raw = x.raw
+        version = raw._version
+        with self.session(), torch.no_grad():
+            out = self._call(raw)
+        if raw._version != version:
+            raise self._works_in_place()
+        return as_tensor(out.to(raw.dtype))
+
+    def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
+        raw = x.raw.detach().requires_grad_()
+        version = raw._version
+        with self.session(), torch.enable_grad():
+            try:
+                out = self._call(raw)
+            except RuntimeError as error:
+                # What torch says of a layer that writes into our input.
+                if "leaf Variable that requires grad" in str(error):
+                    raise self._works_in_place() from error
+                raise
+        if raw._version != version:
+            raise self._works_in_place()
+        if not out.requires_grad:
+            raise NoGradient(
+                f"the output of the model '{self.name}' does not depend on its input "
+                "in a differentiable way (detach, no_grad or argmax inside); use a "
+                "score- or decision-based attack"
+            )
+
+        def pull_back(slopes: Tensor) -> Batch:
+            (gradient,) = torch.autograd.grad(
+                out, raw, slopes.raw.to(out.dtype), retain_graph=True, allow_unused=True
+            )
+            return as_tensor(torch.zeros_like(raw) if gradient is None else gradient)
+
+        return as_tensor(out.detach().to(raw.dtype)), pull_back
+
+    def to_tensor(self, x: Array) -> Batch:
+        return as_tensor(torch.from_numpy(np.array(x)).to(self._device))
+
+    def session(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._open else self._frozen()
+
+    def fingerprint(self) -> str | None:
+        if not isinstance(self._module, torch.nn.Module):
+            return None
+        state = self._module.state_dict()
+        tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+        digest = hashlib.sha256()
+        for key, value in sorted(tensors.items()):
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest() if tensors else None
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        trained = [p for p in self._parameters if p.requires_grad]
+        training = [layer for layer in self._layers if layer.training]
+        self._open = True
+        try:
+            for parameter in trained:
+                parameter.requires_grad_(False)
+            for layer in training:
+                layer.training = False
+            yield
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            for layer in training:
+                layer.training = True
+            self._open = False
+
+    def _call(self, raw: torch.Tensor) -> torch.Tensor:
+        if self._dtype is not None and raw.dtype != self._dtype:
+            raw = raw.to(self._dtype)
+        out = self._module(raw)
+        out = getattr(out, "logits", out)
+        if not isinstance(out, torch.Tensor):
+            raise BadInput(
+                f"the model '{self.name}' returned a {type(out).__name__}; expected a "
+                "torch tensor of logits (n, classes)"
+            )
+        return out
+
+    def _works_in_place(self) -> BadInput:
+        return BadInput(
+            f"the model '{self.name}' modifies its input in place, so no answer about "
+            "an input can be trusted; let it work on a copy (x = x.clone())"
+        )

@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
+
+from robustkit.errors import BadInput, MissingPackage  # noqa: E402
+from robustkit.models.base import NoGradient  # noqa: E402
+from robustkit.models.jax import JaxModel, _compiled_pull_back  # noqa: E402
+from robustkit.numerics.bounds import Bounds  # noqa: E402
+from robustkit.numerics.tensors import as_tensor, like, to_numpy  # noqa: E402
+
+WEIGHTS = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+
+
+class Counted:
+    """tanh(x) W: its Python runs once per compilation."""
+
+    def __init__(self):
+        self.shapes = []
+
+    def __call__(self, x):
+        self.shapes.append(x.shape)
+        return jnp.tanh(x) @ WEIGHTS
+
+
+def inputs(count):
+    return np.random.default_rng(count).random((count, 4), dtype=np.float32)
+
+
+def ask(model, x):
+    x = model.to_tensor(x)
+    logits, pull_back = model.linearise(x)
+    return to_numpy(model.logits(x)), to_numpy(pull_back(logits.ones_like()))
+
+
+def test_shrinking_batches_compile_a_few_sizes():
+    function, before = Counted(), _compiled_pull_back._cache_size()
+    model = JaxModel(function)
+    for count in (100, 99, 70, 64, 63, 17, 16, 15, 5, 4, 3, 2, 1):
+        x = inputs(count)
+        logits, gradient = ask(model, x)
+        np.testing.assert_allclose(logits, np.tanh(x) @ WEIGHTS, atol=1e-5)
+        expected = (1 - np.tanh(x) ** 2) * WEIGHTS.sum(axis=1)
+        np.testing.assert_allclose(gradient, expected, atol=1e-5)
+    # For scores and for gradients: 100, 64, 16, 4 and 1 rows.
+    assert sorted(function.shapes) == sorted(
+        2 * [(size, 4) for size in (100, 64, 16, 4, 1)]
+    )
+    assert _compiled_pull_back._cache_size() - before == 5
+
+
+def test_the_same_batch_size_compiles_once():
+    function, before = Counted(), _compiled_pull_back._cache_size()
+    model = JaxModel(function)
+    for _ in range(20):
+        ask(model, inputs(8))
+    assert function.shapes == [(8, 4), (8, 4)]
+    assert _compiled_pull_back._cache_size() - before == 1
+
+
+def test_single_samples_are_not_filled_up():
+    function = Counted()
+    ask(JaxModel(function), inputs(1))
+    assert set(function.shapes) == {(1, 4)}
+
+
+def test_python_that_depends_on_values_runs_uncompiled_with_one_warning():
+    def branching(x):
+        return jnp.tanh(x) @ WEIGHTS if x.sum() > 0 else x @ WEIGHTS
+
+    model = JaxModel(branching)
+    with pytest.warns(UserWarning, match="'branching' cannot be compiled") as caught:
+        answers = {count: ask(model, inputs(count)) for count in (5, 3)}
+    assert len(caught) == 1
+    for count, (logits, gradient) in answers.items():
+        x = inputs(count)
+        np.testing.assert_allclose(logits, np.tanh(x) @ WEIGHTS, atol=1e-5)
+        expected = (1 - np.tanh(x) ** 2) * WEIGHTS.sum(axis=1)
+        np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
+def test_a_way_back_outlives_the_fall_back_to_uncompiled():
+    moody = {"branches": False}
+
+    def function(x):
+        if moody["branches"] and x.sum() > -1:
+            return 2 * x
+        return 2 * x
+
+    model = JaxModel(function)
+    x = model.to_tensor(inputs(3))
+    _, pull_back = model.linearise(x)
+    moody["branches"] = True
+    with pytest.warns(UserWarning, match="cannot be compiled"):
+        model.logits(model.to_tensor(inputs(7)))
+    assert (to_numpy(pull_back(like(x, np.ones((3, 4), np.float32)))) == 2).all()
+
+
+def test_numpy_inside_gives_scores_but_no_gradient():
+    model = JaxModel(lambda x: jnp.asarray(np.asarray(x) @ WEIGHTS))
+    x = inputs(3)
+    with pytest.warns(UserWarning, match="cannot be compiled"):
+        logits = model.logits(model.to_tensor(x))
+    np.testing.assert_allclose(to_numpy(logits), x @ WEIGHTS, atol=1e-5)
+    with pytest.raises(NoGradient, match="NumPy"):
+        model.linearise(model.to_tensor(x))
+
+
+def test_integers_have_no_gradient():
+    model = JaxModel(lambda x: (x > 0).astype(int))
+    x = model.to_tensor(inputs(3))
+    assert to_numpy(model.logits(x)).dtype == np.float32
+    with pytest.raises(NoGradient, match="int32"):
+        model.linearise(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "match"),
+    [
+        (lambda x: x.sum(), r"returned the shape \(\)"),
+        (lambda x: x.reshape(-1, 2), "expected one row of logits for each input"),
+        (lambda x: [x], "returned a list"),
+    ],
+)
+def test_outputs_that_are_no_logits_are_refused(function, match):
+    model = JaxModel(function, name="mine")
+    for question in (model.logits, model.linearise):
+        with pytest.raises(BadInput, match=match):
+            question(model.to_tensor(inputs(3)))
+
+
+def test_compiled_functions_and_outputs_with_logits():
+    class Output:
+        def __init__(self, logits):
+            self.logits = logits
+
+    x = inputs(3)
+    for function in (jax.jit(Counted()), lambda x: Output(jnp.tanh(x) @ WEIGHTS)):
+        logits, _ = ask(JaxModel(function), x)
+        np.testing.assert_allclose(logits, np.tanh(x) @ WEIGHTS, atol=1e-5)
+
+
+def test_bounds_and_name():
+    model = JaxModel(jnp.tanh, Bounds(-1, 1))
+    assert (model.bounds, model.name) == (Bounds(-1, 1), "tanh")
+    assert JaxModel(Counted(), name="mine").name == "mine"
+    assert model.logits(as_tensor(jnp.zeros((2, 3)))).shape == (2, 3)
+
+
+def test_without_jax_it_says_what_to_install(without):
+    without("jax", "robustkit.models.jax")
+    with pytest.raises(MissingPackage, match=r"robustkit\[jax\]"):
+        import robustkit.models.jax  # noqa: F401

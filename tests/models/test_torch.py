@@ -1,0 +1,243 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from robustkit.errors import BadInput
+from robustkit.models.base import NoGradient
+from robustkit.models.torch import TorchModel
+from robustkit.numerics.tensors import as_tensor, to_numpy
+
+
+def linear(**options):
+    return torch.nn.Linear(3, 2, **options)
+
+
+def state(module):
+    return (
+        [layer.training for layer in module.modules()],
+        [parameter.requires_grad for parameter in module.parameters()],
+    )
+
+
+def gradient(model, x):
+    logits, pull_back = model.linearise(x)
+    return pull_back(logits.ones_like())
+
+
+class Watching(torch.nn.Module):
+    """Writes down in what state it is asked; fails on demand."""
+
+    def __init__(self, fails=False):
+        super().__init__()
+        self.inner, self.fails, self.seen = linear(), fails, None
+
+    def forward(self, x):
+        self.seen = state(self)
+        if self.fails:
+            raise RuntimeError("out of order")
+        return self.inner(x)
+
+
+def test_parameters_are_frozen_while_asked_and_restored():
+    module = Watching().eval()
+    module.inner.bias.requires_grad_(False)
+    before = state(module)
+    model = TorchModel(module)
+    x = as_tensor(torch.ones(2, 3))
+    for ask in (model.logits, lambda x: gradient(model, x)):
+        ask(x)
+        assert module.seen == ([False, False], [False, False])
+        assert state(module) == before
+    with model.session():
+        gradient(model, x)
+        assert state(module)[1] == [False, False]
+    assert state(module) == before
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_everything_is_restored_when_the_model_fails():
+    module = Watching(fails=True)
+    with pytest.warns(UserWarning, match="training mode"):
+        model = TorchModel(module)
+    before = state(module)
+    for ask in (model.logits, model.linearise):
+        with pytest.raises(RuntimeError, match="out of order"):
+            ask(as_tensor(torch.ones(2, 3)))
+        assert state(module) == before == ([True, True], [True, True])
+    module.fails = False
+    assert model.logits(as_tensor(torch.ones(2, 3))).shape == (2, 2)
+
+
+def test_gradients_of_parameters_that_were_there_stay():
+    module = linear()
+    module(torch.ones(1, 3)).sum().backward()
+    before = module.weight.grad.clone()
+    gradient(TorchModel(module.eval()), as_tensor(torch.ones(2, 3)))
+    assert torch.equal(module.weight.grad, before)
+
+
+def test_training_mode_is_left_per_layer_and_restored():
+    module = torch.nn.Sequential(linear(), torch.nn.Dropout(0.9))
+    module[0].eval()
+    with pytest.warns(UserWarning, match="Sequential.*training mode"):
+        model = TorchModel(module)
+    x = as_tensor(torch.ones(4, 3))
+    expected = module[0](x.raw)
+    assert torch.equal(model.logits(x).raw, expected)
+    assert [layer.training for layer in module.modules()] == [True, False, True]
+
+
+def test_a_single_layer_in_training_mode_is_told():
+    module = torch.nn.Sequential(linear(), torch.nn.Dropout()).eval()
+    module[1].train()
+    with pytest.warns(UserWarning, match="a layer of it, is in training mode"):
+        TorchModel(module)
+
+
+def test_training_mode_can_be_kept():
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = TorchModel(module, training=True)
+    with torch.random.fork_rng():
+        out = model.logits(as_tensor(torch.ones(1, 1000))).raw
+    assert (out == 0).any()
+
+
+@pytest.mark.parametrize("ask", ["logits", "linearise"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        torch.nn.Sequential(torch.nn.ReLU(inplace=True), linear()).eval(),
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(True), linear()).eval(),
+    ],
+)
+def test_a_model_that_writes_into_its_input_is_refused(module, ask):
+    x = as_tensor(torch.full((2, 3), -1.0))
+    with pytest.raises(BadInput, match="in place"):
+        getattr(TorchModel(module), ask)(x)
+
+
+def test_writing_without_gradients_into_the_input_is_refused():
+    def sneaky(x):
+        with torch.no_grad():
+            x.clamp_(0, 1)
+        return x * 2
+
+    with pytest.raises(BadInput, match="in place"):
+        TorchModel(sneaky).linearise(as_tensor(torch.ones(2, 3)))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.detach() * 2,
+        lambda x: torch.nn.functional.one_hot(x.argmax(1), 3).float(),
+        torch.no_grad()(lambda x: x * 2),
+    ],
+)
+def test_outputs_without_a_way_back_have_no_gradient(function):
+    with pytest.raises(NoGradient, match="differentiable"):
+        TorchModel(function).linearise(as_tensor(torch.ones(2, 3)))
+
+
+def test_outputs_that_ignore_the_input_have_gradient_zero():
+    module = linear()
+    free = torch.ones(2, 2, requires_grad=True)
+    model = TorchModel(lambda x: module(x) * 0 + free)
+    assert not to_numpy(gradient(model, as_tensor(torch.ones(2, 3)))).any()
+
+
+def test_double_precision_modules_take_single_precision_inputs():
+    module = linear(dtype=torch.float64).eval()
+    model, x = TorchModel(module), torch.rand(2, 3, generator=torch.Generator())
+    logits, pull_back = model.linearise(as_tensor(x))
+    found = pull_back(logits.ones_like()).raw
+    assert logits.raw.dtype == model.logits(as_tensor(x)).raw.dtype == torch.float32
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(logits.raw, module(x.double()).float())
+    torch.testing.assert_close(
+        found, module.weight.detach().sum(0).float().expand(2, 3)
+    )
+
+
+def test_device():
+    module = linear()
+    model = TorchModel(module.eval(), device="cpu")
+    assert model.to_tensor(np.zeros((1, 3), np.float32)).raw.device.type == "cpu"
+    meta = TorchModel(torch.nn.Linear(3, 2, device="meta").eval())
+    assert meta.to_tensor(np.zeros((1, 3), np.float32)).raw.device.type == "meta"
+    moved = torch.nn.Linear(3, 2)
+    TorchModel(moved.eval(), device="meta")
+    assert moved.weight.device.type == "meta"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_gives_the_gradients_of_the_cpu():
+    module = linear().eval()
+    x = np.random.default_rng(0).random((4, 3), dtype=np.float32)
+    model = TorchModel(module)
+    expected = to_numpy(gradient(model, model.to_tensor(x)))
+    model = TorchModel(module, device="cuda")
+    found = gradient(model, model.to_tensor(x))
+    assert found.raw.device.type == "cuda"
+    np.testing.assert_allclose(to_numpy(found), expected, atol=1e-5)
+
+
+def test_gradient_is_that_of_autograd(weights, batch, slopes):
+    module = weights.module()
+    raw = torch.from_numpy(batch).requires_grad_()
+    (expected,) = torch.autograd.grad(
+        (module(raw) * torch.from_numpy(slopes)).sum(), raw
+    )
+    _, pull_back = TorchModel(module).linearise(as_tensor(torch.from_numpy(batch)))
+    torch.testing.assert_close(
+        pull_back(as_tensor(torch.from_numpy(slopes))).raw, expected
+    )
+
+
+def test_outputs_with_logits_and_other_outputs():
+    class Output:
+        def __init__(self, logits):
+            self.logits = logits
+
+    x = as_tensor(torch.ones(2, 3))
+    assert TorchModel(lambda x: Output(x[:, :2])).logits(x).shape == (2, 2)
+    with pytest.raises(BadInput, match="returned a list"):
+        TorchModel(lambda x: [x]).logits(x)
+
+
+def test_fingerprint_follows_the_weights():
+    module = torch.nn.Sequential(linear(), torch.nn.BatchNorm1d(2)).eval()
+    model = TorchModel(module)
+    first = model.fingerprint()
+    assert first == model.fingerprint() == TorchModel(module).fingerprint()
+    with torch.no_grad():
+        module[0].bias[0] += 1
+    second = model.fingerprint()
+    module[1].running_mean[0] = 3
+    assert len({first, second, model.fingerprint()}) == 3
+
+
+def test_fingerprint_sees_buffers_and_knows_when_there_is_nothing():
+    class Fixed(torch.nn.Module):
+        def __init__(self, value):
+            super().__init__()
+            self.register_buffer("scale", torch.tensor(value))
+
+    prints = {TorchModel(Fixed(value).eval()).fingerprint() for value in (1.0, 2.0)}
+    assert len(prints) == 2
+    assert None not in prints
+    assert TorchModel(lambda x: x).fingerprint() is None
+    assert TorchModel(torch.nn.Flatten().eval()).fingerprint() is None
+
+
+def test_names():
+    def classify(x):
+        return x
+
+    assert TorchModel(classify).name == "classify"
+    assert TorchModel(linear().eval()).name == "Linear"
+    assert TorchModel(classify, name="mine").name == "mine"
