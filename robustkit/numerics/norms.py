@@ -95,7 +95,7 @@ class Norm(ABC):
         slope = self.dual(gradient)
         flat = slope == 0
         reach = maximum(margin, 0.0) / where(flat, 1.0, slope)
-        return where(flat, full(gradient, math.inf), reach)
+        return where(flat, math.inf, reach)
 
     def towards(self, delta: Batch, share: PerSample) -> Batch:
         """The point a `share` (n,) of the way from zero to `delta`.
@@ -294,7 +294,7 @@ class L0(Norm):
         """One feature without a box, since it may change without limit."""
         reach = where(margin > 0, full(gradient, 1.0), 0.0)
         flat = magnitude(gradient, math.inf) == 0
-        return where(flat, full(gradient, math.inf), reach)
+        return where(flat, math.inf, reach)
 
     def scale(self, radius: PerSample, factor: float) -> PerSample:
         if factor < 1:

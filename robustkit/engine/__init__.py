@@ -1,0 +1,1 @@
+"""The one loop, and the bookkeeping no attack has to do: models are callables here."""

@@ -1,0 +1,121 @@
+"""What an attack is: hyper-parameters, a first state, and a step."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import ClassVar, Generic, TypeVar
+
+from robustkit.engine.problem import Problem
+from robustkit.errors import BadInput, suggestion
+from robustkit.models.base import Access
+from robustkit.numerics.random import Rng
+from robustkit.numerics.tensors import Mask, PerSample, full
+
+__all__ = ["Attack", "FixedBudget"]
+
+S = TypeVar("S")
+
+
+class Attack(ABC, Generic[S]):
+    """Asks questions of a problem, step by step; everything else is the loop's.
+
+    A subclass is a frozen dataclass whose fields are its hyper-parameters. Its state
+    `S` is a dataclass of (n, ...) tensors, one row per sample; settings that are the
+    same for all samples may stand beside them. The ledger keeps the best of every
+    question, so an attack returns nothing.
+
+    Attributes:
+        access: What the attack needs to see of the model.
+        norms: Names of the norms it can minimise.
+        cost: Model passes per step, in words.
+        source: The paper or the algorithm.
+        steps: How many steps to take at most.
+    """
+
+    access: ClassVar[Access]
+    norms: ClassVar[frozenset[str]]
+    cost: ClassVar[str] = "not stated"
+    source: ClassVar[str] = "not stated"
+    steps: int
+
+    @abstractmethod
+    def init(self, p: Problem) -> S:
+        """The state before the first step; questions are allowed."""
+
+    @abstractmethod
+    def step(self, p: Problem, s: S, t: int) -> S:
+        """The state after step `t` = 0, ..., `steps` - 1."""
+
+    def finished(self, p: Problem, s: S) -> Mask | None:
+        """(n,) which samples need no more steps; None: nobody is finished early."""
+        return None
+
+    def finalise(self, p: Problem, s: S) -> None:
+        """Last questions about the samples that took all steps."""
+        return None
+
+    def within(self, budget: int) -> "Attack[S]":
+        """This attack planned for `budget` questions per sample.
+
+        One question per step unless a subclass knows better.
+        """
+        return dataclasses.replace(self, steps=budget)  # type: ignore[type-var]
+
+    def check(self, p: Problem) -> None:
+        """Whether this attack can work on `p`.
+
+        Raises:
+            BadInput: It cannot minimise the norm, or the model shows too little.
+        """
+        name = type(self).__name__
+        if p.norm.name not in self.norms:
+            raise BadInput(
+                f"{name} cannot minimise the norm {p.norm}; "
+                f"{suggestion(p.norm.name, self.norms)}"
+            )
+        if self.access > p.model.access:
+            raise BadInput(
+                f"{name} needs {self.access.name.lower()} access, but the model "
+                f"'{p.model.name}' shows {p.model.access.name.lower()}s only; choose "
+                "another attack (robustkit attacks lists them) or an adapter that "
+                "shows more"
+            )
+        if self.steps < 1:
+            raise BadInput(f"{name} needs at least 1 step; got {self.steps}")
+
+
+class FixedBudget(Attack[S]):
+    """Looks for an adversarial within a given distance; a nearer one is no better.
+
+    Radius and progress are given per sample, so that another attack can search over
+    the radius with every sample at its own place (`robustkit.combine.Minimise`).
+
+    Attributes:
+        epsilon: The largest distance allowed, in norm units.
+    """
+
+    epsilon: float
+
+    @abstractmethod
+    def start(self, p: Problem, epsilon: PerSample, rng: Rng) -> S:
+        """The first state of a search within `epsilon` (n,); asks no question.
+
+        It starts from the best adversarials known, drawn into the ball.
+        """
+
+    @abstractmethod
+    def advance(self, p: Problem, s: S, progress: PerSample) -> S:
+        """The next state, by one question; `progress` (n,) grows from 0 to below 1."""
+
+    def init(self, p: Problem) -> S:
+        return self.start(p, full(p.x, self.epsilon), p.rng(-1))
+
+    def step(self, p: Problem, s: S, t: int) -> S:
+        return self.advance(p, s, full(p.x, t / self.steps))
+
+    def check(self, p: Problem) -> None:
+        if not self.epsilon > 0:
+            raise BadInput(
+                f"{type(self).__name__} needs an epsilon above 0, in units of the norm "
+                f"{p.norm}; got {self.epsilon}"
+            )
+        super().check(p)

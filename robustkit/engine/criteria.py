@@ -1,0 +1,255 @@
+"""When is a sample adversarial: each criterion is one margin, below zero exactly then.
+
+Every criterion knows its margin's slopes with regard to the logits in closed form, so
+no attack needs automatic differentiation beyond the model's own.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from robustkit.errors import BadInput
+from robustkit.numerics.tensors import (
+    PerSample,
+    Tensor,
+    at_label,
+    differentiate,
+    maximum,
+    minimum,
+    one_hot,
+    where,
+)
+
+__all__ = [
+    "AllOf",
+    "AnyOf",
+    "Confident",
+    "Criterion",
+    "Custom",
+    "Misclassification",
+    "OrderedTopK",
+    "Targeted",
+    "TopK",
+]
+
+
+class Criterion(ABC):
+    """One margin per sample, negative exactly when the sample is adversarial."""
+
+    @abstractmethod
+    def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        """The margin (n,) and its derivative with regard to the logits (n, classes).
+
+        Where the margin has a kink, any one of its slopes is given.
+        """
+
+    def margin(self, logits: Tensor) -> PerSample:
+        """The margin (n,), in units of the logits."""
+        return self.slopes(logits)[0]
+
+    def cross_entropy(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        """A loss (n,) that falls as a label's probability does, and its slopes.
+
+        Raises:
+            BadInput: This criterion is not about the probability of one label.
+        """
+        raise BadInput(
+            f"cross-entropy is not defined for {type(self).__name__}; use the loss "
+            "'margin', which every criterion has"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Misclassification(Criterion):
+    """Any other class scores higher than the label: z_y - max over others of z_j.
+
+    Args:
+        labels: (n,) integers.
+    """
+
+    labels: Tensor
+
+    def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        return _above_best(logits, self.labels)
+
+    def margin(self, logits: Tensor) -> PerSample:
+        others = where(one_hot(self.labels, logits.shape[1]), -math.inf, logits)
+        return at_label(logits, self.labels) - others.max(axis=1)
+
+    def cross_entropy(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        own = one_hot(self.labels, logits.shape[1]).astype(logits.dtype)
+        likelihood = (logits.log_softmax(axis=-1) * own).sum(axis=1)
+        return likelihood, own - logits.softmax(axis=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Targeted(Criterion):
+    """The target scores highest: max over others of z_j - z_t.
+
+    Args:
+        targets: (n,) integers.
+    """
+
+    targets: Tensor
+
+    def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        margin, slopes = _above_best(logits, self.targets)
+        return -margin, -slopes
+
+    def cross_entropy(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        loss, slopes = Misclassification(self.targets).cross_entropy(logits)
+        return -loss, -slopes
+
+
+@dataclass(frozen=True, eq=False)
+class TopK(Criterion):
+    """The label is not among the k highest scores: z_y - k-th highest other score.
+
+    Args:
+        labels: (n,) integers.
+        k: At least 1 and fewer than there are classes; 1 is misclassification.
+    """
+
+    labels: Tensor
+    k: int
+
+    def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        classes = logits.shape[1]
+        if not 1 <= self.k < classes:
+            raise BadInput(
+                f"top-k needs 1 <= k < number of classes ({classes}); got k = {self.k}"
+            )
+        own = one_hot(self.labels, classes)
+        others = where(own, -math.inf, logits)
+        values, order = others.topk(self.k, sorted=True)
+        rival = one_hot(order[:, self.k - 1], classes)
+        return at_label(logits, self.labels) - values[:, self.k - 1], _difference(
+            own, rival, logits
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class OrderedTopK(Criterion):
+    """The k highest scores are the given targets, in the given order.
+
+    Args:
+        targets: (n, k) integers, distinct in each row, highest first.
+    """
+
+    targets: Tensor
+
+    def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        count, classes = self.targets.shape[1], logits.shape[1]
+        if count > classes:
+            raise BadInput(
+                f"{count} ordered targets were given for a model of {classes} classes"
+            )
+        free = logits
+        parts = []
+        for place in range(count):
+            target = self.targets[:, place]
+            free = where(one_hot(target, classes), -math.inf, free)
+            parts.append(target)
+        margin, slopes = None, None
+        for place, target in enumerate(parts):
+            last = place + 1 == count
+            if last and count == classes:
+                break
+            rival = free.argmax(axis=1) if last else parts[place + 1]
+            above = at_label(logits, rival) - at_label(logits, target)
+            slope = _difference(
+                one_hot(rival, classes), one_hot(target, classes), logits
+            )
+            if margin is None or slopes is None:
+                margin, slopes = above, slope
+            else:
+                slopes = where(above > margin, slope, slopes)
+                margin = maximum(above, margin)
+        assert margin is not None and slopes is not None
+        return margin, slopes
+
+
+@dataclass(frozen=True, eq=False)
+class Confident(Criterion):
+    """Another criterion, met by more than `kappa` logit units.
+
+    Args:
+        criterion: Whose margin must fall below -kappa.
+        kappa: In units of the logits, at least 0.
+    """
+
+    criterion: Criterion
+    kappa: float
+
+    def __post_init__(self) -> None:
+        if not self.kappa >= 0:
+            raise BadInput(f"confidence kappa must be at least 0; got {self.kappa}")
+
+    def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        margin, slopes = self.criterion.slopes(logits)
+        return margin + self.kappa, slopes
+
+    def cross_entropy(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        return self.criterion.cross_entropy(logits)
+
+
+@dataclass(frozen=True, eq=False)
+class AllOf(Criterion):
+    """Both criteria are met: the larger of their margins."""
+
+    first: Criterion
+    second: Criterion
+
+    def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        margin, slopes = self.first.slopes(logits)
+        other, other_slopes = self.second.slopes(logits)
+        return maximum(margin, other), where(margin < other, other_slopes, slopes)
+
+
+@dataclass(frozen=True, eq=False)
+class AnyOf(Criterion):
+    """At least one of two criteria is met: the smaller of their margins."""
+
+    first: Criterion
+    second: Criterion
+
+    def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        margin, slopes = self.first.slopes(logits)
+        other, other_slopes = self.second.slopes(logits)
+        return minimum(margin, other), where(margin < other, slopes, other_slopes)
+
+
+@dataclass(frozen=True, eq=False)
+class Custom(Criterion):
+    """Your own margin, written with eagerpy operations.
+
+    Args:
+        function: From logits (n, classes) and the tensors of `data` to the margin
+            (n,); row i must depend on row i of its arguments only. Differentiated by
+            the tensor's framework; on NumPy by central differences of the function
+            (not of the model).
+        data: Per-sample tensors (n, ...) that the function needs, such as labels.
+    """
+
+    function: Callable[..., PerSample]
+    data: tuple[Tensor, ...] = ()
+
+    def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        return differentiate(lambda z: self.function(z, *self.data), logits)
+
+    def margin(self, logits: Tensor) -> PerSample:
+        return self.function(logits, *self.data)
+
+
+def _above_best(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
+    """How far each row's own class is above the best other one, with slopes."""
+    classes = logits.shape[1]
+    own = one_hot(labels, classes)
+    rival = where(own, -math.inf, logits).argmax(axis=1)
+    margin = at_label(logits, labels) - at_label(logits, rival)
+    return margin, _difference(own, one_hot(rival, classes), logits)
+
+
+def _difference(plus: Tensor, minus: Tensor, logits: Tensor) -> Tensor:
+    return plus.astype(logits.dtype) - minus.astype(logits.dtype)

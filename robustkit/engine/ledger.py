@@ -1,0 +1,171 @@
+"""Per sample: the best adversarial of every question ever asked, and what it cost."""
+
+import math
+
+import numpy as np
+
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Mask,
+    PerSample,
+    full,
+    like,
+    put,
+    stack_rows,
+    take,
+    to_numpy,
+    where,
+)
+
+__all__ = ["Ledger"]
+
+
+class Ledger:
+    """What is known about each sample of a run.
+
+    While an attack runs, every attribute speaks of the samples still being worked on,
+    in the order of the problem's `x`. After `close` it speaks of all samples, in the
+    order they were given.
+
+    Args:
+        x: (n, ...) the original inputs.
+        budget: The most questions whose answers count, per sample; None: no limit.
+
+    Attributes:
+        best: (n, ...) the nearest adversarial seen, the original where none was.
+        distance: (n,) its distance, in norm units; infinite where none was seen.
+        forwards: (n,) int64 forward passes.
+        backwards: (n,) int64 backward passes.
+        decisions: (n,) int64 forward passes of which only the decision was shown.
+        steps: (n,) int64 steps taken.
+        seconds: (n,) a sample's share of the time its batches took.
+    """
+
+    best: Batch
+    distance: PerSample
+    forwards: Array
+    backwards: Array
+    decisions: Array
+    steps: Array
+    seconds: Array
+
+    def __init__(self, x: Batch, budget: int | None = None) -> None:
+        count = x.shape[0]
+        self.budget = budget
+        self.best = x
+        self.distance = full(x, math.inf)
+        for name in _COUNTS:
+            setattr(self, name, np.zeros(count, dtype=np.int64))
+        self.seconds = np.zeros(count)
+        self._rows = np.arange(count)
+        self._total = count
+        self._retired: list[tuple[Array, Batch, PerSample, tuple[Array, ...]]] = []
+        self._history: list[tuple[Array, Array, Array]] = []
+
+    @property
+    def found(self) -> Mask:
+        """(n,) whether an adversarial was seen."""
+        return self.distance < math.inf
+
+    def record(
+        self,
+        point: Batch,
+        distance: PerSample,
+        adversarial: Mask,
+        rows: Array | None = None,
+        *,
+        backward: bool = False,
+        decision: bool = False,
+    ) -> None:
+        """Bill one question per sample and keep its point if it is the best so far.
+
+        Args:
+            point: (n, ...) asked about, inside the bounds.
+            distance: (n,) from the original, in norm units.
+            adversarial: (n,) the answer.
+            rows: Which samples were asked, in the order of `point`; None: all.
+            backward: Whether a backward pass was made too.
+            decision: Whether only the decision was shown.
+        """
+        asked = slice(None) if rows is None else rows
+        self.forwards[asked] += 1
+        self.backwards[asked] += backward
+        self.decisions[asked] += decision
+        known = self.distance if rows is None else take(self.distance, rows)
+        better = to_numpy(adversarial.logical_and(distance < known))
+        if self.budget is not None:
+            better = better & (self.forwards[asked] <= self.budget)
+        if not better.any():
+            return
+        places = np.flatnonzero(better) if rows is None else rows[better]
+        closer = take(distance, np.flatnonzero(better))
+        self._history.append(
+            (self._rows[places], self.forwards[places], to_numpy(closer))
+        )
+        if len(places) == len(self.forwards) and rows is None:
+            self.best, self.distance = point, distance
+        else:
+            self.best = put(self.best, places, take(point, np.flatnonzero(better)))
+            self.distance = put(self.distance, places, closer)
+
+    def know(self, adversarial: Array) -> None:
+        """Note, unbilled, which originals (n,) are adversarial themselves."""
+        known = like(self.distance, adversarial)
+        self.distance = where(known, 0.0, self.distance)
+
+    def spent(self) -> Array:
+        """(n,) booleans: whose budget is used up."""
+        if self.budget is None:
+            return np.zeros(len(self.forwards), dtype=bool)
+        return self.forwards >= self.budget
+
+    def retire(self, rows: Array, kept: Array) -> None:
+        """Freeze the given rows and go on with the `kept` ones."""
+        self._retired.append(self._part(rows))
+        _, self.best, self.distance, counts = self._part(kept)
+        self._rows = self._rows[kept]
+        self._set_counts(counts)
+
+    def close(self) -> None:
+        """Speak of all samples again, in their first order. Nothing more is billed."""
+        parts = [*self._retired, self._part(np.arange(len(self._rows)))]
+        order = np.concatenate([rows for rows, *_ in parts])
+        best, distance = self.best, self.distance
+        if len(parts) > 1:
+            best = stack_rows([best for _, best, _, _ in parts])
+            distance = stack_rows([distance for _, _, distance, _ in parts])
+            counts = zip(*(counts for *_, counts in parts), strict=True)
+            self._set_counts(tuple(np.concatenate(values) for values in counts))
+            back = np.argsort(order)
+            self.best, self.distance = take(best, back), take(distance, back)
+            self._set_counts(tuple(values[back] for values in self._counts()))
+        self._retired, self._rows = [], np.arange(self._total)
+
+    def distance_after(self, questions: int) -> Array:
+        """(samples,) the best distance after so many questions to each: one point of
+        the query-distortion curve. Infinite where none was found by then.
+        """
+        distance = np.full(self._total, math.inf)
+        for rows, asked, values in self._history:
+            early = asked <= questions
+            distance[rows[early]] = values[early]
+        return distance
+
+    def _counts(self) -> tuple[Array, ...]:
+        return tuple(getattr(self, name) for name in (*_COUNTS, "seconds"))
+
+    def _set_counts(self, counts: tuple[Array, ...]) -> None:
+        for name, values in zip((*_COUNTS, "seconds"), counts, strict=True):
+            setattr(self, name, values)
+
+    def _part(self, rows: Array) -> tuple[Array, Batch, PerSample, tuple[Array, ...]]:
+        return (
+            self._rows[rows],
+            take(self.best, rows),
+            take(self.distance, rows),
+            tuple(values[rows] for values in self._counts()),
+        )
+
+
+_COUNTS = ("forwards", "backwards", "decisions", "steps")

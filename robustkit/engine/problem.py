@@ -1,0 +1,287 @@
+"""What an attack may see of a model: counted questions about counted samples."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from robustkit.engine.criteria import Criterion
+from robustkit.engine.ledger import Ledger
+from robustkit.engine.losses import LOSSES, Loss, get_loss
+from robustkit.errors import BadInput
+from robustkit.models.base import Access, Model, NoGradient, PullBack
+from robustkit.numerics.norms import Norm
+from robustkit.numerics.random import Rng, sample_keys
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Mask,
+    PerSample,
+    Tensor,
+    finite_or_zero,
+    like,
+    maximum,
+    put,
+    take,
+    to_numpy,
+)
+
+__all__ = ["Answer", "GradientAnswer", "Problem"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said about one point per sample.
+
+    Attributes:
+        point: (n, ...) the input asked about, clipped to the bounds.
+        delta: (n, ...) its perturbation.
+        distance: (n,) its size, in norm units.
+        adversarial: (n,) whether the margin is below zero.
+        margin: (n,) of the criterion, in units of the logits.
+    """
+
+    point: Batch
+    delta: Batch
+    distance: PerSample
+    adversarial: Mask
+    margin: PerSample
+
+
+@dataclass(frozen=True)
+class GradientAnswer(Answer):
+    """An answer with a gradient.
+
+    Attributes:
+        gradient: (n, ...) of the loss with regard to the input. Non-finite values are
+            zero, so that one broken feature does not spoil a sample for good.
+    """
+
+    gradient: Batch
+
+
+class Problem:
+    """Samples to be made adversarial; only those still being worked on.
+
+    Every question clips its point to the bounds, is billed to the samples it was
+    asked for, and its point is kept if it is the nearest adversarial so far.
+
+    Args:
+        model: To be asked.
+        x: (n, ...) original inputs, within the model's bounds.
+        criterion: Of n samples.
+        norm: In which distances are measured.
+        seed: Of all randomness.
+        starts: Optional (n, ...) points to start from, adversarial or not.
+        pool: Optional (m, ...) other inputs that attacks may walk towards.
+        keys: The samples' random keys (n,) uint64; None: made from their content.
+
+    Attributes:
+        x: (n, ...) original inputs.
+        norm: In which distances are measured.
+        bounds: Of valid inputs.
+        low: (n, ...) the least a perturbation may be; at most zero.
+        high: (n, ...) the most it may be; at least zero.
+        largest: (n,) the size of the largest perturbation, in norm units.
+        ledger: Best points and counts of the samples in `x`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        x: Batch,
+        criterion: Criterion,
+        norm: Norm,
+        *,
+        seed: int = 0,
+        starts: Batch | None = None,
+        pool: Batch | None = None,
+        keys: Array | None = None,
+    ) -> None:
+        if not 0 <= seed < 2**63:
+            raise BadInput(f"the seed must be between 0 and 2**63 - 1; got {seed}")
+        self.x, self.norm, self.bounds = x, norm, model.bounds
+        self.starts, self.pool = starts, pool
+        self.low, self.high = self.bounds.lower - x, self.bounds.upper - x
+        self.largest = norm(maximum(-self.low, self.high))
+        self.ledger = Ledger(x)
+        self._model, self._criterion = model, criterion
+        self._access = model.access
+        self._seed = seed
+        self._keys = sample_keys(to_numpy(x)) if keys is None else keys
+
+    @property
+    def size(self) -> int:
+        """How many samples are being worked on."""
+        return int(self.x.shape[0])
+
+    @property
+    def model(self) -> Model:
+        """The model, for the loop; an attack asks questions instead."""
+        return self._model
+
+    @property
+    def criterion(self) -> Criterion:
+        """Of the samples being worked on."""
+        return self._criterion
+
+    def limit(self, access: Access, budget: int | None) -> None:
+        """From now on show no more than `access`, and reward `budget` questions."""
+        self._access = min(access, self._model.access)
+        self.ledger.budget = budget
+
+    def rng(self, step: int) -> Rng:
+        """The random numbers of a step (-1 for `init`), the same in any batch."""
+        return Rng(self._seed, self._keys, step, self.x)
+
+    def decide(self, x: Batch, asked: Mask | None = None) -> Mask:
+        """Ask for decisions: one forward pass for each sample asked.
+
+        Args:
+            x: (n, ...) points.
+            asked: (n,) which samples to ask about; None: all.
+
+        Returns:
+            (n,) whether the point is adversarial; False where not asked.
+        """
+        rows = None if asked is None else np.flatnonzero(to_numpy(asked))
+        if rows is None or len(rows) == self.size:
+            return self._score(x, None, Access.DECISION).adversarial
+        nobody = like(self.x, np.zeros(self.size, dtype=bool))
+        if len(rows) == 0:
+            return nobody
+        some = self._score(take(x, rows), rows, Access.DECISION).adversarial
+        return put(nobody, rows, some)
+
+    def score(self, x: Batch) -> Answer:
+        """Ask for the margin: one forward pass per sample.
+
+        Raises:
+            BadInput: The attack declared less access than this.
+        """
+        return self._score(x, None, Access.SCORE)
+
+    def gradient(self, x: Batch, loss: str | Loss = "margin") -> GradientAnswer:
+        """Ask for a gradient: one forward and one backward pass per sample.
+
+        Args:
+            x: (n, ...) points.
+            loss: Whose gradient; a name of `robustkit.engine.losses` or a function.
+
+        Raises:
+            BadInput: The attack declared less access than this, or no such loss.
+            NoGradient: The model has no gradients.
+        """
+        self._allow(Access.GRADIENT)
+        loss = get_loss(loss) if isinstance(loss, str) else loss
+        point = self.bounds.clip(x)
+        with self._model.session():
+            logits, pull_back = self._model.linearise(point)
+            value, slopes = loss(self._criterion, logits)
+            gradient = finite_or_zero(pull_back(slopes))
+        del pull_back
+        is_margin = loss is LOSSES["margin"]
+        margin = value if is_margin else self._criterion.margin(logits)
+        answer = self._recorded(point, margin, backward=True)
+        return GradientAnswer(**vars(answer), gradient=gradient)
+
+    def logits(self, x: Batch, rows: Array | None = None) -> Tensor:
+        """Ask for the scores themselves: one forward pass per row.
+
+        This and `linearise` are for attacks that bring a loss of their own, such as
+        those of other packages.
+
+        Args:
+            x: (m, ...) points.
+            rows: (m,) different samples, whom the points belong to; None: all.
+
+        Raises:
+            BadInput: The attack declared less access than this.
+        """
+        self._allow(Access.SCORE)
+        return self._scored(x, rows)[0]
+
+    def linearise(self, x: Batch, rows: Array | None = None) -> tuple[Tensor, PullBack]:
+        """Ask for scores by one forward pass, and for the way back to the input.
+
+        Each call of the returned function is one backward pass, billed when it is made.
+
+        Args:
+            x: (m, ...) points.
+            rows: (m,) different samples, whom the points belong to; None: all.
+
+        Raises:
+            BadInput: The attack declared less access than this.
+            NoGradient: The model has no gradients.
+        """
+        self._allow(Access.GRADIENT)
+        point = self.bounds.clip(x)
+        with self._model.session():
+            logits, pull_back = self._model.linearise(point)
+        self._recorded(point, self._criterion_of(rows).margin(logits), rows=rows)
+        asked = slice(None) if rows is None else rows
+
+        def billed(slopes: Tensor) -> Batch:
+            self.ledger.backwards[asked] += 1
+            with self._model.session():
+                return pull_back(slopes)
+
+        return logits, billed
+
+    def drop(self, finished: Array) -> None:
+        """Freeze the samples where `finished` (n,) holds and go on with the others."""
+        kept, gone = np.flatnonzero(~finished), np.flatnonzero(finished)
+        self.ledger.retire(gone, kept)
+        self.x = take(self.x, kept)
+        self.low, self.high = take(self.low, kept), take(self.high, kept)
+        self.largest = take(self.largest, kept)
+        self._criterion = take(self._criterion, kept)
+        self._keys = self._keys[kept]
+        if self.starts is not None:
+            self.starts = take(self.starts, kept)
+
+    def _allow(self, needed: Access) -> None:
+        if needed <= self._access:
+            return
+        if needed > self._model.access and needed is Access.GRADIENT:
+            raise NoGradient(
+                f"the model '{self._model.name}' gives no gradients; use a score- or "
+                "decision-based attack"
+            )
+        raise BadInput(
+            f"a question for {needed.name.lower()} access was asked where only "
+            f"{self._access.name.lower()} access is given; an attack may ask for no "
+            "more than the access it declares"
+        )
+
+    def _score(self, x: Batch, rows: Array | None, access: Access) -> Answer:
+        self._allow(access)
+        return self._scored(x, rows, decision=access is Access.DECISION)[1]
+
+    def _scored(
+        self, x: Batch, rows: Array | None, *, decision: bool = False
+    ) -> tuple[Tensor, Answer]:
+        point = self.bounds.clip(x)
+        with self._model.session():
+            logits = self._model.logits(point)
+            margin = self._criterion_of(rows).margin(logits)
+        return logits, self._recorded(point, margin, rows=rows, decision=decision)
+
+    def _criterion_of(self, rows: Array | None) -> Criterion:
+        return self._criterion if rows is None else take(self._criterion, rows)
+
+    def _recorded(
+        self,
+        point: Batch,
+        margin: Tensor,
+        *,
+        rows: Array | None = None,
+        backward: bool = False,
+        decision: bool = False,
+    ) -> Answer:
+        delta = point - (self.x if rows is None else take(self.x, rows))
+        distance = self.norm(delta)
+        adversarial = margin < 0
+        self.ledger.record(
+            point, distance, adversarial, rows, backward=backward, decision=decision
+        )
+        return Answer(point, delta, distance, adversarial, margin)

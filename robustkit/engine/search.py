@@ -1,0 +1,160 @@
+"""What decision-based attacks share: bisection to the boundary and starting points.
+
+Every question is put through `Problem.decide`, so it is billed, and the nearest
+adversarial of each sample stays in the ledger. Samples whose budget is spent are asked
+nothing more.
+"""
+
+import numpy as np
+
+from robustkit.engine.problem import Problem
+from robustkit.numerics.random import Rng
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Mask,
+    full,
+    like,
+    take,
+    to_numpy,
+    where,
+)
+
+__all__ = ["approach", "bisect", "nearest", "starting_point"]
+
+# So near the original, floating point has nothing in between.
+_HALVINGS = 64
+# A start is only walked on from.
+_ROUGH = 1e-2
+_GREYS = (1.0, 0.0, 0.5, 0.25, 0.75)
+
+
+def bisect(
+    p: Problem, far: Batch, asked: Mask | None = None, tolerance: float = 1e-3
+) -> Batch:
+    """The adversarial side of the boundary between the originals and `far`.
+
+    The points in between are `Norm.towards`. Costs about log2(1 / tolerance) questions
+    for each sample asked, and none for a sample that is within the tolerance already.
+
+    Args:
+        p: The problem; its originals are taken not to be adversarial.
+        far: (n, ...) adversarial points within the bounds.
+        asked: (n,) which samples to work on; None: all.
+        tolerance: Stop where a point nearer by this share of the distance is known not
+            to be adversarial (for L0: where one feature less is).
+
+    Returns:
+        (n, ...) adversarial points; `far` itself for samples not asked.
+    """
+    near = full(p.x, 0.0)
+    size = p.norm(far - p.x)
+    best = far
+    active = _unspent(p) if asked is None else asked
+    for _ in range(_HALVINGS):
+        delta = p.norm.project(far - p.x, (near + size) / 2)
+        point = p.bounds.clip(p.x + delta)
+        reached = p.norm(point - p.x)
+        # Rounding, or whole features, may leave nothing between the two ends.
+        between = (near < reached).logical_and(reached < size)
+        wide = size - near > tolerance * size
+        active = active.logical_and(between).logical_and(wide).logical_and(_unspent(p))
+        if not bool(active.any()):
+            break
+        passed = p.decide(point, active)
+        best = where(passed, point, best)
+        size = where(passed, reached, size)
+        near = where(active.logical_and(passed.logical_not()), reached, near)
+    return best
+
+
+def approach(
+    p: Problem, far: Batch, asked: Mask | None = None, tolerance: float = 1e-3
+) -> None:
+    """Look for a nearer adversarial on the way to `far`.
+
+    Asks about the point just below the best distance known, and bisects from there only
+    where that passes: one question where it does not. The ledger keeps what is found.
+
+    Args:
+        p: The problem.
+        far: (n, ...) any points.
+        asked: (n,) which samples to work on; None: all.
+        tolerance: Of the bisection, and of what counts as nearer.
+    """
+    radius = p.norm.scale(p.ledger.distance, 1 - tolerance)
+    far = p.bounds.clip(far)
+    point = p.bounds.clip(p.x + p.norm.project(far - p.x, radius))
+    moved = p.norm(point - p.x) > 0
+    active = _unspent(p).logical_and(moved)
+    active = active if asked is None else active.logical_and(asked)
+    bisect(p, point, p.decide(point, active), tolerance)
+
+
+def starting_point(p: Problem, rng: Rng, tries: int = 20) -> tuple[Batch, Mask]:
+    """An adversarial point of each sample, by as few questions as it takes.
+
+    In turn: what the ledger knows, the problem's `starts`, and the inputs of its
+    `pool`, nearest first; each is followed up only if it is nearer than what is known
+    (`approach`), so several starts cost little more than one. Samples without a start
+    go on with noise of several kinds, since many classifiers see all noise of one kind
+    as one class.
+
+    Args:
+        p: The problem.
+        rng: Random numbers for the noise. Use none of it afterwards: how many numbers
+            are drawn depends on the whole batch.
+        tries: How many inputs of the pool, and how many noises, to try at most.
+
+    Returns:
+        (n, ...) the nearest adversarial points, and (n,) who has one; without one, the
+        point is the original.
+    """
+    if p.starts is not None:
+        approach(p, p.starts, tolerance=_ROUGH)
+    if p.pool is not None and p.pool.shape[0]:
+        order = nearest(p, p.pool)[:, :tries]
+        for place in range(order.shape[1]):
+            approach(p, take(p.pool, order[:, place]), tolerance=_ROUGH)
+    for attempt in range(tries):
+        searching = p.ledger.found.logical_not()
+        if not bool(searching.any()):
+            break
+        approach(p, _noise(p, rng, attempt), searching, _ROUGH)
+    return p.ledger.best, p.ledger.found
+
+
+def nearest(p: Problem, pool: Batch) -> Array:
+    """The places (n, m) of a pool's inputs (m, ...), the nearest to each sample first.
+
+    Inputs equal to the sample come last.
+    """
+    columns = []
+    for place in range(pool.shape[0]):
+        distance = to_numpy(p.norm(take(pool, np.array([place])) - p.x))
+        columns.append(np.where(distance > 0, distance, np.inf))
+    return np.argsort(np.stack(columns, axis=1), axis=1, kind="stable")
+
+
+def _unspent(p: Problem) -> Mask:
+    return like(p.x, ~p.ledger.spent())
+
+
+def _noise(p: Problem, rng: Rng, attempt: int) -> Batch:
+    """One of five kinds of noise in turn; the later rounds of each are different."""
+    kind, turn = attempt % 5, attempt // 5
+    lower, upper, width = p.bounds.lower, p.bounds.upper, p.bounds.width
+    shape = p.x.shape[1:]
+    if kind == 0:
+        return rng.uniform(shape, lower, upper)
+    if kind == 1:
+        return p.x.zeros_like() + (lower + width * _GREYS[turn % len(_GREYS)])
+    if kind == 2:
+        inverted = lower + upper - p.x
+        return inverted if turn == 0 else inverted + rng.normal(shape) * (width / 4)
+    if kind == 3:
+        black = p.x.zeros_like() + lower
+        extreme = where(rng.uniform(shape) < 0.5, black, upper)
+        kept = rng.uniform(shape) < turn / (turn + 1)
+        return where(kept, p.x, extreme)
+    return p.x + rng.normal(shape) * (width * 2.0 ** (1 - turn))

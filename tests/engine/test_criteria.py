@@ -1,0 +1,227 @@
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustkit.engine.criteria import (
+    AllOf,
+    AnyOf,
+    Confident,
+    Custom,
+    Misclassification,
+    OrderedTopK,
+    Targeted,
+    TopK,
+)
+from robustkit.engine.losses import LOSSES, get_loss
+from robustkit.errors import BadInput
+from robustkit.numerics.tensors import as_tensor, at_label, take
+
+
+def tensor(values):
+    return as_tensor(np.asarray(values))
+
+
+# Whole numbers, so that ties are common: a tie is never adversarial.
+rows = st.integers(2, 5).flatmap(
+    lambda classes: st.tuples(
+        st.lists(st.integers(-3, 3), min_size=classes, max_size=classes),
+        st.permutations(range(classes)),
+        st.integers(1, classes),
+    )
+)
+
+
+def by_hand(name, scores, order, k):
+    """Whether the criterion's set holds the scores, and the criterion itself."""
+    label, classes = order[0], len(scores)
+    others = [score for j, score in enumerate(scores) if j != label]
+    labels = tensor([label])
+    if name == "misclassification":
+        return any(o > scores[label] for o in others), Misclassification(labels)
+    if name == "targeted":
+        return all(o < scores[label] for o in others), Targeted(labels)
+    if name == "top-k":
+        k = min(k, classes - 1)
+        return sum(o > scores[label] for o in others) >= k, TopK(labels, k)
+    if name == "ordered top-k":
+        k = max(k, 2) if k == classes else k
+        wanted = [scores[j] for j in order[:k]]
+        rest = [scores[j] for j in order[k:]]
+        descending = all(a > b for a, b in pairwise(wanted))
+        above = all(wanted[-1] > r for r in rest)
+        return descending and above, OrderedTopK(tensor([order[:k]]))
+    if name == "confident":
+        margin = scores[label] - max(others)
+        return margin + 2 < 0, Confident(Misclassification(labels), 2.0)
+    first, one = by_hand("misclassification", scores, order, k)
+    second, two = by_hand("targeted", scores, order[::-1], k)
+    if name == "and":
+        return first and second, AllOf(one, two)
+    if name == "or":
+        return first or second, AnyOf(one, two)
+    total = sum(scores)
+    return total < 1, Custom(lambda z: z.sum(axis=1) - 1)
+
+
+CRITERIA = [
+    "misclassification",
+    "targeted",
+    "top-k",
+    "ordered top-k",
+    "confident",
+    "and",
+    "or",
+    "custom",
+]
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@settings(max_examples=60, deadline=None)
+@given(row=rows)
+def test_margin_is_below_zero_exactly_when_adversarial(name, row):
+    expected, criterion = by_hand(name, *row)
+    logits = tensor([row[0]]).astype(np.float64)
+    margin, slopes = criterion.slopes(logits)
+    assert (margin.item() < 0) == expected
+    assert criterion.margin(logits).item() == margin.item()
+    assert slopes.shape == logits.shape
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@settings(max_examples=30, deadline=None)
+@given(row=rows, seed=st.integers(0, 10**6))
+def test_slopes_are_those_of_the_margin(name, row, seed):
+    _, criterion = by_hand(name, *row)
+    # No two differences are the same, so that no kink is near.
+    scores = np.random.default_rng(seed).permutation(len(row[0])) ** 2 * 1.7
+    assert_slopes(criterion.slopes, criterion.margin, scores)
+
+
+@pytest.mark.parametrize("criterion", [Misclassification, Targeted])
+@settings(max_examples=30, deadline=None)
+@given(row=rows)
+def test_cross_entropy_and_its_slopes(criterion, row):
+    scores, order, _ = row
+    chosen = criterion(tensor([order[0]]))
+    logits = tensor([scores]).astype(np.float64)
+    odds = np.exp(scores)
+    expected = math.log(odds[order[0]] / odds.sum())
+    sign = 1 if criterion is Misclassification else -1
+    assert chosen.cross_entropy(logits)[0].item() == pytest.approx(sign * expected)
+    confident = Confident(chosen, 1.0).cross_entropy(logits)[0].item()
+    assert confident == chosen.cross_entropy(logits)[0].item()
+    assert_slopes(
+        chosen.cross_entropy, lambda z: chosen.cross_entropy(z)[0], np.array(scores)
+    )
+
+
+def assert_slopes(slopes, value, scores):
+    scores = scores.astype(np.float64)
+    for column, slope in enumerate(slopes(tensor([scores]))[1].numpy()[0]):
+        shift = np.zeros_like(scores)
+        shift[column] = 1e-5
+        rise = value(tensor([scores + shift])) - value(tensor([scores - shift]))
+        assert rise.item() / 2e-5 == pytest.approx(slope, abs=1e-6)
+
+
+def frameworks():
+    yield lambda values: as_tensor(torch.tensor(values))
+    yield lambda values: as_tensor(np.asarray(values))
+    jax = pytest.importorskip("jax.numpy")
+    yield lambda values: as_tensor(jax.asarray(values))
+
+
+def test_custom_margins_in_every_framework():
+    """The label's probability against one half, with labels as per-sample data."""
+    logits = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    labels = np.array([0, 1, 2, 3, 0, 1])
+
+    def below_half(z, y):
+        return at_label(z.softmax(axis=-1), y) - 0.5
+
+    chance = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    own = chance[np.arange(6), labels]
+    slopes = own[:, None] * (np.eye(4)[labels] - chance)
+    for convert in frameworks():
+        criterion = Custom(below_half, (convert(labels),))
+        margin, found = criterion.slopes(convert(logits))
+        assert np.allclose(margin.numpy(), own - 0.5, atol=1e-6)
+        assert np.allclose(found.numpy(), slopes, atol=1e-6)
+        assert found.dtype == convert(logits).dtype
+        some = take(criterion, np.array([4, 1]))
+        part = some.margin(convert(logits[[4, 1]]))
+        assert np.allclose(part.numpy(), own[[4, 1]] - 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CRITERIA[:-1])
+def test_the_same_in_every_framework(name):
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(5, 4)).astype(np.float32)
+    orders = np.array([rng.permutation(4) for _ in range(5)])
+
+    def build(convert):
+        first, last = convert(orders[:, 0]), convert(orders[:, 3])
+        return {
+            "misclassification": Misclassification(first),
+            "targeted": Targeted(first),
+            "top-k": TopK(first, 2),
+            "ordered top-k": OrderedTopK(convert(orders[:, :2])),
+            "confident": Confident(Misclassification(first), 0.5),
+            "and": AllOf(Misclassification(first), Targeted(last)),
+            "or": AnyOf(Misclassification(first), Targeted(last)),
+        }[name]
+
+    answers = [build(convert).slopes(convert(logits)) for convert in frameworks()]
+    for margin, slopes in answers[1:]:
+        assert np.array_equal(margin.numpy(), answers[0][0].numpy())
+        assert np.array_equal(slopes.numpy(), answers[0][1].numpy())
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_nan_scores_are_not_adversarial_and_touch_no_other_row(name):
+    row = ([0, 2, 1], [1, 0, 2], 1)
+    _, criterion = by_hand(name, *row)
+    if name != "custom":
+        criterion = take(criterion, np.zeros(2, dtype=np.int64))
+    logits = np.array([[np.nan] * 3, row[0]])
+    margin, slopes = criterion.slopes(tensor(logits))
+    assert not margin.numpy()[0] < 0
+    alone, alone_slopes = by_hand(name, *row)[1].slopes(tensor(logits[1:]))
+    assert margin.numpy()[1] == alone.item()
+    assert np.array_equal(slopes.numpy()[1], alone_slopes.numpy()[0])
+
+
+def test_ordered_top_k_may_name_every_class():
+    criterion = OrderedTopK(tensor([[2, 0, 1]]))
+    assert criterion.margin(tensor([[2.0, 1.0, 3.0]])).item() == -1
+    assert criterion.margin(tensor([[1.0, 2.0, 3.0]])).item() == 1
+
+
+def test_bad_settings():
+    logits, labels = tensor([[1.0, 2.0, 3.0]]), tensor([0])
+    with pytest.raises(BadInput, match=r"1 <= k < number of classes \(3\); got k = 3"):
+        TopK(labels, 3).margin(logits)
+    with pytest.raises(BadInput, match="got k = 0"):
+        TopK(labels, 0).margin(logits)
+    with pytest.raises(BadInput, match=r"4 ordered targets .* 3 classes"):
+        OrderedTopK(tensor([[0, 1, 2, 3]])).margin(logits)
+    for kappa in (-1.0, math.nan):
+        with pytest.raises(BadInput, match="kappa must be at least 0"):
+            Confident(Misclassification(labels), kappa)
+    with pytest.raises(BadInput, match="cross-entropy is not defined for TopK"):
+        TopK(labels, 1).cross_entropy(logits)
+    with pytest.raises(BadInput, match="unknown loss 'margni'; did you mean 'margin'"):
+        get_loss("margni")
+
+
+def test_losses_are_those_of_the_criterion():
+    logits, criterion = tensor([[1.0, 2.0, 4.0]]), Misclassification(tensor([1]))
+    assert set(LOSSES) == {"margin", "cross-entropy"}
+    assert get_loss("margin")(criterion, logits)[0].item() == -2
+    value, _ = get_loss("cross-entropy")(criterion, logits)
+    assert value.item() == criterion.cross_entropy(logits)[0].item()

@@ -1,0 +1,180 @@
+import numpy as np
+import pytest
+import torch
+
+from robustkit.engine.criteria import Misclassification
+from robustkit.engine.problem import Problem
+from robustkit.errors import BadInput
+from robustkit.models.base import Access, NoGradient
+from robustkit.models.numpy import NumPyModel
+from robustkit.models.torch import TorchModel
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.norms import get_norm
+from robustkit.numerics.tensors import as_tensor, to_numpy
+
+
+@pytest.fixture
+def planted(plant):
+    return plant(seed=0, samples=6)
+
+
+def problem_of(planted, norm="l2", model=None, **options):
+    criterion = Misclassification(as_tensor(planted.y))
+    model = model or planted.model()
+    return Problem(model, as_tensor(planted.x), criterion, get_norm(norm), **options)
+
+
+def margins(planted, x):
+    scores = planted.logits(x)
+    own = np.eye(scores.shape[1], dtype=bool)[planted.y]
+    return scores[own] - np.where(own, -np.inf, scores).max(axis=1)
+
+
+@pytest.mark.parametrize("question", ["decide", "score", "gradient"])
+def test_a_question_is_clipped_answered_billed_and_kept(planted, question):
+    p = problem_of(planted)
+    wanted = planted.x + np.random.default_rng(0).normal(size=planted.x.shape) * 4
+    inside = wanted.clip(planted.lower, planted.upper)
+    expected = margins(planted, inside)
+    distance = np.linalg.norm(inside - planted.x, axis=1)
+    answer = getattr(p, question)(as_tensor(wanted))
+    adversarial = answer if question == "decide" else answer.adversarial
+    assert np.array_equal(adversarial.numpy(), expected < 0)
+    assert (expected < 0).any()
+    assert (expected > 0).any()
+    ledger = p.ledger
+    assert np.array_equal(ledger.forwards, np.ones(6))
+    assert np.array_equal(ledger.backwards, np.full(6, question == "gradient"))
+    assert np.array_equal(ledger.decisions, np.full(6, question == "decide"))
+    best = np.where(expected < 0, distance, np.inf)
+    assert np.allclose(ledger.distance.numpy(), best)
+    kept = np.where(expected[:, None] < 0, inside, planted.x)
+    assert np.array_equal(ledger.best.numpy(), kept)
+    if question != "decide":
+        assert np.allclose(answer.margin.numpy(), expected)
+        assert np.array_equal(answer.point.numpy(), inside)
+        assert np.allclose(answer.delta.numpy(), inside - planted.x)
+        assert np.allclose(answer.distance.numpy(), distance)
+
+
+def test_gradient_is_that_of_the_loss(planted):
+    p = problem_of(planted)
+    for loss in ("margin", "cross-entropy"):
+        gradient = p.gradient(p.x, loss).gradient.numpy()
+        for feature in range(gradient.shape[1]):
+            shift = np.eye(gradient.shape[1])[feature] * 1e-5
+
+            def value(x, loss=loss):
+                if loss == "margin":
+                    return margins(planted, x)
+                z = planted.logits(x)
+                z = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+                return z[np.arange(6), planted.y]
+
+            rise = value(planted.x + shift) - value(planted.x - shift)
+            assert np.allclose(rise / 2e-5, gradient[:, feature], atol=1e-6)
+
+
+def test_decisions_can_be_asked_about_some_samples(planted):
+    p = problem_of(planted)
+    far = np.where(planted.x > 1, planted.lower, planted.upper)
+    asked = np.array([True, False, True, False, False, True])
+    answer = p.decide(as_tensor(far), as_tensor(asked)).numpy()
+    assert np.array_equal(answer, (margins(planted, far) < 0) & asked)
+    assert np.array_equal(p.ledger.forwards, asked)
+    assert np.array_equal(p.ledger.found.numpy(), answer)
+    assert not p.decide(as_tensor(far), as_tensor(np.zeros(6, bool))).numpy().any()
+    assert np.array_equal(p.ledger.forwards, asked)
+
+
+def test_geometry_of_the_box(planted):
+    p = problem_of(planted, "linf")
+    assert np.allclose(p.low.numpy(), planted.lower - planted.x)
+    assert np.allclose(p.high.numpy(), planted.upper - planted.x)
+    room = np.maximum(planted.x - planted.lower, planted.upper - planted.x)
+    assert np.allclose(p.largest.numpy(), room.max(axis=1))
+
+
+def test_dropped_samples_leave_every_attribute(planted):
+    starts = as_tensor(planted.x[::-1].copy())
+    p = problem_of(planted, starts=starts)
+    numbers = to_numpy(p.rng(2).uniform((3,)))
+    p.drop(np.array([True, False, True, False, False, False]))
+    kept = [1, 3, 4, 5]
+    assert p.size == 4
+    assert np.array_equal(p.x.numpy(), planted.x[kept])
+    assert np.array_equal(p.starts.numpy(), planted.x[::-1][kept])
+    assert np.array_equal(p.low.numpy(), planted.lower - planted.x[kept])
+    assert np.array_equal(to_numpy(p.rng(2).uniform((3,))), numbers[kept])
+    expected = margins(planted, planted.x)[kept]
+    assert np.allclose(p.score(p.x).margin.numpy(), expected)
+    p.ledger.close()
+    assert p.ledger.forwards.tolist() == [0, 1, 0, 1, 1, 1]
+
+
+def test_scores_and_gradients_for_attacks_with_their_own_loss(planted):
+    p = problem_of(planted)
+    rows = np.array([4, 1])
+    x = as_tensor(planted.x[rows])
+    assert np.allclose(p.logits(x, rows).numpy(), planted.logits(planted.x[rows]))
+    logits, pull_back = p.linearise(x, rows)
+    assert p.ledger.forwards.tolist() == [0, 2, 0, 0, 2, 0]
+    assert p.ledger.backwards.sum() == 0
+    slopes = np.ones((2, 3))
+    gradient = pull_back(as_tensor(slopes)).numpy()
+    assert np.allclose(gradient, planted.gradient(planted.x[rows], slopes))
+    assert p.ledger.backwards.tolist() == [0, 1, 0, 0, 1, 0]
+    assert logits.shape == (2, 3)
+
+
+def test_an_attack_sees_no_more_than_it_declared(planted):
+    p = problem_of(planted)
+    p.limit(Access.DECISION, None)
+    p.decide(p.x)
+    for question in (p.score, p.gradient, p.logits, p.linearise):
+        with pytest.raises(BadInput, match="only decision access is given"):
+            question(p.x)
+    p.limit(Access.SCORE, None)
+    p.score(p.x)
+    with pytest.raises(BadInput, match="only score access is given"):
+        p.gradient(p.x)
+    assert (p.ledger.forwards == 2).all()
+
+
+def test_a_model_without_gradients_says_so(planted):
+    model = NumPyModel(planted.logits, Bounds(-3, 5), name="scores only")
+    p = problem_of(planted, model=model)
+    with pytest.raises(NoGradient, match="'scores only' gives no gradients"):
+        p.gradient(p.x)
+
+
+def test_parameters_get_no_gradients_and_stay_trainable():
+    module = torch.nn.Linear(4, 3).eval()
+    x, labels = as_tensor(torch.rand(5, 4)), as_tensor(torch.zeros(5).long())
+    p = Problem(TorchModel(module), x, Misclassification(labels), get_norm("l2"))
+    answer = p.gradient(p.x)
+    assert module.weight.grad is None
+    assert module.weight.requires_grad
+    assert not answer.gradient.raw.requires_grad
+    assert not answer.margin.raw.requires_grad
+
+
+def test_gradients_that_are_no_numbers_become_zero_feature_by_feature(planted):
+    def broken(x, slopes):
+        gradient = planted.gradient(x, slopes)
+        gradient[1, 2], gradient[3, 0], gradient[3, 1] = np.nan, np.inf, -np.inf
+        return gradient
+
+    model = NumPyModel(planted.logits, Bounds(-3, 5), gradient=broken)
+    broken_one = problem_of(planted, model=model).gradient
+    expected = (
+        problem_of(planted).gradient(as_tensor(planted.x)).gradient.numpy().copy()
+    )
+    expected[1, 2] = expected[3, 0] = expected[3, 1] = 0
+    assert np.array_equal(broken_one(as_tensor(planted.x)).gradient.numpy(), expected)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_out_of_range(planted, seed):
+    with pytest.raises(BadInput, match="seed must be between"):
+        problem_of(planted, seed=seed)
