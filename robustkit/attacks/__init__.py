@@ -1,0 +1,1 @@
+"""The attacks: one file each, nothing but `init` and `step`."""

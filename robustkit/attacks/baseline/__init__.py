@@ -1,0 +1,1 @@
+"""Attacks that look at nothing: what every other attack must beat."""

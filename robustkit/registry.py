@@ -1,0 +1,122 @@
+"""Attacks by name: ours, installed plug-ins, and foolbox's."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+from robustkit.engine.attack import Attack
+from robustkit.errors import BadInput, suggestion
+from robustkit.models.base import Access
+from robustkit.numerics.norms import Norm
+
+__all__ = ["PLUGIN_GROUP", "attack_names", "choose_attacks", "get_attack"]
+
+PLUGIN_GROUP = "robustkit.attacks"
+"""Entry-point group: a name, and a class or function that returns an `Attack`."""
+
+_OURS = {
+    "fmn": "robustkit.attacks.gradient.fmn:FMN",
+    "pgd": "robustkit.combine:minimum_norm_pgd",
+    "boundary": "robustkit.attacks.decision.boundary:Boundary",
+    "uniform-noise": "robustkit.attacks.baseline.noise:UniformNoise",
+    "gaussian-noise": "robustkit.attacks.baseline.noise:GaussianNoise",
+    "salt-and-pepper": "robustkit.attacks.baseline.salt_and_pepper:SaltAndPepper",
+    "contrast": "robustkit.attacks.baseline.contrast:Contrast",
+    "blend": "robustkit.attacks.baseline.blend:Blend",
+}
+_STANDARD = {
+    Access.GRADIENT: ("fmn", "pgd", "gaussian-noise", "salt-and-pepper"),
+    Access.SCORE: ("boundary", "gaussian-noise", "salt-and-pepper"),
+    Access.DECISION: ("boundary", "gaussian-noise", "salt-and-pepper"),
+}
+
+
+def attack_names() -> list[str]:
+    """Every attack that can be named, ours first."""
+    plugins = {entry.name for entry in entry_points(group=PLUGIN_GROUP)}
+    return [*_OURS, *sorted(plugins - _OURS.keys())]
+
+
+def get_attack(name: str) -> Attack[Any]:
+    """The attack of that name with its default settings.
+
+    Args:
+        name: One of `attack_names()`, or "foolbox:" and the name of a foolbox attack.
+
+    Raises:
+        BadInput: No such attack, or a plug-in does not give one.
+        MissingPackage: foolbox is asked for and not installed.
+
+    >>> get_attack("fmn").steps
+    100
+    """
+    if name.startswith("foolbox:"):
+        guests = importlib.import_module("robustkit.interop.foolbox")
+        attack: Attack[Any] = guests.foolbox_attack(name.removeprefix("foolbox:"))
+        return attack
+    if name in _OURS:
+        module, _, attribute = _OURS[name].partition(":")
+        build = getattr(importlib.import_module(module), attribute)
+    else:
+        build = _plugin(name)
+    attack = build()
+    if not isinstance(attack, Attack):
+        raise BadInput(
+            f"the plug-in attack '{name}' gave a {type(attack).__name__}; expected a "
+            "robustkit Attack"
+        )
+    return attack
+
+
+def choose_attacks(
+    attacks: str | Sequence[str] | Mapping[str, Attack[Any]],
+    norm: Norm,
+    access: Access,
+    budget: int | None = None,
+) -> dict[str, Attack[Any]]:
+    """Attacks by name, for one norm and the access there is.
+
+    Args:
+        attacks: "standard", names of attacks, or attacks by names of your own.
+        norm: To be minimised.
+        access: What the model shows, or less where less shall be used.
+        budget: Plan named attacks for so many questions; None: as they are.
+
+    Raises:
+        BadInput: No such attack; or one cannot minimise the norm or needs more access.
+    """
+    if attacks == "standard":
+        chosen = {name: get_attack(name) for name in _STANDARD[access]}
+        chosen = {name: a for name, a in chosen.items() if norm.name in a.norms}
+    elif isinstance(attacks, Mapping):
+        chosen, budget = dict(attacks), None
+    else:
+        names = [attacks] if isinstance(attacks, str) else attacks
+        chosen = {name: get_attack(name) for name in names}
+    if not chosen:
+        raise BadInput("no attack was named; name one, or say 'standard'")
+    for name, attack in chosen.items():
+        if norm.name not in attack.norms:
+            raise BadInput(
+                f"the attack '{name}' cannot minimise the norm {norm.name}; it can "
+                f"minimise {', '.join(sorted(attack.norms))}"
+            )
+        if attack.access > access:
+            raise BadInput(
+                f"the attack '{name}' needs {attack.access.name.lower()} access, but "
+                f"there is {access.name.lower()} access only; attacks for that: "
+                f"{', '.join(_STANDARD[access])}"
+            )
+    if budget is None:
+        return chosen
+    return {name: attack.within(budget) for name, attack in chosen.items()}
+
+
+def _plugin(name: str) -> Callable[[], Any]:
+    for entry in entry_points(group=PLUGIN_GROUP):
+        if entry.name == name:
+            build: Callable[[], Any] = entry.load()
+            return build
+    known = [*attack_names(), "standard"]
+    raise BadInput(f"unknown attack '{name}'; {suggestion(name, known)}")
