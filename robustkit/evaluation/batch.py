@@ -1,0 +1,325 @@
+"""One batch of samples through every norm and attack, into the run folder."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from robustkit.engine.attack import Attack
+from robustkit.engine.criteria import Criterion
+from robustkit.engine.loop import run
+from robustkit.engine.problem import Problem
+from robustkit.errors import BadInput
+from robustkit.evaluation.store import RunFolder
+from robustkit.evaluation.verify import confirm
+from robustkit.models.base import Model
+from robustkit.numerics.norms import Norm
+from robustkit.numerics.tensors import Array, Batch, take, to_numpy
+
+__all__ = ["BatchEvaluator", "MakeCriterion", "Progress"]
+
+T = TypeVar("T")
+
+MakeCriterion: TypeAlias = Callable[[Array, Array, Array], Criterion]
+"""From labels (n,), clean logits (n, classes), inputs (n, ...) to their criterion."""
+
+_COUNTS = ("forwards", "backwards", "decisions", "steps", "seconds")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an evaluation is.
+
+    Attributes:
+        first: Position of the present batch's first sample in the data.
+        samples: How many samples the batch holds.
+        norm: The one at hand.
+        attack: The one at hand.
+        share: Of this batch's attacks done, from 0 to 1.
+    """
+
+    first: int
+    samples: int
+    norm: str
+    attack: str
+    share: float
+
+
+@dataclass
+class _Batch:
+    """The samples at hand; arrays of n rows.
+
+    Attributes:
+        x: Inputs.
+        label: Classes they belong to.
+        index: Positions in the data.
+        prediction: Classes predicted for x; -1 where there is none.
+        criterion: Of all n.
+        from_start: Which are adversarial unperturbed.
+        broken: What is wrong with the model's answer to x itself; empty: nothing.
+    """
+
+    x: Array
+    label: Array
+    index: Array
+    prediction: Array
+    criterion: Criterion
+    from_start: Array
+    broken: list[str]
+
+    def to_attack(self) -> Array:
+        """The rows that an attack has to work on."""
+        fine = np.array([not reason for reason in self.broken], dtype=bool)
+        return np.flatnonzero(fine & ~self.from_start)
+
+
+@dataclass
+class _Outcome:
+    """What one attack did to a batch, verified; arrays of n rows."""
+
+    best: Array
+    distance: Array
+    counts: dict[str, Array]
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
+class BatchEvaluator:
+    """Attacks batches and writes what was found.
+
+    Args:
+        model: To be attacked.
+        attacks: By norm and name, in the order to run.
+        criterion: Makes the criterion of a batch.
+        budget: Model passes per sample and attack; None: the attacks' own.
+        seed: Of all randomness.
+        pool: Other inputs that attacks may use, or None.
+        progress: Called at most ten times a second, or None.
+    """
+
+    model: Model
+    attacks: Mapping[Norm, Mapping[str, Attack[Any]]]
+    criterion: MakeCriterion
+    budget: int | None
+    seed: int
+    pool: Batch | None
+    progress: Callable[[Progress], None] | None
+
+    def evaluate(self, x: Array, label: Array, index: Array, folder: RunFolder) -> None:
+        """Attack samples and write their rows as each attack ends.
+
+        A sample at which the model raises gets the status "error" and does not touch
+        the others.
+
+        Args:
+            x: (n, ...) inputs.
+            label: (n,) their labels.
+            index: (n,) their positions in the data.
+            folder: To write to.
+
+        Raises:
+            BadInput: The model raised at every sample.
+        """
+        batch = self._clean(x, label, index)
+        folder.add_examples(index, x)
+        total = sum(len(named) for named in self.attacks.values())
+        done = 0
+        for norm, named in self.attacks.items():
+            outcomes: dict[str, _Outcome] = {}
+            try:
+                for name, attack in named.items():
+                    ticker = _Ticker(
+                        self.progress, batch, norm, name, attack, done, total
+                    )
+                    outcome = self._attack(attack, norm, batch, ticker)
+                    folder.add_rows(_rows(batch, norm, name, outcome))
+                    outcomes[name] = outcome
+                    done += 1
+            finally:
+                _keep_best(batch, norm, outcomes, folder)
+
+    def _clean(self, x: Array, label: Array, index: Array) -> _Batch:
+        broken = [""] * len(x)
+        answers = _isolating(
+            lambda rows: to_numpy(self.model.logits(self.model.to_tensor(x[rows]))),
+            np.arange(len(x)),
+            broken,
+        )
+        if not answers:
+            raise BadInput(f"the model raised at all of {len(x)} inputs: {broken[0]}")
+        logits = np.full((len(x), answers[0][1].shape[1]), np.nan, dtype=np.float32)
+        for rows, values in answers:
+            logits[rows] = values
+        unknown = np.isnan(logits).any(axis=1)
+        for row in np.flatnonzero(unknown):
+            broken[row] = broken[row] or "the model's output for the original is NaN"
+        criterion = self.criterion(label, logits, x)
+        margin = to_numpy(criterion.margin(self.model.to_tensor(logits)))
+        return _Batch(
+            x=x,
+            label=label,
+            index=index,
+            prediction=np.where(unknown, -1, logits.argmax(axis=1)),
+            criterion=criterion,
+            from_start=(margin < 0) & ~unknown,
+            broken=broken,
+        )
+
+    def _attack(
+        self, attack: Attack[Any], norm: Norm, batch: _Batch, ticker: "_Ticker"
+    ) -> _Outcome:
+        count = len(batch.x)
+        outcome = _Outcome(
+            best=np.array(batch.x),
+            distance=np.where(batch.from_start, 0.0, np.inf),
+            counts={name: np.zeros(count) for name in _COUNTS},
+            reasons=list(batch.broken),
+        )
+
+        def attacked(rows: Array) -> Any:
+            problem = Problem(
+                self.model,
+                self.model.to_tensor(batch.x[rows]),
+                take(batch.criterion, rows),
+                norm,
+                seed=self.seed,
+                pool=self.pool,
+            )
+            return run(attack, problem, budget=self.budget, observers=[ticker])
+
+        for rows, ledger in _isolating(attacked, batch.to_attack(), outcome.reasons):
+            outcome.best[rows] = to_numpy(ledger.best)
+            outcome.distance[rows] = to_numpy(ledger.distance)
+            for name in _COUNTS:
+                outcome.counts[name][rows] = getattr(ledger, name)
+        self._verify(outcome, batch, norm)
+        failed = [bool(reason) for reason in outcome.reasons]
+        outcome.distance[failed] = np.nan
+        return outcome
+
+    def _verify(self, outcome: _Outcome, batch: _Batch, norm: Norm) -> None:
+        def confirmed(rows: Array) -> tuple[Array, Array, list[str]]:
+            criterion, reported = take(batch.criterion, rows), outcome.best[rows]
+            return confirm(self.model, criterion, batch.x[rows], reported, norm)
+
+        claimed = np.flatnonzero(np.isfinite(outcome.distance) & ~batch.from_start)
+        for rows, answer in _isolating(confirmed, claimed, outcome.reasons):
+            outcome.best[rows], outcome.distance[rows], flaws = answer
+            for row, flaw in zip(rows, flaws, strict=True):
+                outcome.reasons[row] = flaw
+
+
+def _isolating(
+    work: Callable[[Array], T], rows: Array, reasons: list[str]
+) -> list[tuple[Array, T]]:
+    """Do `work` on all rows, or on ever smaller groups where it raises.
+
+    A row at which it raises alone gets the exception as its reason. Running out of
+    memory is met in the same way, by smaller groups.
+    """
+    if len(rows) == 0:
+        return []
+    try:
+        return [(rows, work(rows))]
+    except BadInput:
+        raise
+    except Exception as error:
+        if len(rows) == 1:
+            reasons[rows[0]] = " ".join(f"{type(error).__name__}: {error}".split())
+            return []
+    middle = len(rows) // 2
+    first = _isolating(work, rows[:middle], reasons)
+    return first + _isolating(work, rows[middle:], reasons)
+
+
+def _rows(
+    batch: _Batch, norm: Norm, attack: str, outcome: _Outcome
+) -> list[dict[str, Any]]:
+    rows = []
+    for row in range(len(batch.x)):
+        found = bool(np.isfinite(outcome.distance[row]) and not batch.from_start[row])
+        status = "found" if found else "not_found"
+        if batch.from_start[row]:
+            status = "already_misclassified"
+        elif outcome.reasons[row]:
+            status = "error"
+        rows.append(
+            {
+                "index": batch.index[row],
+                "label": batch.label[row],
+                "prediction": batch.prediction[row],
+                "attack": attack,
+                "norm": repr(norm),
+                "found": found,
+                "distance": outcome.distance[row],
+                "forward_passes": int(outcome.counts["forwards"][row]),
+                "backward_passes": int(outcome.counts["backwards"][row]),
+                "decision_queries": int(outcome.counts["decisions"][row]),
+                "steps": int(outcome.counts["steps"][row]),
+                "seconds": outcome.counts["seconds"][row],
+                "status": status,
+                "reason": outcome.reasons[row],
+            }
+        )
+    return rows
+
+
+def _keep_best(
+    batch: _Batch, norm: Norm, outcomes: dict[str, _Outcome], folder: RunFolder
+) -> None:
+    """Write the nearest adversarial of each sample that has one."""
+    if not outcomes:
+        return
+    distances = np.stack([outcome.distance for outcome in outcomes.values()])
+    distances = np.nan_to_num(distances, nan=np.inf, posinf=np.inf)
+    nearest, winner = distances.min(axis=0), distances.argmin(axis=0)
+    rows = np.flatnonzero(np.isfinite(nearest) & ~batch.from_start)
+    points = np.empty((len(rows), *batch.x.shape[1:]), dtype=batch.x.dtype)
+    for place, outcome in enumerate(outcomes.values()):
+        won = winner[rows] == place
+        points[won] = outcome.best[rows[won]]
+    names = list(outcomes)
+    folder.add_best(
+        repr(norm),
+        batch.index[rows],
+        batch.label[rows],
+        nearest[rows],
+        [names[place] for place in winner[rows]],
+        points,
+    )
+
+
+class _Ticker:
+    """An observer of the loop that says how far a batch is."""
+
+    def __init__(
+        self,
+        progress: Callable[[Progress], None] | None,
+        batch: _Batch,
+        norm: Norm,
+        name: str,
+        attack: Attack[Any],
+        done: int,
+        total: int,
+    ) -> None:
+        self._progress = progress
+        self._batch, self._norm, self._name = batch, norm, name
+        self._steps, self._done, self._total = attack.steps, done, total
+        self._last = 0.0
+
+    def after_step(self, p: Problem, step: int) -> None:
+        now = time.monotonic()
+        if self._progress is None or now - self._last < 0.1:
+            return
+        self._last = now
+        self._progress(
+            Progress(
+                first=int(self._batch.index[0]),
+                samples=len(self._batch.x),
+                norm=repr(self._norm),
+                attack=self._name,
+                share=(self._done + (step + 1) / self._steps) / self._total,
+            )
+        )

@@ -1,0 +1,377 @@
+"""The evaluator: data through attacks into verified rows."""
+
+import math
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustkit.engine.attack import Attack
+from robustkit.engine.criteria import Criterion, Misclassification, Targeted
+from robustkit.errors import BadInput
+from robustkit.evaluation.batch import BatchEvaluator, MakeCriterion, Progress
+from robustkit.evaluation.data import DataSet, as_data, load_data
+from robustkit.evaluation.preflight import check_labels, examine
+from robustkit.evaluation.results import Results
+from robustkit.evaluation.store import SCHEMA, RunFolder
+from robustkit.models.base import Access, Model
+from robustkit.models.load import ExampleNeeded, as_model, load_model
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.norms import Norm, get_norm
+from robustkit.numerics.random import Rng, sample_keys
+from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, to_numpy
+from robustkit.registry import choose_attacks
+
+__all__ = ["default_epsilons", "evaluate", "package_versions"]
+
+_EPSILONS = {
+    "linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 0.1, 0.2, 0.3),
+    "l2": (0.1, 0.25, 0.5, 1.0, 2.0, 3.0),
+    "l1": (1.0, 2.0, 5.0, 10.0, 20.0, 40.0),
+    "l0": (1.0, 2.0, 5.0, 10.0, 20.0, 50.0),
+}
+_PACKAGES = ("numpy", "scipy", "torch", "eagerpy", "jax", "onnxruntime", "foolbox")
+_TARGETS = ("random", "least-likely")
+
+
+def default_epsilons(norm: Norm, bounds: Bounds) -> tuple[float, ...]:
+    """Customary sizes to state robust accuracy at, scaled to the width of the box."""
+    scale = 1.0 if norm.name == "l0" else bounds.width
+    return tuple(epsilon * scale for epsilon in _EPSILONS[norm.name])
+
+
+def evaluate(
+    model: Any,
+    data: Any,
+    *,
+    norm: str | Norm | Sequence[str | Norm] = "linf",
+    attacks: str | Sequence[str] | Mapping[str, Attack[Any]] = "standard",
+    epsilons: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+    target: int | str | None = None,
+    criterion: Callable[[Tensor], Criterion] | None = None,
+    samples: int | None = None,
+    budget: int | None = None,
+    access: str | Access = Access.GRADIENT,
+    batch_size: int = 128,
+    seed: int = 0,
+    bounds: tuple[float, float] | Bounds | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    device: str | None = None,
+    pool: Any = None,
+    out: str | Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Results:
+    """Find the smallest adversarial perturbation of every sample, and verify it.
+
+    Every attack starts afresh on every sample, and the nearest adversarial of all
+    attacks counts. Each is asked about once more before it is reported
+    (`evaluation.verify`). A sample's result depends on the model, the sample, the
+    settings and the seed, and on nothing else; with a pool, also on the pool, and with
+    foolbox's attacks also on the batch.
+
+    Args:
+        model: Anything `load_model` or `as_model` accepts: a name or path, a torch
+            module, a function on NumPy or JAX arrays, a foolbox or robustkit model.
+        data: Anything `load_data` or `as_data` accepts: a name or path, arrays (x, y),
+            an iterator of batches. x: (n, ...) within the bounds; y: (n,) integers.
+        norm: One or several of "l0", "l0-pixels", "l1", "l2", "linf".
+        attacks: "standard", names (see `robustkit attacks`), or attacks by name.
+        epsilons: Sizes at which to state robust accuracy, in norm units; by norm where
+            they differ. None: customary ones.
+        target: The class to be reached (samples of that class are left out), "random"
+            or "least-likely"; None: any class but the label.
+        criterion: From labels (n,) to your own criterion, instead of `target`.
+        samples: Evaluate so many of the data.
+        budget: Model passes per sample and attack (one forward pass, with or without
+            its backward pass); attacks plan for it. None: each attack's own.
+        access: Use no more of the model than "decision", "score" or "gradient".
+        batch_size: How many samples to work on at once.
+        seed: Of all randomness.
+        bounds: (lower, upper) of valid inputs; None: the model's own, else (0, 1).
+        mean: With `std`: the model is shown (x - mean) / std, per channel.
+        std: See `mean`.
+        device: For torch models, such as "cuda:0".
+        pool: Other inputs (m, ...) that attacks may start from or walk towards, or
+            data as for `data`. None: none, so that samples do not influence each other.
+        out: Run folder to write; None: a temporary one, removed with the results
+            (`Results.save` keeps them).
+        progress: Called now and then, at most ten times a second.
+
+    Returns:
+        The results; `.distance` (n,) in the order of the data.
+
+    Raises:
+        BadInput: Something given is not as described. What has been computed by then
+            is kept in `out`, as it is at every other exception.
+
+    >>> import robustkit as rk
+    >>> results = rk.evaluate("digits", "digits", samples=20, attacks=["fmn"])
+    >>> results.robust_accuracy(0.1).estimate <= results.clean_accuracy.estimate
+    True
+    """
+    norms = _norms(norm)
+    asked = Bounds(*bounds) if isinstance(bounds, tuple | list) else bounds
+    adapted, dataset = _model_and_data(
+        model, data, asked, samples, device=device, mean=mean, std=std
+    )
+    shown = min(_access(access), adapted.access)
+    _check_counts(budget=budget, batch_size=batch_size, seed=seed)
+    chosen = {n: choose_attacks(attacks, n, shown, budget) for n in norms}
+    sizes = _epsilons(epsilons, norms, adapted.bounds)
+    examined = examine(adapted, dataset.example)
+    evaluator = BatchEvaluator(
+        model=adapted,
+        attacks=chosen,
+        criterion=_criterion(adapted, target, criterion, examined.classes, seed),
+        budget=budget,
+        seed=seed,
+        pool=_pool(pool, adapted),
+        progress=progress,
+    )
+    config = {
+        "model": _name(model) or adapted.name,
+        "data": _name(data) or dataset.name,
+        "norms": [repr(n) for n in norms],
+        "attacks": {repr(n): {k: repr(a) for k, a in chosen[n].items()} for n in norms},
+        "epsilons": {repr(n): list(sizes[n]) for n in norms},
+        "target": target,
+        "criterion": getattr(criterion, "__name__", criterion and repr(criterion)),
+        "samples": samples,
+        "budget": budget,
+        "access": shown.name.lower(),
+        "batch_size": batch_size,
+        "seed": seed,
+        "bounds": [adapted.bounds.lower, adapted.bounds.upper],
+        "mean": mean and list(mean),
+        "std": std and list(std),
+        "device": device,
+        "pool": _name(pool) or (None if pool is None else "given"),
+    }
+    description: dict[str, Any] = {
+        "schema": SCHEMA,
+        "status": "running",
+        "started": _now(),
+        "config": config,
+        "asked": {
+            "model": _name(model),
+            "data": _name(data),
+            "attacks": None if isinstance(attacks, Mapping) else attacks,
+            "pool": _name(pool),
+        },
+        "sources": {k: a.source for named in chosen.values() for k, a in named.items()},
+        "model": {
+            "name": adapted.name,
+            "adapter": type(adapted).__name__,
+            "classes": examined.classes,
+            "access": adapted.access.name.lower(),
+            "fingerprint": adapted.fingerprint(),
+        },
+        "data": {"name": dataset.name, "class_names": dataset.class_names},
+        "versions": package_versions(),
+        "notes": [*dataset.notes, *examined.notes],
+    }
+    with (
+        RunFolder(out or tempfile.mkdtemp(prefix="robustkit-")) as folder,
+        _described(folder, description, dataset),
+    ):
+        _stream(dataset, evaluator, examined.classes, batch_size, description, folder)
+    return Results(folder.path, temporary=out is None)
+
+
+@contextmanager
+def _described(
+    folder: RunFolder, description: dict[str, Any], dataset: DataSet
+) -> Iterator[None]:
+    """Keep run.json and summary.json true, however the run ends."""
+    folder.write("run.json", description)
+    try:
+        yield
+        description["status"] = "complete"
+    except BaseException as error:
+        error.add_note(f"what was computed by then is in {folder.path}")
+        interrupted = isinstance(error, KeyboardInterrupt)
+        description["status"] = "interrupted" if interrupted else "failed"
+        if not interrupted:
+            failure = f"{type(error).__name__}: {error}"
+            description["failure"] = " ".join(failure.split())
+        raise
+    finally:
+        description["finished"] = _now()
+        description["data"]["fingerprint"] = dataset.fingerprint()
+        folder.write("run.json", description)
+        folder.write("summary.json", Results(folder.path).summary())
+
+
+def _stream(
+    dataset: DataSet,
+    evaluator: BatchEvaluator,
+    classes: int,
+    batch_size: int,
+    description: dict[str, Any],
+    folder: RunFolder,
+) -> None:
+    """Evaluate batch by batch, leaving out samples that are of the target class."""
+    start, left_out = 0, 0
+    target = description["config"]["target"]
+    for x, y in dataset.batches(batch_size):
+        check_labels(y, classes, start)
+        kept = (
+            np.flatnonzero(y != target)
+            if isinstance(target, int)
+            else np.arange(len(y))
+        )
+        if len(kept):
+            evaluator.evaluate(x[kept], y[kept], start + kept, folder)
+        start, left_out = start + len(y), left_out + len(y) - len(kept)
+    if start == left_out:
+        raise BadInput(f"all {start} samples are of the target class {target}")
+    if left_out:
+        description["notes"] += [f"{left_out} samples of the target class left out"]
+
+
+def _name(given: Any) -> str | None:
+    """What a command line could say instead of `given`."""
+    return str(given) if isinstance(given, str | Path) else None
+
+
+def _norms(norm: str | Norm | Sequence[str | Norm]) -> tuple[Norm, ...]:
+    names = [norm] if isinstance(norm, str | Norm) else list(norm)
+    if not names:
+        raise BadInput("no norm was named; name one of l0, l0-pixels, l1, l2, linf")
+    return tuple({repr(n): n for n in map(get_norm, names)}.values())
+
+
+def _data(data: Any, bounds: Bounds | None, samples: int | None) -> DataSet:
+    if isinstance(data, str | Path):
+        return load_data(data, bounds, samples=samples)
+    return as_data(data, bounds, samples=samples)
+
+
+def _model_and_data(
+    model: Any, data: Any, bounds: Bounds | None, samples: int | None, **settings: Any
+) -> tuple[Model, DataSet]:
+    """Load both, beginning with the one that the other needs.
+
+    The bounds of the data are the model's own; but a plain function must be tried on
+    the data to learn what it takes.
+    """
+    adapt = load_model if isinstance(model, str | Path) else as_model
+    try:
+        adapted: Model = adapt(model, bounds, **settings)
+    except ExampleNeeded:
+        dataset = _data(data, bounds, samples)
+        return adapt(model, bounds, example=dataset.example, **settings), dataset
+    return adapted, _data(data, adapted.bounds, samples)
+
+
+def _access(access: str | Access) -> Access:
+    if isinstance(access, Access):
+        return access
+    try:
+        return Access[access.upper()]
+    except KeyError:
+        raise BadInput(
+            f"unknown access '{access}'; known: decision, score, gradient"
+        ) from None
+
+
+def _check_counts(budget: int | None, batch_size: int, seed: int) -> None:
+    if budget is not None and budget < 1:
+        raise BadInput(f"the budget must be at least 1 pass per sample; got {budget}")
+    if batch_size < 1:
+        raise BadInput(f"the batch size must be at least 1; got {batch_size}")
+    if not 0 <= seed < 2**63:
+        raise BadInput(f"the seed must be between 0 and 2**63 - 1; got {seed}")
+
+
+def _epsilons(
+    epsilons: Sequence[float] | Mapping[str, Sequence[float]] | None,
+    norms: Sequence[Norm],
+    bounds: Bounds,
+) -> dict[Norm, tuple[float, ...]]:
+    chosen = {}
+    for norm in norms:
+        given = epsilons.get(repr(norm)) if isinstance(epsilons, Mapping) else epsilons
+        sizes = default_epsilons(norm, bounds) if given is None else tuple(given)
+        for size in sizes:
+            if not (math.isfinite(size) and size > 0):
+                raise BadInput(f"epsilons must be positive numbers; got {size}")
+        chosen[norm] = tuple(sorted(float(size) for size in sizes))
+    return chosen
+
+
+def _criterion(
+    model: Model,
+    target: int | str | None,
+    criterion: Callable[[Tensor], Criterion] | None,
+    classes: int,
+    seed: int,
+) -> MakeCriterion:
+    if criterion is not None and target is not None:
+        raise BadInput("give either a target or a criterion of your own, not both")
+    if isinstance(target, str) and target not in _TARGETS:
+        raise BadInput(
+            f"unknown target '{target}'; give a class number, 'random' or "
+            "'least-likely'"
+        )
+    if isinstance(target, int) and not 0 <= target < classes:
+        raise BadInput(
+            f"the model has {classes} classes, so the target must be 0 to "
+            f"{classes - 1}; got {target}"
+        )
+
+    def make(label: Array, logits: Array, x: Array) -> Criterion:
+        if criterion is not None:
+            return criterion(model.to_tensor(label))
+        if target is None:
+            return Misclassification(model.to_tensor(label))
+        return Targeted(model.to_tensor(_targets(target, label, logits, x, seed)))
+
+    return make
+
+
+def _targets(
+    target: int | str, label: Array, logits: Array, x: Array, seed: int
+) -> Array:
+    if isinstance(target, int):
+        return np.full_like(label, target)
+    if target == "random":
+        # A stream of its own, which no attack draws from.
+        rng = Rng(seed, sample_keys(x), 0, as_tensor(x), stream=1)
+        other = to_numpy(rng.integers(logits.shape[1] - 1))
+        return np.asarray(other + (other >= label))
+    others = np.array(logits)
+    others[np.arange(len(label)), label] = np.inf
+    least: Array = others.argmin(axis=1)
+    return least
+
+
+def _pool(pool: Any, model: Model) -> Batch | None:
+    if pool is None:
+        return None
+    if isinstance(pool, str | Path | tuple):
+        batches = _data(pool, model.bounds, None).batches(1024)
+        return model.to_tensor(np.concatenate([x for x, _ in batches]))
+    return model.to_tensor(to_numpy(as_tensor(pool)).astype(np.float32))
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python, robustkit and what it stands on, where installed."""
+    versions = {"python": platform.python_version(), "system": platform.system()}
+    for package in ("robustkit", *_PACKAGES):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,137 @@
+"""Before anything is attacked: is this a classifier, and what does it return?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from robustkit.errors import BadInput
+from robustkit.models.base import Model
+from robustkit.numerics.tensors import Array, to_numpy
+
+__all__ = ["Examined", "check_labels", "examine"]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a first look at a model showed.
+
+    Attributes:
+        classes: How many it tells apart.
+        notes: What the user should know, a sentence each.
+    """
+
+    classes: int
+    notes: tuple[str, ...]
+
+
+def examine(model: Model, x: Array) -> Examined:
+    """Ask a model about one or two inputs and look at the answer.
+
+    Args:
+        model: To be asked; at most 3 forward passes.
+        x: (1 or 2, ...) valid inputs.
+
+    Raises:
+        BadInput: It raises at every input, or does not return one row of two or more
+            numbers for each.
+    """
+    answers = [_ask(model, x[i : i + 1]) for i in range(len(x))]
+    failures = [a for a in answers if isinstance(a, Exception)]
+    if len(failures) == len(answers):
+        hint = ""
+        if x.ndim == 4:
+            hint = (
+                "; images are passed as they are, so check whether the model wants "
+                "channels first (n, c, h, w) or last (n, h, w, c)"
+            )
+        raise BadInput(
+            f"the model '{model.name}' raised on inputs of shape {x[:1].shape} and "
+            f"dtype {x.dtype}: {_short(failures[0])}{hint}"
+        ) from failures[0]
+    logits = np.concatenate(
+        [_checked(model, a) for a in answers if not isinstance(a, Exception)]
+    )
+    if len(logits) > 1:
+        together = _ask(model, x)
+        if isinstance(together, Exception) or len(together) != len(x):
+            came = (
+                _short(together)
+                if isinstance(together, Exception)
+                else f"an output of shape {together.shape}"
+            )
+            raise BadInput(
+                f"the model '{model.name}' answers one input at a time only: for a "
+                f"batch of {len(x)} it gave {came}; axis 0 of inputs and outputs must "
+                "be the sample axis"
+            )
+    if np.isnan(logits).all():
+        raise BadInput(
+            f"the model '{model.name}' returned nothing but NaN for the first inputs; "
+            "check its weights and whether the inputs have the scale it expects "
+            "(--bounds, --mean, --std)"
+        )
+    return Examined(logits.shape[1], _probability_note(model, logits))
+
+
+def check_labels(labels: Array, classes: int, start: int) -> None:
+    """Whether all labels are classes of the model.
+
+    Args:
+        labels: (n,) integers.
+        classes: How many the model has.
+        start: Position of the first label in the data.
+
+    Raises:
+        BadInput: One is not.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(wrong):
+        raise BadInput(
+            f"the model has {classes} classes, so labels must be 0 to {classes - 1}; "
+            f"sample {start + wrong[0]} has the label {labels[wrong[0]]}"
+        )
+
+
+def _ask(model: Model, x: Array) -> Array | Exception:
+    try:
+        return to_numpy(model.logits(model.to_tensor(x)))
+    except BadInput:
+        raise
+    except Exception as error:
+        return error
+
+
+def _checked(model: Model, logits: Array) -> Array:
+    if logits.ndim != 2 or logits.shape[0] != 1:
+        raise BadInput(
+            f"the model '{model.name}' returned an output of shape {logits.shape} for "
+            "one input; expected logits of shape (1, classes): one row per sample"
+        )
+    if logits.shape[1] < 2:
+        raise BadInput(
+            f"the model '{model.name}' returns one number per input; expected one per "
+            "class. For a binary score s, return the columns (0, s)"
+        )
+    if logits.dtype.kind not in "fiu":
+        raise BadInput(
+            f"the model '{model.name}' returned values of dtype {logits.dtype}; "
+            "expected numbers, one per class"
+        )
+    return logits
+
+
+def _probability_note(model: Model, logits: Array) -> tuple[str, ...]:
+    off = np.abs(logits.sum(axis=1) - 1).max()
+    if logits.min() < -1e-5 or logits.max() > 1 + 1e-5 or not off < 1e-4:
+        return ()
+    return (
+        f"the model '{model.name}' seems to return probabilities (all values within "
+        f"[0, 1], rows sum to 1 within {off:.1g}); their gradients vanish where it is "
+        "confident, which makes it look more robust than it is. Return logits: leave "
+        "out the softmax",
+    )
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"

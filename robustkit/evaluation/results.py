@@ -1,0 +1,235 @@
+"""What an evaluation found: a view on its run folder."""
+
+import csv
+import importlib
+import shutil
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustkit.errors import BadInput, suggestion
+from robustkit.evaluation.curve import CONFIDENCE, Curve, Interval, proportion
+from robustkit.evaluation.store import COLUMNS, SCHEMA, read_json
+from robustkit.numerics.tensors import Array
+
+__all__ = ["Results"]
+
+
+class Results:
+    """Distances, curves and adversarials of one evaluation.
+
+    Args:
+        path: A run folder, finished or not.
+        temporary: Remove the folder with the last reference to these results.
+
+    Attributes:
+        path: The run folder.
+        run: The contents of run.json.
+        norms: Names of the norms, in the order asked for.
+        index: (n,) positions of the samples in the data.
+        label: (n,) their labels.
+        prediction: (n,) the classes predicted for the originals; -1: none.
+
+    Raises:
+        BadInput: The folder is not a run folder, or one of a newer format.
+    """
+
+    def __init__(self, path: str | Path, *, temporary: bool = False) -> None:
+        self.path = Path(path)
+        if temporary:
+            weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        self.run = read_json(self.path / "run.json")
+        if self.run.get("schema") != SCHEMA:
+            raise BadInput(
+                f"the run folder '{path}' has format {self.run.get('schema')}; this "
+                f"version of robustkit reads format {SCHEMA}"
+            )
+        self.norms = tuple(self.run["config"]["norms"])
+        self._table = _read_table(self.path / "samples.csv")
+        index, first = np.unique(self._table["index"], return_index=True)
+        self.index: Array = index
+        self.label: Array = self._table["label"][first]
+        self.prediction: Array = self._table["prediction"][first]
+
+    @property
+    def distance(self) -> Array:
+        """(n,) the smallest perturbation found for each sample, in norm units.
+
+        Zero where the sample is adversarial from the start, infinite where no
+        adversarial was found, NaN where that could not be settled.
+
+        Raises:
+            BadInput: There are several norms; use `distances(norm)`.
+        """
+        return self.distances()
+
+    @property
+    def clean_accuracy(self) -> Interval:
+        """The share of samples whose prediction is their label."""
+        return proportion(int((self.prediction == self.label).sum()), len(self.index))
+
+    def attacks(self, norm: str | None = None) -> tuple[str, ...]:
+        """Names of the attacks run for a norm, in their order."""
+        chosen = self._table["attack"][self._table["norm"] == self._norm(norm)]
+        return tuple(dict.fromkeys(chosen.tolist()))
+
+    def distances(self, norm: str | None = None, attack: str | None = None) -> Array:
+        """(n,) as `distance`, for one of several norms, and by one attack if named."""
+        norm = self._norm(norm)
+        chosen = self._table["norm"] == norm
+        if attack is not None:
+            if attack not in self.attacks(norm):
+                known = suggestion(attack, self.attacks(norm))
+                raise BadInput(f"the run has no attack '{attack}'; {known}")
+            chosen &= self._table["attack"] == attack
+        place = np.searchsorted(self.index, self._table["index"][chosen])
+        values, status = self._table["distance"][chosen], self._table["status"][chosen]
+        best = np.full(len(self.index), np.inf)
+        np.minimum.at(best, place, np.where(status == "error", np.inf, values))
+        failed = np.zeros(len(self.index), dtype=bool)
+        failed[place[status == "error"]] = True
+        missing = np.ones(len(self.index), dtype=bool)
+        missing[place] = False
+        best[np.isinf(best) & (failed | missing)] = np.nan
+        return best
+
+    def curve(self, norm: str | None = None, attack: str | None = None) -> Curve:
+        """The minimum-perturbation curve."""
+        return Curve(self.distances(norm, attack))
+
+    def robust_accuracy(self, epsilon: float, norm: str | None = None) -> Interval:
+        """The share of samples without an adversarial of size at most `epsilon`.
+
+        An upper bound on the true robust accuracy, as every attack's is; the interval
+        speaks of the sampling of the data only.
+
+        Args:
+            epsilon: In norm units, not negative.
+            norm: Which one, if there are several.
+        """
+        if not epsilon >= 0:
+            raise BadInput(f"epsilon must not be negative; got {epsilon}")
+        return self.curve(norm).robust_accuracy(epsilon)
+
+    def adversarials(self, norm: str | None = None) -> dict[str, Array]:
+        """The verified adversarials of a norm, a row for each sample that has one.
+
+        Returns:
+            Arrays index, label, distance and attack (m,), and x_adversarial (m, ...).
+        """
+        with np.load(self.path / "best.npz", allow_pickle=False) as best:
+            chosen = best["norm"] == self._norm(norm)
+            return {name: best[name][chosen] for name in best.files if name != "norm"}
+
+    def summary(self) -> dict[str, Any]:
+        """The contents of summary.json."""
+        return {
+            "schema": SCHEMA,
+            "complete": self.run["status"] == "complete",
+            "confidence": CONFIDENCE,
+            "samples": len(self.index),
+            "clean_accuracy": self.clean_accuracy._asdict(),
+            "norms": {norm: self._norm_summary(norm) for norm in self.norms},
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Copy the run folder to `path`, which must not exist.
+
+        Raises:
+            BadInput: It exists, or cannot be written.
+        """
+        try:
+            return Path(shutil.copytree(self.path, path))
+        except OSError as error:
+            raise BadInput(f"cannot save the run to '{path}': {error}") from error
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write report.html, curve.png and curve.svg; returns the page's path.
+
+        Args:
+            path: Folder to write to; None: the run folder.
+        """
+        # By name, since reports are made from results and not the other way round.
+        reports = importlib.import_module("robustkit.report")
+        return Path(reports.write_report(self, path))
+
+    def _norm_summary(self, norm: str) -> dict[str, Any]:
+        curve = self.curve(norm)
+        epsilons = self.run["config"]["epsilons"][norm]
+        return {
+            "robust_accuracy": [
+                {"epsilon": e, **curve.robust_accuracy(e)._asdict()} for e in epsilons
+            ],
+            "distance": {
+                "lower_quartile": curve.quantile(0.25),
+                "median": curve.quantile(0.5),
+                "upper_quartile": curve.quantile(0.75),
+            },
+            "band": curve.band(),
+            "found": int((np.isfinite(curve.distance) & (curve.distance > 0)).sum()),
+            "not_found": int(np.isinf(curve.distance).sum()),
+            "errors": int(np.isnan(curve.distance).sum()),
+            "attacks": {a: self._attack_summary(norm, a) for a in self.attacks(norm)},
+        }
+
+    def _attack_summary(self, norm: str, attack: str) -> dict[str, Any]:
+        rows = (self._table["norm"] == norm) & (self._table["attack"] == attack)
+        worked = rows & (self._table["status"] != "already_misclassified")
+        distance = np.where(
+            self._table["found"][worked], self._table["distance"][worked], np.inf
+        )
+        columns = ("forward_passes", "backward_passes", "decision_queries", "seconds")
+        return {
+            "attacked": int(worked.sum()),
+            "found": int(self._table["found"][worked].sum()),
+            "errors": int((self._table["status"][worked] == "error").sum()),
+            "median": Curve(distance).quantile(0.5),
+            **{name: float(self._table[name][worked].sum()) for name in columns},
+        }
+
+    def _norm(self, norm: str | None) -> str:
+        if norm is None:
+            if len(self.norms) != 1:
+                raise BadInput(
+                    f"the run has the norms {', '.join(self.norms)}; say which one"
+                )
+            return str(self.norms[0])
+        if norm not in self.norms:
+            raise BadInput(
+                f"the run has no norm '{norm}'; {suggestion(norm, self.norms)}"
+            )
+        return norm
+
+
+_INTEGERS = (
+    "index",
+    "label",
+    "prediction",
+    "forward_passes",
+    "backward_passes",
+    "decision_queries",
+    "steps",
+)
+
+
+def _read_table(path: Path) -> dict[str, Array]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+        if tuple(rows[0]) != COLUMNS:
+            raise ValueError(f"its columns are {rows[0]}")
+        columns = list(zip(*rows[1:], strict=True)) or [()] * len(COLUMNS)
+        table = {
+            name: np.array(values, dtype=str)
+            for name, values in zip(COLUMNS, columns, strict=True)
+        }
+        for name in _INTEGERS:
+            table[name] = table[name].astype(np.int64)
+        for name in ("distance", "seconds"):
+            table[name] = table[name].astype(np.float64)
+        table["found"] = table["found"] == "true"
+    except (OSError, ValueError, IndexError) as error:
+        raise BadInput(f"cannot read the table of samples '{path}': {error}") from error
+    return table

@@ -1,0 +1,418 @@
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from robustkit import demo
+from robustkit.errors import BadInput
+from robustkit.evaluation.data import DataSet, as_data, load_data
+from robustkit.numerics.bounds import Bounds
+
+
+def arrays(count=7, shape=(2, 3)):
+    rng = np.random.default_rng(count)
+    x = rng.random((count, *shape), dtype=np.float32)
+    return x, rng.integers(0, 4, count)
+
+
+def collected(data, size=3):
+    parts = list(data.batches(size))
+    assert all(len(x) == len(y) == size for x, y in parts[:-1])
+    assert 0 < len(parts[-1][0]) <= size
+    return np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])
+
+
+def same(data, x, y, size=3):
+    found_x, found_y = collected(data, size)
+    assert (found_x.dtype, found_y.dtype) == (np.float32, np.int64)
+    np.testing.assert_array_equal(found_x, x)
+    np.testing.assert_array_equal(found_y, y)
+
+
+def split(x, y, *places):
+    return list(zip(np.split(x, places), np.split(y, places), strict=True))
+
+
+class TestForms:
+    @pytest.mark.parametrize("size", [1, 3, 7, 50])
+    def test_arrays(self, size):
+        x, y = arrays()
+        data = as_data((x, y), name="mine")
+        assert (data.count, data.name, data.notes, data.class_names) == (
+            *(7, "mine", (), None),
+        )
+        same(data, x, y, size)
+        same(data, x, y, size)
+        np.testing.assert_array_equal(data.example, x[:2])
+
+    @pytest.mark.parametrize("convert", [torch.from_numpy, np.ndarray.tolist])
+    def test_arrays_of_other_kinds(self, convert):
+        x, y = arrays()
+        same(as_data((convert(x), convert(y))), x, y)
+
+    def test_arrays_of_jax(self):
+        jnp = pytest.importorskip("jax.numpy")
+        x, y = arrays()
+        same(as_data((jnp.array(x), jnp.array(y))), x, y)
+
+    def test_batches_are_regrouped(self):
+        x, y = arrays(20)
+        batches = split(x, y, 1, 4, 4, 15)
+        for native in (batches, iter(batches), lambda: iter(batches), lambda: batches):
+            data = as_data(native)
+            assert data.count is None
+            same(data, x, y, 6)
+
+    def test_data_loaders(self):
+        x, y = arrays(10)
+        tensors = torch.utils.data.TensorDataset(
+            torch.from_numpy(x), torch.from_numpy(y)
+        )
+        data = as_data(torch.utils.data.DataLoader(tensors, batch_size=4))
+        same(data, x, y)
+        same(data, x, y)
+
+    def test_a_second_pass(self):
+        x, y = arrays()
+        calls = []
+
+        def make():
+            calls.append(1)
+            yield from split(x, y, 4)
+
+        data = as_data(make)
+        same(data, x, y)
+        assert len(calls) == 1
+        same(data, x, y)
+        assert len(calls) == 2
+        once = as_data(make())
+        same(once, x, y)
+        with pytest.raises(BadInput, match=r"used up.*function"):
+            next(once.batches(3))
+
+    def test_iterators_are_read_no_further_than_needed(self):
+        x, y = arrays(1)
+        read = []
+
+        def endless():
+            while True:
+                read.append(1)
+                yield x, y
+
+        data = as_data(endless())
+        assert len(read) == 1
+        batches = data.batches(4)
+        next(batches)
+        next(batches)
+        assert len(read) == 8
+        limited = as_data(endless, samples=10)
+        assert sum(len(labels) for _, labels in limited.batches(4)) == 10
+        assert len(read) == 18
+
+    def test_the_first_samples(self):
+        x, y = arrays(20)
+        for native in ((x, y), split(x, y, 7, 13)):
+            data = as_data(native, samples=9)
+            same(data, x[:9], y[:9], 4)
+        assert as_data((x, y), samples=9).count == 9
+        assert as_data((x, y), samples=99).count == 20
+
+    def test_a_data_set_stays_itself(self):
+        data = as_data(arrays())
+        assert isinstance(data, DataSet)
+        assert as_data(data) is data
+
+
+class TestValues:
+    def test_bytes_are_scaled_to_the_bounds_and_that_is_said(self):
+        x = np.array([[0, 51, 255]], np.uint8)
+        for native in ((x, [1]), [(x, [1])]):
+            data = as_data(native, Bounds(-1, 1))
+            assert data.notes == ("uint8 inputs scaled from 0..255 to [-1, 1]",)
+            np.testing.assert_allclose(collected(data)[0], [[-1, -0.6, 1]], rtol=1e-6)
+
+    def test_rounding_beyond_the_bounds_is_cut_off(self):
+        x = np.array([[-1e-8, 1 + 1e-7]])
+        assert collected(as_data((x, [0])))[0].tolist() == [[0, 1]]
+
+    def test_what_is_given_out_can_be_written_to(self):
+        x, y = arrays()
+        data = as_data((x, y))
+        for points, labels in data.batches(3):
+            points[:], labels[:] = 9, 9
+        same(data, x, y)
+
+    def test_one_label_only_is_said(self):
+        x, _ = arrays(20)
+        data = as_data((x, np.repeat([3, 4], 10)), samples=5)
+        assert data.notes == ("all 5 samples have the label 3",)
+
+    def test_fingerprint_is_of_the_samples_given_out(self):
+        x, y = arrays(20)
+        data = as_data((x, y))
+        prints = []
+        for size in (3, 7, 20):
+            collected(data, size)
+            prints.append(data.fingerprint())
+        assert len(set(prints)) == 1
+        streamed = as_data(iter(split(x, y, 4, 9)))
+        collected(streamed)
+        assert streamed.fingerprint() == prints[0]
+        others = [(x[:19], y[:19]), (x, (y + 1) % 4), (1 - x, y), (x[:, ::-1], y)]
+        others.append((x.reshape(20, 3, 2), y))
+        for other in others:
+            changed = as_data(other)
+            collected(changed)
+            prints.append(changed.fingerprint())
+        next(data.batches(3))
+        prints.append(data.fingerprint())
+        assert len(set(prints)) == 7
+
+
+FAULTS = {
+    "float labels": (
+        arrays()[0],
+        np.ones(7),
+        "integer labels; y has the dtype float64",
+    ),
+    "negative labels": (
+        arrays()[0],
+        [0, 1, 2, -5, 0, 0, 0],
+        "sample 3 has the label -5",
+    ),
+    "too few labels": (arrays()[0], [0, 1], r"each of 7 inputs.*\(2,\)"),
+    "too many labels": (arrays()[0], [0] * 8, r"each of 7 inputs.*\(8,\)"),
+    "one-hot labels": (arrays()[0], np.eye(7, dtype=int), "one-hot.*argmax"),
+    "a column of labels": (arrays()[0], [[0]] * 7, r"shape \(7, 1\)"),
+    "text labels": (arrays()[0], ["cat"] * 7, "integer labels"),
+    "a vector": (np.zeros(7), [0] * 7, r"x has the shape \(7,\)"),
+    "a number": (0.5, 1, r"x has the shape \(\)"),
+    "NaN": (np.where(np.arange(7) == 4, np.nan, 0)[:, None], [0] * 7, "in sample 4"),
+    "infinity": (np.where(np.arange(7) == 2, np.inf, 0)[:, None], [0] * 7, "sample 2"),
+    "too large for float32": (np.full((7, 1), 1e300), [0] * 7, "NaN or infinite"),
+    "raw pixels": (np.full((7, 2), 255.0), [0] * 7, "to 255 .*--bounds"),
+    "normalised inputs": (np.full((7, 2), -2.0), [0] * 7, r"from -2 .*--mean, --std"),
+    "complex inputs": (np.zeros((7, 2), complex), [0] * 7, "dtype complex128"),
+    "ragged inputs": ([[1], [1, 2]], [0, 0], "'x' as one array"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("form", ["arrays", "batches"])
+def test_faults_are_told(fault, form):
+    x, y, match = FAULTS[fault]
+    native = (x, y) if form == "arrays" else [(x, y)]
+    with pytest.raises(BadInput, match=match):
+        as_data(native)
+
+
+def test_faults_of_arrays_are_found_before_anything_is_run():
+    x = np.zeros((1000, 2))
+    x[900] = 3
+    with pytest.raises(BadInput, match=r"to 3 .samples 768 to 999"):
+        as_data((x, np.zeros(1000, int)))
+    as_data((x, np.zeros(1000, int)), samples=900)
+
+
+def test_faults_of_later_batches():
+    x, y = arrays()
+    later = {
+        "sample 7 has|sample 10": (x, np.where(np.arange(7) == 3, -1, y)),
+        r"first has the shape \(2, 3\), sample 7 \(3, 2\)": (x.reshape(7, 3, 2), y),
+        "got a int at sample 7": 4,
+        "in sample 7": (x + np.nan, y),
+    }
+    for match, batch in later.items():
+        data = as_data([(x, y), batch])
+        batches = data.batches(7)
+        next(batches)
+        with pytest.raises(BadInput, match=match):
+            list(batches)
+
+
+@pytest.mark.parametrize(
+    ("native", "match"),
+    [
+        (([], []), r"x has the shape \(0,\)"),
+        ((np.zeros((0, 3)), np.zeros(0, int)), "is empty"),
+        ([], "is empty"),
+        (iter(()), "is empty"),
+        ([(np.zeros((0, 3)), np.zeros(0, int))], "starts with an empty batch"),
+        (np.zeros((3, 2)), "got a ndarray"),
+        (3, "got a int"),
+        (lambda: None, "got a NoneType"),
+        ([np.zeros((3, 2))], r"batches \(x, y\); got a ndarray"),
+        (torch.utils.data.Dataset(), "DataLoader.*got a Dataset"),
+    ],
+)
+def test_what_is_no_data_is_refused(native, match):
+    with pytest.raises(BadInput, match=match):
+        as_data(native)
+
+
+def test_numbers_of_samples_and_batch_sizes():
+    for samples in (0, -1):
+        with pytest.raises(BadInput, match="number of samples"):
+            as_data(arrays(), samples=samples)
+        with pytest.raises(BadInput, match="number of samples"):
+            load_data("digits", samples=samples)
+    with pytest.raises(BadInput, match="batch size"):
+        next(as_data(arrays()).batches(0))
+
+
+class TestLoading:
+    def test_demo_names(self):
+        x, y = demo.load_data("digits")
+        data = load_data("digits")
+        assert (data.count, data.name) == (355, "digits")
+        same(data, x, y, 100)
+        scaled, _ = collected(load_data("digits", Bounds(0, 255)))
+        np.testing.assert_allclose(scaled, 255 * x)
+
+    def test_npz(self, tmp_path):
+        x, y = arrays()
+        np.savez(tmp_path / "mine.npz", x=x, y=y, other=y)
+        data = load_data(tmp_path / "mine.npz", samples=5)
+        assert (data.name, data.count) == ("mine", 5)
+        same(data, x[:5], y[:5])
+        np.savez_compressed(tmp_path / "bytes.npz", x=(255 * x).astype(np.uint8), y=y)
+        data = load_data(str(tmp_path / "bytes.npz"))
+        assert "uint8" in data.notes[0]
+        np.testing.assert_allclose(collected(data)[0], x, atol=1 / 255)
+
+    def test_npz_files_with_faults(self, tmp_path):
+        x, y = arrays()
+        file = tmp_path / "mine.npz"
+        with pytest.raises(BadInput, match=r"there is no file.*mine"):
+            load_data(file)
+        file.write_text("hello")
+        with pytest.raises(BadInput, match="not an npz"):
+            load_data(file)
+        np.savez(file, images=x, labels=y)
+        with pytest.raises(BadInput, match="holds images, labels"):
+            load_data(file)
+        np.savez(file, x=x, y=np.array([{}] * 7, dtype=object))
+        with pytest.raises(BadInput, match=r"object arrays.*pickled"):
+            load_data(file)
+        np.savez(file, x=x, y=y.astype(float))
+        with pytest.raises(BadInput, match="integer labels"):
+            load_data(file)
+
+    def test_python_files(self, tmp_path):
+        (tmp_path / "beside.py").write_text("LABELS = [0, 1, 2]")
+        file = tmp_path / "mine.py"
+        file.write_text(
+            textwrap.dedent(
+                """
+                import numpy as np
+                x = np.linspace(0, 1, 6).reshape(3, 2).astype("float32")
+                pair = (x, np.array([0, 1, 2]))
+
+                def function():
+                    from beside import LABELS
+                    return x, LABELS
+
+                def batches():
+                    for i in range(3):
+                        yield x[i : i + 1], [i]
+
+                loop = list(batches())
+                """
+            )
+        )
+        x = np.linspace(0, 1, 6).reshape(3, 2).astype(np.float32)
+        for name in ("pair", "function", "batches", "loop"):
+            data = load_data(f"{file}:{name}")
+            assert data.name == name
+            same(data, x, [0, 1, 2], 2)
+        with pytest.raises(BadInput, match="has no 'par'; did you mean 'pair'"):
+            load_data(f"{file}:par")
+
+    @pytest.mark.parametrize(
+        ("spec", "match"),
+        [
+            ("digit", "unknown data 'digit'; did you mean 'digits'.*file.npz"),
+            ("mine.npy", "unknown data|cannot tell"),
+            ("nowhere.py:data", "no file 'nowhere.py'"),
+        ],
+    )
+    def test_unknown_names(self, spec, match, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(BadInput, match=match):
+            load_data(spec)
+        if spec.endswith("npy"):
+            np.save(tmp_path / spec, np.zeros(3))
+            with pytest.raises(BadInput, match=r"cannot tell.*numpy\.savez"):
+                load_data(spec)
+
+
+def picture(path, values, mode=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.asarray(values, np.uint8))
+    (image.convert(mode) if mode else image).save(path)
+
+
+class TestFolders:
+    def test_colour(self, tmp_path):
+        values = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3))
+        for i, name in enumerate(["dog/b", "cat/a", "dog/a", "dog/c", "cat/b"]):
+            picture(tmp_path / "pets" / f"{name}.png", values[i])
+        (tmp_path / "pets" / "dog" / "readme.txt").write_text("hello")
+        (tmp_path / "pets" / "readme.txt").write_text("hello")
+        data = load_data(tmp_path / "pets", Bounds(-1, 1))
+        assert (data.name, data.count) == ("pets", 5)
+        assert data.class_names == ("cat", "dog")
+        assert data.notes == ("uint8 inputs scaled from 0..255 to [-1, 1]",)
+        order = [1, 2, 4, 0, 3]  # cat/a, dog/a, cat/b, dog/b, dog/c
+        x, y = collected(data)
+        assert y.tolist() == [0, 1, 0, 1, 1]
+        expected = values[order].transpose(0, 3, 1, 2) / 255 * 2 - 1
+        np.testing.assert_allclose(x, expected, atol=1e-6)
+        same(load_data(tmp_path / "pets", Bounds(-1, 1), samples=2), x[:2], y[:2])
+
+    def test_grey(self, tmp_path):
+        values = np.arange(24).reshape(2, 4, 3)
+        picture(tmp_path / "a" / "1.png", values[0])
+        picture(tmp_path / "b" / "1.png", values[1])
+        x, _ = collected(load_data(tmp_path))
+        np.testing.assert_allclose(x, values[:, None] / 255, atol=1e-7)
+
+    def test_one_colour_image_makes_all_of_them_colour(self, tmp_path):
+        picture(tmp_path / "a" / "1.png", np.full((2, 2), 255))
+        picture(tmp_path / "a" / "2.png", np.zeros((2, 2, 4)))
+        data = load_data(tmp_path)
+        assert collected(data)[0].shape == (2, 3, 2, 2)
+        assert "transparency of the images was left out" in data.notes
+
+    def test_faults(self, tmp_path):
+        with pytest.raises(BadInput, match="0 subfolders and no images"):
+            load_data(tmp_path)
+        picture(tmp_path / "a" / "1.png", np.zeros((2, 3)))
+        picture(tmp_path / "b" / "2.png", np.zeros((3, 2)))
+        with pytest.raises(
+            BadInput, match=r"one size.*1\.png.*\(3, 2\).*2\.png.*\(2, 3\)"
+        ):
+            load_data(tmp_path)
+        (tmp_path / "b" / "2.png").write_text("hello")
+        with pytest.raises(BadInput, match=r"cannot read the image.*2\.png"):
+            load_data(tmp_path)
+        Image.fromarray(np.zeros((2, 3), np.uint16)).save(tmp_path / "b" / "2.png")
+        with pytest.raises(BadInput, match=r"8 bits per channel.*2\.png"):
+            load_data(tmp_path)
+
+    def test_cut_off_files_are_told(self, tmp_path):
+        noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3))
+        picture(tmp_path / "a" / "1.png", noise)
+        content = (tmp_path / "a" / "1.png").read_bytes()
+        (tmp_path / "a" / "1.png").write_bytes(content[: len(content) // 2])
+        with pytest.raises(BadInput, match=r"cannot read the image.*1\.png"):
+            load_data(tmp_path)
+
+    def test_numbered_classes_whose_order_may_surprise(self, tmp_path):
+        for name in ("2", "10", "1"):
+            picture(tmp_path / name / "1.png", np.zeros((2, 3)))
+        data = load_data(tmp_path)
+        assert data.class_names == ("1", "10", "2")
+        assert "'10' is label 1" in data.notes[-1]

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from robustkit.errors import BadInput
+from robustkit.evaluation.preflight import check_labels, examine
+from robustkit.models.numpy import NumPyModel
+
+X = np.full((2, 3), 0.5, dtype=np.float32)
+
+
+def examined(function, x=X):
+    return examine(NumPyModel(function), x)
+
+
+def test_a_sound_model_passes_without_notes():
+    found = examined(lambda x: x @ np.eye(3) * 5)
+    assert (found.classes, found.notes) == (3, ())
+
+
+def softmax(x):
+    e = np.exp(x * np.array([1.0, 2.0, 3.0]))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def test_probabilities_are_recognised_with_evidence():
+    (note,) = examined(softmax).notes
+    assert "probabilities" in note
+    assert "sum to 1 within" in note
+
+
+def _raises(x):
+    raise RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x12 and 3x4)")
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (_raises, "mat1 and mat2"),
+        (lambda x: 1.0, "one row per sample"),
+        (lambda x: x[0], "one row per sample"),
+        (lambda x: x[:, :1], r"columns \(0, s\)"),
+        (lambda x: np.full((len(x), 3), np.nan), "NaN"),
+        (lambda x: np.zeros((len(x), 2, 2)), "one row per sample"),
+        (lambda x: np.array([["cat", "dog"]] * len(x)), "expected numbers"),
+        (lambda x: x[:1], "one input at a time"),
+    ],
+)
+def test_what_is_no_classifier_is_refused_with_the_reason(function, expected):
+    with pytest.raises(BadInput, match=expected):
+        examined(function)
+
+
+def test_a_single_bad_sample_does_not_condemn_the_model():
+    def model(x):
+        if len(x) == 1 and x[0, 0] == 0:
+            raise RuntimeError("broken")
+        return x
+
+    x = np.array([[0, 0.5, 0.5], [0.5, 0.5, 0.5]], dtype=np.float32)
+    assert examined(model, x).classes == 3
+
+
+def test_images_get_a_hint_about_the_order_of_channels():
+    with pytest.raises(BadInput, match="channels first"):
+        examined(_raises, np.zeros((1, 8, 8, 3), dtype=np.float32))
+
+
+def test_labels_must_be_classes():
+    check_labels(np.array([0, 2]), 3, 0)
+    with pytest.raises(BadInput, match="sample 101 has the label 3"):
+        check_labels(np.array([0, 3]), 3, 100)

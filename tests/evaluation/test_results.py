@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+import robustkit as rk
+from robustkit.errors import BadInput
+
+
+@pytest.fixture
+def results(planted):
+    return rk.evaluate(
+        planted.model(),
+        (planted.x, planted.y),
+        norm=["linf", "l2"],
+        attacks=["fmn", "uniform-noise"],
+        epsilons={"linf": [0.1], "l2": [0.2, 0.1]},
+    )
+
+
+def test_the_nearest_of_all_attacks_counts(results):
+    for norm in results.norms:
+        each = [results.distances(norm, attack) for attack in results.attacks(norm)]
+        assert len(each) == 2
+        np.testing.assert_array_equal(results.distances(norm), np.minimum(*each))
+
+
+def test_the_summary_says_what_the_results_say(results):
+    summary = results.summary()
+    assert summary["samples"] == 24
+    entries = summary["norms"]["l2"]["robust_accuracy"]
+    assert [entry["epsilon"] for entry in entries] == [0.1, 0.2]
+    for entry in entries:
+        said = (entry["estimate"], entry["lower"], entry["upper"])
+        assert said == results.robust_accuracy(entry["epsilon"], "l2")
+    fmn = summary["norms"]["linf"]["attacks"]["fmn"]
+    assert fmn["found"] == fmn["attacked"] == 24
+    assert fmn["forward_passes"] == fmn["backward_passes"] == 24 * rk.FMN().steps
+    assert fmn["median"] == np.sort(results.distances("linf", "fmn"))[11]
+
+
+def test_several_norms_must_be_named(results):
+    with pytest.raises(BadInput, match="say which"):
+        results.distance  # noqa: B018
+    with pytest.raises(BadInput, match="did you mean 'linf'"):
+        results.curve("inf")
+    with pytest.raises(BadInput, match="no attack 'pgd'"):
+        results.distances("l2", "pgd")
+
+
+def test_saved_results_are_the_same(results, tmp_path):
+    copy = rk.Results(results.save(tmp_path / "kept"))
+    for norm in results.norms:
+        np.testing.assert_array_equal(copy.distances(norm), results.distances(norm))
+    with pytest.raises(BadInput, match="cannot save"):
+        results.save(tmp_path / "kept")
+
+
+def test_not_a_run_folder(tmp_path):
+    with pytest.raises(BadInput, match="not a run folder"):
+        rk.Results(tmp_path)
+
+
+def test_a_newer_format_is_refused(results, tmp_path):
+    path = results.save(tmp_path / "kept") / "run.json"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(BadInput, match="format 2"):
+        rk.Results(tmp_path / "kept")
+
+
+def test_negative_epsilon(results):
+    with pytest.raises(BadInput, match="negative"):
+        results.robust_accuracy(-0.1, "l2")

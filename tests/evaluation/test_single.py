@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+
+import robustkit as rk
+from robustkit.errors import BadInput
+
+
+def test_torch_in_torch_out(planted):
+    module = torch.nn.Linear(6, 3, bias=False).eval()
+    module.weight.data = torch.from_numpy(planted.w.T.copy())
+    x, y = torch.from_numpy(planted.x), torch.from_numpy(planted.y)
+    result = rk.run(rk.FMN(steps=200), module, x, y, norm="l2")
+    assert isinstance(result.x_adversarial, torch.Tensor)
+    assert isinstance(result.distance, torch.Tensor)
+    assert bool(result.found.all())
+    ratio = result.distance.numpy() / planted.exact("l2")
+    assert ratio.min() >= 1 - 1e-5
+    assert np.median(ratio) < 1.001
+    assert result.ledger.forwards.tolist() == [200] * 24
+
+
+def test_jax_in_jax_out(planted):
+    jax = pytest.importorskip("jax")
+    x, y = jax.numpy.asarray(planted.x), jax.numpy.asarray(planted.y)
+    weights = jax.numpy.asarray(planted.w)
+    result = rk.run("fmn", lambda v: v @ weights, x, y, norm="linf")
+    assert isinstance(result.distance, jax.Array)
+    reference = rk.run("fmn", planted.model(), planted.x, planted.y, norm="linf")
+    np.testing.assert_allclose(result.distance, reference.distance, rtol=1e-4)
+
+
+def test_targets_budgets_and_names(planted):
+    criterion = rk.Targeted(rk.TorchModel(lambda x: x).to_tensor(planted.y * 0))
+    x = torch.from_numpy(planted.x)
+    weights = torch.from_numpy(planted.w)
+    result = rk.run("fmn", lambda v: v @ weights, x, criterion, budget=10)
+    assert (result.ledger.forwards <= 10).all()
+    already = planted.y == 0
+    assert (result.distance.numpy()[already] == 0).all()
+    assert (result.ledger.forwards[already] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": np.full((2, 6), 2.0)}, "outside the bounds"),
+        ({"x": np.full((2, 6), np.nan)}, "finite"),
+        ({"x": np.zeros(6)}, r"\(n, ...\)"),
+        ({"criterion": np.zeros(24)}, "integers"),
+        ({"norm": "l5"}, "unknown norm"),
+        ({"attack": "pdg"}, "did you mean 'pgd'"),
+        ({"attack": "boundary", "norm": "l0"}, "cannot minimise"),
+        ({"budget": 0}, "at least 1"),
+    ],
+)
+def test_bad_input(planted, change, message):
+    settings = {
+        "attack": "fmn",
+        "model": planted.model(),
+        "x": planted.x,
+        "criterion": planted.y,
+        **change,
+    }
+    with pytest.raises(BadInput, match=message):
+        rk.run(**settings)

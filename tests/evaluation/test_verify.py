@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from robustkit.engine.criteria import Misclassification
+from robustkit.evaluation.verify import confirm
+from robustkit.models.numpy import NumPyModel
+from robustkit.numerics.norms import L0, Linf
+from robustkit.numerics.tensors import as_tensor
+
+X = np.array([[0.6, 0.2], [0.6, 0.2]], dtype=np.float32)
+CRITERION = Misclassification(as_tensor(np.array([0, 0])))
+
+
+def model(shift=0.0):
+    return NumPyModel(lambda x: np.stack([x[:, 0], x[:, 1] + shift], axis=1))
+
+
+def test_a_true_adversarial_is_confirmed_with_its_own_distance():
+    points = np.array([[0.3, 0.5], [0.1, 0.2]], dtype=np.float32)
+    kept, distance, wrong = confirm(model(), CRITERION, X, points, Linf())
+    assert wrong == ["", ""]
+    np.testing.assert_array_equal(kept, points)
+    exact = np.abs(points.astype(float) - X.astype(float)).max(axis=1)
+    np.testing.assert_array_equal(distance, exact)
+
+
+def test_a_point_short_of_the_boundary_by_rounding_is_pushed_over_it():
+    points = np.array([[0.4, 0.4 - 1e-5], [0.3, 0.5]], dtype=np.float32)
+    kept, distance, wrong = confirm(model(), CRITERION, X, points, Linf())
+    assert wrong == ["", ""]
+    assert kept[0, 1] > kept[0, 0]
+    assert 0.2 < distance[0] <= 0.2 * 1.001 + 1e-7
+
+
+@pytest.mark.parametrize(
+    ("point", "reason"),
+    [
+        ([0.5, 0.3], "margin"),
+        ([np.nan, 0.9], "not finite"),
+        ([0.2, 1.1], "leave the bounds"),
+    ],
+)
+def test_a_false_claim_is_named_and_spoils_no_other(point, reason):
+    points = np.array([point, [0.3, 0.5]], dtype=np.float32)
+    _, _, wrong = confirm(model(), CRITERION, X, points, Linf())
+    assert reason in wrong[0]
+    assert wrong[1] == ""
+
+
+def test_a_wrong_dtype_is_named():
+    points = np.array([[0.3, 0.5]] * 2, dtype=np.float64)
+    _, _, wrong = confirm(model(), CRITERION, X, points, Linf())
+    assert all("float64" in reason for reason in wrong)
+
+
+def test_a_margin_of_zero_is_no_adversarial():
+    points = np.array([[0.2, 0.2], [0.3, 0.5]], dtype=np.float32)
+    constant = NumPyModel(lambda x: np.zeros((len(x), 2)))
+    _, _, wrong = confirm(constant, CRITERION, X, points, L0())
+    assert all("margin 0" in reason for reason in wrong)
