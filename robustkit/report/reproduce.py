@@ -1,0 +1,115 @@
+"""How to get the same results again, and how to name them in a paper."""
+
+import shlex
+from typing import Any
+
+from robustkit.evaluation.evaluate import default_epsilons
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.norms import get_norm
+
+__all__ = ["bibtex", "command", "python_call"]
+
+# What need not be said.
+_DEFAULTS: dict[str, Any] = {
+    "target": None,
+    "samples": None,
+    "budget": None,
+    "access": "gradient",
+    "batch_size": 128,
+    "bounds": [0.0, 1.0],
+    "mean": None,
+    "std": None,
+    "device": None,
+}
+
+
+def command(run: dict[str, Any]) -> str | None:
+    """The command line that repeats a run; None where it used Python objects.
+
+    Args:
+        run: The contents of run.json.
+    """
+    asked, config = run["asked"], run["config"]
+    by_name = asked["model"] and asked["data"] and asked["attacks"]
+    if not by_name or config["criterion"] or (config["pool"] and not asked["pool"]):
+        return None
+    words = ["robustkit", "eval", asked["model"], "--data", asked["data"]]
+    for norm in config["norms"]:
+        words += ["--norm", norm]
+    attacks = asked["attacks"]
+    words += ["--attacks", attacks if isinstance(attacks, str) else ",".join(attacks)]
+    for norm, sizes in _epsilons(config).items():
+        words += ["--epsilons", f"{norm}={_numbers(sizes)}"]
+    for name, value in _settings(config).items():
+        shown = _numbers(value) if isinstance(value, list) else str(value)
+        words += [f"--{name.replace('_', '-')}", shown]
+    if asked["pool"]:
+        words += ["--pool", asked["pool"]]
+    return shlex.join([*words, "--seed", str(config["seed"])])
+
+
+def python_call(run: dict[str, Any]) -> str:
+    """The Python call that repeats a run, with names for the objects it used."""
+    asked, config = run["asked"], run["config"]
+    model = repr(asked["model"]) if asked["model"] else "model"
+    data = repr(asked["data"]) if asked["data"] else "(x, y)"
+    arguments = [model, data, f"norm={config['norms']!r}"]
+    if asked["attacks"]:
+        arguments.append(f"attacks={asked['attacks']!r}")
+    else:
+        named = {k: a for n in config["attacks"].values() for k, a in n.items()}
+        shown = ", ".join(f"{name!r}: {attack}" for name, attack in named.items())
+        arguments.append(f"attacks={{{shown}}}")
+    epsilons = _epsilons(config)
+    if epsilons:
+        arguments.append(f"epsilons={epsilons!r}")
+    if config["criterion"]:
+        arguments.append(f"criterion={config['criterion']}")
+    for name, value in _settings(config).items():
+        arguments.append(f"{name}={value!r}")
+    if config["pool"]:
+        arguments.append(f"pool={asked['pool']!r}" if asked["pool"] else "pool=pool")
+    arguments.append(f"seed={config['seed']}")
+    lines = "".join(f"    {argument},\n" for argument in arguments)
+    return f"import robustkit as rk\n\nresults = rk.evaluate(\n{lines})"
+
+
+def bibtex(version: str, year: str) -> str:
+    """An entry for the software itself."""
+    return (
+        "@software{robustkit,\n"
+        "  title   = {robustkit},\n"
+        f"  version = {{{version}}},\n"
+        f"  year    = {{{year}}},\n"
+        "}"
+    )
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: config[name]
+        for name, default in _DEFAULTS.items()
+        if config[name] != default
+    }
+
+
+def _epsilons(config: dict[str, Any]) -> dict[str, list[float]]:
+    """Those that are not the customary ones."""
+    bounds = Bounds(*config["bounds"])
+    return {
+        norm: sizes
+        for norm, sizes in config["epsilons"].items()
+        if tuple(sizes) != default_epsilons(get_norm(norm), bounds)
+    }
+
+
+def _numbers(values: list[float]) -> str:
+    return ",".join(map(_number, values))
+
+
+def _number(value: float) -> str:
+    """A number that reads back as the same one, as k/255 where it is that."""
+    levels = round(255 * value)
+    if 0 < levels < 255 and levels / 255 == value:
+        return f"{levels}/255"
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)

@@ -1,0 +1,78 @@
+"""The results as tables for a terminal."""
+
+import math
+
+from rich.console import Console
+from rich.table import Table
+
+from robustkit.evaluation.curve import Interval
+from robustkit.evaluation.results import Results
+
+__all__ = ["print_results"]
+
+
+def print_results(results: Results, console: Console) -> None:
+    """Print clean accuracy, and for each norm its robust accuracies and attacks."""
+    summary = results.summary()
+    clean = Interval(**summary["clean_accuracy"])
+    console.print(f"\nclean accuracy {_share(clean)} on {summary['samples']} samples")
+    for norm, found in summary["norms"].items():
+        console.print(_accuracies(norm, found))
+        console.print(_attacks(found))
+        if found["errors"]:
+            console.print(
+                f"[bold red]{found['errors']} samples ended in an error and are counted "
+                "as not robust; samples.csv has the reasons[/]"
+            )
+    for note in results.run["notes"]:
+        console.print(f"[yellow]note:[/] {note}", highlight=False, markup=True)
+
+
+def _accuracies(norm: str, found: dict[str, object]) -> Table:
+    table = Table(title=f"\n{norm}: robust accuracy", title_justify="left")
+    table.add_column("perturbation size", justify="right")
+    table.add_column("robust accuracy", justify="right")
+    table.add_column("95 % interval", justify="right")
+    entries = found["robust_accuracy"]
+    assert isinstance(entries, list)
+    for entry in entries:
+        share = Interval(entry["estimate"], entry["lower"], entry["upper"])
+        interval = f"{_percent(share.lower)} to {_percent(share.upper)}"
+        table.add_row(f"{entry['epsilon']:.4g}", _percent(share.estimate), interval)
+    return table
+
+
+def _attacks(found: dict[str, object]) -> Table:
+    table = Table(title="attacks", title_justify="left")
+    for name in ("attack", "found", "median size", "passes", "queries", "seconds"):
+        table.add_column(name, justify="left" if name == "attack" else "right")
+    attacks = found["attacks"]
+    assert isinstance(attacks, dict)
+    for name, attack in attacks.items():
+        count = max(attack["attacked"], 1)
+        table.add_row(
+            name,
+            f"{attack['found']} of {attack['attacked']}",
+            _size(attack["median"]),
+            f"{attack['forward_passes'] / count:.0f}",
+            f"{attack['decision_queries'] / count:.0f}",
+            f"{attack['seconds']:.1f}",
+        )
+    distance = found["distance"]
+    assert isinstance(distance, dict)
+    table.add_section()
+    table.add_row("nearest of all", "", _size(distance["median"]), "", "", "")
+    return table
+
+
+def _share(value: Interval) -> str:
+    interval = f"{_percent(value.lower)} to {_percent(value.upper)}"
+    return f"{_percent(value.estimate)} ({interval})"
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _size(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "not found"
