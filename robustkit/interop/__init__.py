@@ -1,0 +1,1 @@
+"""Models and attacks of other packages as ours, and ours as theirs."""
