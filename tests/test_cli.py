@@ -1,0 +1,225 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import robustkit as rk
+from robustkit.cli import main
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+
+
+def robustkit(*arguments, cwd, **settings):
+    command = [sys.executable, "-m", "robustkit", *map(str, arguments)]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        **settings,
+    )
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A model and data that robustkit has not seen, as a user would have them."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "net.py").write_text(
+        "import numpy as np, torch\n"
+        "def build():\n"
+        "    net = torch.nn.Linear(5, 3).eval()\n"
+        "    weights = torch.arange(15.0).reshape(3, 5)\n"
+        "    net.weight.data = weights.sin() * 3\n"
+        "    net.bias.data = torch.zeros(3)\n"
+        "    return net\n"
+        "def numpy_model(x):\n"
+        "    return x @ np.sin(np.arange(15.0)).reshape(3, 5).T\n"
+        "def probabilities(x):\n"
+        "    e = np.exp(numpy_model(x))\n"
+        "    return e / e.sum(1, keepdims=True)\n"
+        "def slow(x):\n"
+        "    import time; time.sleep(0.05)\n"
+        "    return numpy_model(x)\n"
+        "def crash(x):\n"
+        "    raise RuntimeError('no such layer')\n"
+    )
+    x = np.random.default_rng(0).random((12, 5)).astype(np.float32)
+    y = (x @ np.sin(np.arange(15.0)).reshape(3, 5).T).argmax(axis=1)
+    np.savez(folder / "data.npz", x=x, y=y)
+    np.savez(folder / "bytes.npz", x=(x * 255).astype(np.uint8), y=y)
+    np.savez(folder / "wide.npz", x=x * 7, y=y)
+    np.savez(folder / "nan.npz", x=np.where(x > 0.9, np.nan, x), y=y)
+    np.savez(folder / "float_labels.npz", x=x, y=y + 0.5)
+    np.savez(folder / "labels.npz", x=x, y=y + 5)
+    np.savez(folder / "short.npz", x=x[:, :4], y=y)
+    objects = np.array([{"a": 1}] * 12, dtype=object)
+    np.savez(folder / "pickle.npz", x=objects, y=y)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_main_job_on_the_embedded_default(tmp_path):
+    done = robustkit("eval", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "clean accuracy 97" in done.stdout
+    report = done.stdout.rstrip().rpartition("report: ")[2]
+    folder = (tmp_path / report).parent
+    assert {"run.json", "samples.csv", "best.npz", "summary.json"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert {"report.html", "curve.png", "curve.svg"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert folder.parent.name == "runs"
+    results = rk.Results(folder)
+    assert len(results.index) == 355
+    assert np.isfinite(results.distance).all()
+
+
+def test_own_model_and_data_to_a_run_folder(own, tmp_path):
+    done = robustkit(
+        "eval", "net.py:build", "--data", "data.npz", "--norm", "linf,l2", "--attacks",
+        "fmn,gaussian-noise", "--epsilons", "linf=2/255,8/255", "--epsilons", "l2=0.5",
+        "--out", tmp_path / "run", "--batch-size", "5", cwd=own,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    sizes = [e["epsilon"] for e in summary["norms"]["linf"]["robust_accuracy"]]
+    assert sizes == [2 / 255, 8 / 255]
+    with open(tmp_path / "run" / "samples.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12 * 2 * 2
+    assert str(tmp_path / "run" / "report.html") in done.stdout
+    assert "samples 5-9: l2 fmn" in done.stderr
+
+
+def test_json_is_all_that_stdout_holds(own, tmp_path):
+    done = robustkit(
+        "eval", "net.py:build", "--data", "data.npz", "--attacks", "fmn", "--budget",
+        "20", "--json", "--out", tmp_path / "run", cwd=own,
+    )  # fmt: skip
+    summary = json.loads(done.stdout)
+    assert summary["samples"] == 12
+    assert summary["norms"]["linf"]["attacks"]["fmn"]["forward_passes"] <= 20 * 12
+
+
+def test_uint8_is_scaled_and_said_so(own, tmp_path):
+    done = robustkit(
+        "eval", "net.py:build", "--data", "bytes.npz", "--attacks", "fmn", "--out",
+        tmp_path / "run", cwd=own,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "uint8 inputs scaled" in done.stdout
+
+
+def test_probabilities_are_warned_of(own, tmp_path):
+    done = robustkit(
+        "eval", "net.py:probabilities", "--data", "data.npz", "--attacks",
+        "uniform-noise", "--out", tmp_path / "run", cwd=own,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "seems to return probabilities" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nothere.onnx", "--data", "data.npz"], "nothere.onnx"),
+        (["net.py:buidl", "--data", "data.npz"], "did you mean 'build'"),
+        (["digit"], "did you mean 'digits'"),
+        (["net.py:build"], "--data"),
+        (["net.py:build", "--data", "nothere.npz"], "no file"),
+        (["net.py:build", "--data", "wide.npz"], "--bounds"),
+        (["net.py:build", "--data", "nan.npz"], "NaN"),
+        (["net.py:build", "--data", "float_labels.npz"], "integer labels"),
+        (["net.py:build", "--data", "labels.npz"], "0 to 2"),
+        (["net.py:build", "--data", "short.npz"], "shape"),
+        (["net.py:build", "--data", "pickle.npz"], "pickle"),
+        (["net.py:crash", "--data", "data.npz"], "no such layer"),
+        (["net.py:numpy_model", "--data", "data.npz", "--attacks", "fmn"], "gradient"),
+        (["--attacks", "fnm"], "did you mean 'fmn'"),
+        (["--norm", "l7"], "unknown norm"),
+        (["--attacks", "boundary", "--norm", "l0"], "cannot minimise"),
+        (["--attacks", "blend"], "pool"),
+        (["--epsilons", "0"], "positive"),
+        (["--epsilons", "two"], "list of numbers"),
+        (["--budget", "0"], "at least 1"),
+        (["--bounds", "1,0"], "lower < upper"),
+        (["--bounds", "1"], "LO,HI"),
+        (["--target", "12"], "0 to 9"),
+        (["--out", "."], "not empty"),
+        (["--mean", "0.5,0.5", "--std", "1,1"], "channels"),
+        (["--unknown"], "No such option"),
+    ],
+)
+def test_bad_input_is_one_clear_message_and_exit_code_2(
+    own, tmp_path, monkeypatch, arguments, expected
+):
+    if "--out" not in arguments:
+        arguments = [*arguments, "--out", str(tmp_path / "run")]
+    monkeypatch.chdir(own)
+    done = CliRunner().invoke(main, ["eval", *arguments, "--samples", "4"])
+    assert done.exit_code == 2, done.stderr
+    assert expected in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_is_finished(own, tmp_path, number):
+    command = [
+        sys.executable, "-m", "robustkit", "eval", "net.py:slow", "--data", "data.npz",
+        "--attacks", "uniform-noise", "--batch-size", "2", "--out", tmp_path / "run",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, cwd=own, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    table = tmp_path / "run" / "samples.csv"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if table.exists() and table.read_text().count("\n") > 2:
+            break
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert str(tmp_path / "run") in errors
+    assert "Traceback" not in errors
+    kept = rk.Results(tmp_path / "run")
+    assert kept.run["status"] == "interrupted"
+    assert 2 <= len(kept.index) < 12
+    best = kept.adversarials()
+    assert set(best["index"]) <= set(kept.index.tolist())
+
+
+def test_attacks_doctor_and_version(own):
+    listed = json.loads(robustkit("attacks", "--json", cwd=own).stdout)
+    assert {"fmn", "pgd", "boundary", "blend"} <= {entry["name"] for entry in listed}
+    assert all(all(entry.values()) for entry in listed)
+    text = robustkit("attacks", cwd=own).stdout
+    assert all(entry["source"] in text for entry in listed)
+    doctor = robustkit("doctor", cwd=own).stdout
+    assert rk.__version__ in doctor
+    assert "torch sees" in doctor
+    assert rk.__version__ in robustkit("--version", cwd=own).stdout
+
+
+def test_help_says_that_files_run_code_and_imports_nothing_heavy(own):
+    assert "RUN CODE" in robustkit("eval", "--help", cwd=own).stdout
+    code = (
+        "import sys, robustkit.cli; "
+        "heavy = {'torch', 'numpy', 'scipy', 'rich', 'matplotlib'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
