@@ -3,7 +3,9 @@
 import csv
 import importlib
 import shutil
+import sys
 import weakref
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -212,24 +214,34 @@ _INTEGERS = (
     "decision_queries",
     "steps",
 )
+_NUMBERS = ("distance", "seconds")
+_WORDS = ("attack", "norm", "status", "found")
 
 
 def _read_table(path: Path) -> dict[str, Array]:
+    """The columns of samples.csv as arrays; reasons are left on disk.
+
+    A row costs about a hundred bytes of memory, however long the texts in it are.
+    """
+    integers = {name: array("q") for name in _INTEGERS}
+    numbers = {name: array("d") for name in _NUMBERS}
+    words: dict[str, list[str]] = {name: [] for name in _WORDS}
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-        if tuple(rows[0]) != COLUMNS:
-            raise ValueError(f"its columns are {rows[0]}")
-        columns = list(zip(*rows[1:], strict=True)) or [()] * len(COLUMNS)
-        table = {
-            name: np.array(values, dtype=str)
-            for name, values in zip(COLUMNS, columns, strict=True)
-        }
-        for name in _INTEGERS:
-            table[name] = table[name].astype(np.int64)
-        for name in ("distance", "seconds"):
-            table[name] = table[name].astype(np.float64)
-        table["found"] = table["found"] == "true"
-    except (OSError, ValueError, IndexError) as error:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ValueError(f"its columns are {reader.fieldnames}")
+            for row in reader:
+                for name in _INTEGERS:
+                    integers[name].append(int(row[name]))
+                for name in _NUMBERS:
+                    numbers[name].append(float(row[name]))
+                for name in _WORDS:
+                    words[name].append(sys.intern(row[name]))
+    except (OSError, ValueError, TypeError) as error:
         raise BadInput(f"cannot read the table of samples '{path}': {error}") from error
+    table: dict[str, Array] = {k: np.array(v) for k, v in integers.items()}
+    table |= {name: np.array(values) for name, values in numbers.items()}
+    table |= {name: np.array(values, dtype=object) for name, values in words.items()}
+    table["found"] = table["found"] == "true"
     return table

@@ -69,3 +69,13 @@ def test_a_newer_format_is_refused(results, tmp_path):
 def test_negative_epsilon(results):
     with pytest.raises(BadInput, match="negative"):
         results.robust_accuracy(-0.1, "l2")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("index,label", "label,index"), ("fmn,linf,true", "fmn,linf")]
+)
+def test_a_broken_table_is_one_clear_error(results, tmp_path, old, new):
+    path = results.save(tmp_path / "kept") / "samples.csv"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(BadInput, match="cannot read the table"):
+        rk.Results(tmp_path / "kept")
