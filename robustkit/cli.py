@@ -139,8 +139,9 @@ def evaluate_command(
     **settings: Any,
 ) -> None:
     """See _EVAL_HELP."""
-    with _reporting_errors(lambda: folder):
+    with _reporting_errors(lambda: folder if fresh else None):
         folder = Path(out) if out else None
+        fresh = folder is None or not folder.exists() or not any(folder.iterdir())
         model, data = _defaults(model, data)
         bounds = settings.pop("bounds")
         if bounds is not None and len(bounds) != 2:

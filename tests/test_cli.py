@@ -152,6 +152,8 @@ def test_probabilities_are_warned_of(own, tmp_path):
         (["--attacks", "boundary", "--norm", "l0"], "cannot minimise"),
         (["--attacks", "blend"], "pool"),
         (["--epsilons", "0"], "positive"),
+        (["--epsilons", "l3=0.5"], "not evaluated, 'l3'"),
+        (["--device", "cuda:99"], "robustkit doctor"),
         (["--epsilons", "two"], "list of numbers"),
         (["--budget", "0"], "at least 1"),
         (["--bounds", "1,0"], "lower < upper"),
@@ -223,3 +225,10 @@ def test_help_says_that_files_run_code_and_imports_nothing_heavy(own):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_that_was_there_before_is_not_called_ours(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(own)
+    done = CliRunner().invoke(main, ["eval", "--out", str(own)])
+    assert done.exit_code == 2
+    assert "what was finished" not in done.stderr

@@ -111,8 +111,9 @@ class Ledger:
 
     def know(self, adversarial: Array) -> None:
         """Note, unbilled, which originals (n,) are adversarial themselves."""
-        known = like(self.distance, adversarial)
-        self.distance = where(known, 0.0, self.distance)
+        known = np.flatnonzero(adversarial)
+        self._history.append((self._rows[known], 0 * known, 0.0 * known))
+        self.distance = where(like(self.distance, adversarial), 0.0, self.distance)
 
     def spent(self) -> Array:
         """(n,) booleans: whose budget is used up."""
@@ -143,8 +144,9 @@ class Ledger:
         self._retired, self._rows = [], np.arange(self._total)
 
     def distance_after(self, questions: int) -> Array:
-        """(samples,) the best distance after so many questions to each: one point of
-        the query-distortion curve. Infinite where none was found by then.
+        """The best distance (samples,) after so many questions to each.
+
+        One point of the query-distortion curve; infinite where none was found by then.
         """
         distance = np.full(self._total, math.inf)
         for rows, asked, values in self._history:

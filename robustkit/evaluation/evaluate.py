@@ -14,7 +14,7 @@ import numpy as np
 
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Criterion, Misclassification, Targeted
-from robustkit.errors import BadInput
+from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.batch import BatchEvaluator, MakeCriterion, Progress
 from robustkit.evaluation.data import DataSet, as_data, load_data
 from robustkit.evaluation.preflight import check_labels, examine
@@ -90,7 +90,8 @@ def evaluate(
         criterion: From labels (n,) to your own criterion, instead of `target`.
         samples: Evaluate so many of the data.
         budget: Model passes per sample and attack (one forward pass, with or without
-            its backward pass); attacks plan for it. None: each attack's own.
+            its backward pass). Attacks named plan for it; attacks given as objects are
+            cut off at it. None: each attack's own.
         access: Use no more of the model than "decision", "score" or "gradient".
         batch_size: How many samples to work on at once.
         seed: Of all randomness.
@@ -297,6 +298,12 @@ def _epsilons(
     bounds: Bounds,
 ) -> dict[Norm, tuple[float, ...]]:
     chosen = {}
+    if isinstance(epsilons, Mapping):
+        for name in epsilons.keys() - {repr(norm) for norm in norms}:
+            known = suggestion(name, map(repr, norms))
+            raise BadInput(
+                f"epsilons for a norm that is not evaluated, '{name}'; {known}"
+            )
     for norm in norms:
         given = epsilons.get(repr(norm)) if isinstance(epsilons, Mapping) else epsilons
         sizes = default_epsilons(norm, bounds) if given is None else tuple(given)

@@ -169,6 +169,9 @@ class Results:
                 "median": curve.quantile(0.5),
                 "upper_quartile": curve.quantile(0.75),
             },
+            "median_of_attacked": Curve(curve.distance[curve.distance > 0]).quantile(
+                0.5
+            ),
             "band": curve.band(),
             "found": int((np.isfinite(curve.distance) & (curve.distance > 0)).sum()),
             "not_found": int(np.isinf(curve.distance).sum()),

@@ -58,7 +58,7 @@ class TorchModel(Model):
         self._parameters: list[torch.nn.Parameter] = []
         if isinstance(module, torch.nn.Module):
             if device is not None:
-                module.to(device)
+                _move(module, device)
             self._layers = [] if training else list(module.modules())
             self._parameters = list(module.parameters())
         first = next(iter(self._parameters), None)
@@ -163,3 +163,14 @@ class TorchModel(Model):
             f"the model '{self.name}' modifies its input in place, so no answer about "
             "an input can be trusted; let it work on a copy (x = x.clone())"
         )
+
+
+def _move(module: torch.nn.Module, device: str | torch.device) -> None:
+    try:
+        module.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise BadInput(
+            f"cannot move the model to the device '{device}' ({reason}); `robustkit "
+            "doctor` lists the devices there are"
+        ) from error

@@ -58,10 +58,10 @@ def _attacks(found: dict[str, object]) -> Table:
             f"{attack['decision_queries'] / count:.0f}",
             f"{attack['seconds']:.1f}",
         )
-    distance = found["distance"]
-    assert isinstance(distance, dict)
     table.add_section()
-    table.add_row("nearest of all", "", _size(distance["median"]), "", "", "")
+    nearest = found["median_of_attacked"]
+    assert isinstance(nearest, float)
+    table.add_row("nearest of all", "", _size(nearest), "", "", "")
     return table
 
 

@@ -39,6 +39,7 @@ def test_targets_budgets_and_names(planted):
     already = planted.y == 0
     assert (result.distance.numpy()[already] == 0).all()
     assert (result.ledger.forwards[already] == 0).all()
+    assert (result.ledger.distance_after(0)[already] == 0).all()
 
 
 @pytest.mark.parametrize(
