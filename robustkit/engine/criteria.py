@@ -166,7 +166,8 @@ class OrderedTopK(Criterion):
             else:
                 slopes = where(above > margin, slope, slopes)
                 margin = maximum(above, margin)
-        assert margin is not None and slopes is not None
+        assert margin is not None
+        assert slopes is not None
         return margin, slopes
 
 

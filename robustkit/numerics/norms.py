@@ -343,9 +343,11 @@ def get_norm(name: str | Norm) -> Norm:
 
 def _unblocked(gradient: Batch, point: Batch, bounds: Bounds) -> Batch:
     """`gradient` without the features that cannot go down it inside the bounds."""
-    below = (gradient > 0).logical_and(point <= bounds.lower)
-    above = (gradient < 0).logical_and(point >= bounds.upper)
-    return where(below.logical_or(above), gradient.zeros_like(), gradient)
+    # Numbers, because products are many times faster than choices by a mask.
+    below = (point <= bounds.lower).astype(gradient.dtype)
+    above = (point >= bounds.upper).astype(gradient.dtype)
+    outwards = maximum(gradient, 0.0) * below + minimum(gradient, 0.0) * above
+    return gradient - outwards
 
 
 def _nonzero(values: Tensor) -> Tensor:
@@ -382,21 +384,20 @@ def _fill(capacity: Batch, slope: Batch, target: PerSample) -> PerSample:
     """
     capacity, slope = flatten(capacity), flatten(slope)
     target = maximum(target, 0.0)
-    steepness = slope.sum(axis=1)
-    level = where(target > 0, target / _nonzero(steepness), 0.0)
-    level = where(steepness == 0, where(target > 0, math.inf, level), level)
+    level = target / _nonzero(slope.sum(axis=1))
     for _ in range(capacity.shape[1] + 1):
-        filled = capacity <= _times(level, slope)
-        rest = target - where(filled, capacity, 0.0).sum(axis=1)
-        steepness = where(filled, 0.0, slope).sum(axis=1)
+        # Numbers, because products are many times faster than choices by a mask.
+        filled = (capacity <= slope * level.expand_dims(1)).astype(slope.dtype)
+        rest = target - (capacity * filled).sum(axis=1)
+        steepness = (slope - slope * filled).sum(axis=1)
         higher = rest / _nonzero(steepness)
-        # A rest that is only rounding is none: everything filled is just enough.
-        short = rest > 1e-6 * target
-        higher = where(steepness == 0, where(short, math.inf, level), higher)
+        higher = where(steepness == 0, level, higher)
         if not bool((higher > level).any()):
             break
         level = maximum(level, higher)
-    return level
+    # A rest that is only rounding is none: everything filled is just enough.
+    short = (steepness == 0).logical_and(rest > 1e-6 * target)
+    return where(short, math.inf, level)
 
 
 def _soft_threshold(size: Tensor, radius: PerSample) -> PerSample:

@@ -87,12 +87,13 @@ def full(reference: Batch, value: float) -> PerSample:
 
 def flatten(x: Batch) -> Batch:
     """(n, ...) to (n, features); also right for n = 0."""
-    return x.reshape((x.shape[0], int(np.prod(x.shape[1:], dtype=np.int64))))
+    count, *rest = x.shape
+    return x.reshape((count, math.prod(rest)))
 
 
 def expand(values: PerSample, x: Batch) -> Batch:
     """(n,) to (n, 1, ...), so that it broadcasts against `x`."""
-    return values.reshape((values.shape[0],) + (1,) * (x.ndim - 1))
+    return values.reshape((-1,) + (1,) * (x.ndim - 1))
 
 
 def where(mask: Tensor, yes: Tensor | float, no: Tensor | float) -> Tensor:
@@ -172,7 +173,9 @@ def finite_or_zero(x: Tensor) -> Tensor:
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
     """(n, classes) booleans, true at each label."""
-    numbers = eagerpy.arange(labels, classes).astype(labels.dtype)
+    numbers = eagerpy.arange(labels, classes)
+    if numbers.dtype != labels.dtype:
+        numbers = numbers.astype(labels.dtype)
     return labels.expand_dims(1) == numbers
 
 

@@ -21,11 +21,13 @@ def print_results(results: Results, console: Console) -> None:
         console.print(_attacks(found))
         if found["errors"]:
             console.print(
-                f"[bold red]{found['errors']} samples ended in an error and are counted "
-                "as not robust; samples.csv has the reasons[/]"
+                f"{found['errors']} samples ended in an error and count as not robust; "
+                "samples.csv has the reasons",
+                style="bold red",
             )
     for note in results.run["notes"]:
-        console.print(f"[yellow]note:[/] {note}", highlight=False, markup=True)
+        # Text of others: brackets in it are no markup.
+        console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
 
 
 def _accuracies(norm: str, found: dict[str, object]) -> Table:

@@ -138,4 +138,6 @@ def test_not_worse_than_foolbox(shared, norm, name):
     criterion = Misclassification(as_tensor(labels))
     problem = Problem(TorchModel(module), as_tensor(images), criterion, get_norm(norm))
     distance = run(FMN(steps=100), problem).distance.numpy()
-    assert np.median(distance) <= 1.02 * np.median(reference)
+    attacked = reference > 0
+    assert np.isfinite(distance).all()
+    assert np.median(distance[attacked] / reference[attacked]) <= 1.02
