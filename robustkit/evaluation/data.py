@@ -14,22 +14,28 @@ import numpy as np
 
 from robustkit import demo
 from robustkit.errors import BadInput, suggestion
-from robustkit.models.load import (
+from robustkit.evaluation.arrays import (
+    Pair,
+    as_array,
+    check_shapes,
+    checked_batch,
+    regrouped,
+    shown,
+)
+from robustkit.evaluation.images import open_folder
+from robustkit.models.user_code import (
     call_user,
     import_object,
     neighbours_importable,
     takes_nothing,
 )
 from robustkit.numerics.bounds import Bounds
-from robustkit.numerics.tensors import Array, as_tensor, to_numpy
+from robustkit.numerics.tensors import Array
 
 __all__ = ["DataSet", "as_data", "load_data"]
 
-Pair: TypeAlias = tuple[Array, Array]
 Restart: TypeAlias = Callable[[], Iterator[Any]]
 
-# Inputs that were scaled elsewhere may leave the bounds by rounding.
-_ROUNDING = 1e-6
 _CHUNK = 256
 
 _FORMS = (
@@ -75,7 +81,7 @@ class DataSet:
             raise BadInput(f"the batch size must be at least 1; got {size}")
         digests = hashlib.sha256(), hashlib.sha256()
         self._digests = digests
-        for x, y in _regrouped(self._checked(), size):
+        for x, y in regrouped(self._checked(), size):
             digests[0].update(x.tobytes())
             digests[1].update(y.tobytes())
             yield x, y
@@ -92,7 +98,7 @@ class DataSet:
     def _checked(self) -> Iterator[Pair]:
         start = 0
         for batch in self._source():
-            x, y = _checked_batch(batch, self._bounds, start)
+            x, y = checked_batch(batch, self._bounds, start)
             if x.shape[1:] != self.example.shape[1:]:
                 raise BadInput(
                     "expected all inputs to have one shape; the first has the shape "
@@ -202,8 +208,8 @@ def load_data(
 def _of_arrays(
     x: Any, y: Any, bounds: Bounds, samples: int | None, name: str
 ) -> DataSet:
-    x, y = _array(x, "x"), _array(y, "y")
-    _check_shapes(x, y)
+    x, y = as_array(x, "x"), as_array(y, "y")
+    check_shapes(x, y)
     count = len(x) if samples is None else min(len(x), samples)
     x, y = x[:count], y[:count]
 
@@ -221,6 +227,16 @@ def _of_arrays(
     return data
 
 
+def _of_folder(path: Path, bounds: Bounds, samples: int | None) -> DataSet:
+    folder = open_folder(path, samples)
+    source = partial(folder.batches, _CHUNK)
+    data = _of_batches(source(), source, bounds, samples, path.resolve().name)
+    data.count = len(folder.files)
+    data.class_names = folder.class_names
+    data.notes += folder.notes
+    return data
+
+
 def _of_batches(
     started: Iterator[Any],
     restart: Restart | None,
@@ -231,12 +247,12 @@ def _of_batches(
     first = next(started, None)
     if first is None:
         raise BadInput(f"expected labelled inputs; '{name}' is empty")
-    x, _ = _checked_batch(first, bounds, 0)
+    x, _ = checked_batch(first, bounds, 0)
     if len(x) == 0:
         raise BadInput(f"expected labelled inputs; '{name}' starts with an empty batch")
     notes: tuple[str, ...] = ()
-    if _array(first[0], "x").dtype == np.uint8:
-        notes = (f"uint8 inputs scaled from 0..255 to {_shown(bounds)}",)
+    if as_array(first[0], "x").dtype == np.uint8:
+        notes = (f"uint8 inputs scaled from 0..255 to {shown(bounds)}",)
     return DataSet(
         name=name,
         notes=notes,
@@ -295,193 +311,3 @@ def _read_npz(path: Path) -> Pair:
                 f"'{path}' holds object arrays, which are pickled and could run any "
                 "code when loaded; save plain arrays (x floats or uint8, y integers)"
             ) from error
-
-
-def _of_folder(path: Path, bounds: Bounds, samples: int | None) -> DataSet:
-    classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
-    files = [_image_files(path / name) for name in classes]
-    if not any(files):
-        raise BadInput(
-            f"expected a folder with one subfolder of images per class; '{path}' has "
-            f"{len(classes)} subfolders and no images in them"
-        )
-    in_turn = [
-        (file, label)
-        for row in itertools.zip_longest(*files)
-        for label, file in enumerate(row)
-        if file is not None
-    ][:samples]
-    grey, notes = _described(in_turn)
-    if all(name.isdigit() for name in classes) and classes != sorted(classes, key=int):
-        notes.append(
-            "classes are numbered by the order of their folders' names as text: "
-            f"'{classes[1]}' is label 1"
-        )
-
-    def source() -> Iterator[Pair]:
-        for start in range(0, len(in_turn), _CHUNK):
-            part = in_turn[start : start + _CHUNK]
-            x = np.stack([_pixels(file, grey) for file, _ in part])
-            yield x, np.array([label for _, label in part])
-
-    data = _of_batches(source(), source, bounds, samples, path.resolve().name)
-    data.count = len(in_turn)
-    data.class_names = tuple(classes)
-    data.notes += tuple(notes)
-    return data
-
-
-def _image_files(folder: Path) -> list[Path]:
-    from PIL import Image
-
-    known = Image.registered_extensions()
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in known)
-
-
-def _described(files: list[tuple[Path, int]]) -> tuple[bool, list[str]]:
-    """Whether all images are grey, and what else there is to say; from headers only."""
-    modes: dict[str, Path] = {}
-    first, size = files[0][0], None
-    for file, _ in files:
-        with _opened(file) as image:
-            size = size or image.size
-            modes.setdefault(image.mode, file)
-            if image.size != size:
-                raise BadInput(
-                    f"expected images of one size; '{first}' has {size} pixels (width, "
-                    f"height), '{file}' {image.size}. Resize or crop them first"
-                )
-    for mode, file in modes.items():
-        if mode.startswith(("I", "F")):
-            raise BadInput(
-                f"expected images of 8 bits per channel; '{file}' has the mode '{mode}'"
-            )
-    notes = []
-    if {"LA", "PA", "RGBA", "RGBa", "La"} & set(modes):
-        notes.append("transparency of the images was left out")
-    return set(modes) <= {"1", "L", "LA", "La"}, notes
-
-
-def _pixels(file: Path, grey: bool) -> Array:
-    with _opened(file) as image:
-        try:
-            values = np.array(image.convert("L" if grey else "RGB"))
-        except OSError as error:
-            raise BadInput(f"cannot read the image '{file}': {error}") from error
-    return values[None] if grey else values.transpose(2, 0, 1)
-
-
-def _opened(file: Path) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        return Image.open(file)
-    except (UnidentifiedImageError, OSError) as error:
-        raise BadInput(f"cannot read the image '{file}': {error}") from error
-
-
-def _checked_batch(batch: Any, bounds: Bounds, start: int) -> Pair:
-    """`batch` as float32 and int64; `start`: the number of its first sample."""
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise BadInput(
-            f"expected batches (x, y); got a {type(batch).__name__} at sample {start}"
-        )
-    x, y = _array(batch[0], "x"), _array(batch[1], "y")
-    _check_shapes(x, y)
-    _check_labels(y, start)
-    return _checked_inputs(x, bounds, start), y.astype(np.int64)
-
-
-def _check_shapes(x: Array, y: Array) -> None:
-    if x.ndim < 2:
-        raise BadInput(
-            "expected inputs of shape (n, ...), with the samples on axis 0; x has the "
-            f"shape {x.shape}"
-        )
-    count = len(x)
-    if y.ndim == 2 and y.shape[1] > 1:
-        raise BadInput(
-            f"expected labels of shape ({count},); y has the shape {y.shape}. If they "
-            "are one-hot, give y.argmax(axis=1)"
-        )
-    if y.shape != (count,):
-        raise BadInput(
-            f"expected one label for each of {count} inputs, shape ({count},); y has "
-            f"the shape {y.shape}"
-        )
-
-
-def _check_labels(y: Array, start: int) -> None:
-    if y.dtype.kind not in "iu":
-        raise BadInput(
-            f"expected integer labels; y has the dtype {y.dtype}. If the values are "
-            "whole numbers, give y.astype('int64')"
-        )
-    if len(y) and y.min() < 0:
-        raise BadInput(
-            f"expected labels from 0; sample {start + int(y.argmin())} has the label "
-            f"{y.min()}"
-        )
-
-
-def _checked_inputs(x: Array, bounds: Bounds, start: int) -> Array:
-    if x.dtype == np.uint8:
-        scaled = bounds.lower + bounds.width * (x.astype(np.float64) / 255)
-        return scaled.astype(np.float32)
-    if x.dtype.kind not in "fiub":
-        raise BadInput(f"expected inputs of floats or uint8; x has the dtype {x.dtype}")
-    with np.errstate(over="ignore"):
-        x = x.astype(np.float32)
-    broken = np.flatnonzero(~np.isfinite(x).all(axis=tuple(range(1, x.ndim))))
-    if len(broken):
-        raise BadInput(
-            f"expected finite inputs; x has NaN or infinite values, first in sample "
-            f"{start + int(broken[0])}"
-        )
-    lower, upper = bounds.lower, bounds.upper
-    margin = _ROUNDING * bounds.width
-    if x.size and (x.min() < lower - margin or x.max() > upper + margin):
-        raise BadInput(
-            f"expected inputs in {_shown(bounds)}; x ranges from {x.min():.6g} to "
-            f"{x.max():.6g} (samples {start} to {start + len(x) - 1}). Give the bounds "
-            "of valid inputs (--bounds LO,HI); if x was normalised, give the data "
-            "before that, and the mean and std of the model (--mean, --std)"
-        )
-    return x.clip(lower, upper, dtype=np.float32)
-
-
-def _array(values: Any, name: str) -> Array:
-    try:
-        return to_numpy(as_tensor(values))
-    except ValueError:
-        pass
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise BadInput(f"expected '{name}' as one array: {error}") from error
-
-
-def _regrouped(batches: Iterator[Pair], size: int) -> Iterator[Pair]:
-    """The same samples in batches of `size`."""
-    held: list[Pair] = []
-    count = 0
-    for x, y in batches:
-        held.append((x, y))
-        count += len(x)
-        if count >= size:
-            x, y = _joined(held)
-            whole = count - count % size
-            for start in range(0, whole, size):
-                yield x[start : start + size], y[start : start + size]
-            held, count = [(x[whole:].copy(), y[whole:].copy())], count - whole
-    if count:
-        yield _joined(held)
-
-
-def _joined(held: list[Pair]) -> Pair:
-    xs, ys = zip(*held, strict=True)
-    return np.concatenate(xs), np.concatenate(ys)
-
-
-def _shown(bounds: Bounds) -> str:
-    return f"[{bounds.lower:g}, {bounds.upper:g}]"

@@ -1,11 +1,16 @@
 """One small network in three frameworks, and the shared real models."""
 
+import functools
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+
+from robustkit.models.base import Access
+from robustkit.numerics.tensors import like, to_numpy
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -51,10 +56,40 @@ class Weights:
 
         return small
 
+    def check(self, model, slopes):
+        """`model` is this network, at several batch sizes."""
+        for count in (5, 1, 3):
+            x = np.random.default_rng(count).random((count, 2, 3), dtype=np.float32)
+            point, expected = model.to_tensor(x), self.logits(x)
+            np.testing.assert_allclose(
+                to_numpy(model.logits(point)), expected, atol=1e-5
+            )
+            if model.access is Access.GRADIENT:
+                logits, pull_back = model.linearise(point)
+                np.testing.assert_allclose(to_numpy(logits), expected, atol=1e-5)
+                np.testing.assert_allclose(
+                    to_numpy(pull_back(like(point, slopes[:count]))),
+                    self.gradient(x, slopes[:count]),
+                    atol=1e-5,
+                )
+
 
 @pytest.fixture
 def weights():
     return Weights()
+
+
+@pytest.fixture(scope="session")
+def exported():
+    """Exports the network, once for each kind of batch size."""
+
+    @functools.cache
+    def export(dynamic):
+        sizes = ({0: torch.export.Dim("batch")},) if dynamic else None
+        example = torch.zeros(4, 2, 3)
+        return torch.export.export(Weights().module(), (example,), dynamic_shapes=sizes)
+
+    return export
 
 
 @pytest.fixture
@@ -80,6 +115,19 @@ def vnncomp():
             return dict(file), folder / "models"
 
     return load
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write an indented text to a file in the temporary folder."""
+
+    def write(name, text):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return write
 
 
 @pytest.fixture

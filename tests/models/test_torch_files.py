@@ -1,0 +1,98 @@
+import io
+import json
+import warnings
+import zipfile
+
+import pytest
+import torch
+
+from robustkit.errors import BadInput
+from robustkit.models.load import as_model, load_model
+from robustkit.models.torch import TorchModel
+from robustkit.numerics.bounds import Bounds
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_exported_programs(dynamic, exported, weights, slopes, tmp_path):
+    program, file = exported(dynamic), tmp_path / "small.pt2"
+    torch.export.save(program, file)
+    given = as_model(program, Bounds(-1, 1), name="small", device="cpu")
+    loaded = load_model(file, Bounds(-1, 1))
+    for model in (given, loaded):
+        assert isinstance(model, TorchModel)
+        assert (model.name, model.bounds) == ("small", Bounds(-1, 1))
+        assert model.fingerprint() is not None
+        weights.check(model, slopes)
+    assert loaded.fingerprint() == load_model(str(file)).fingerprint()
+    assert isinstance(as_model(program.module()), TorchModel)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth", "ts", "torchscript"])
+def test_torchscript(suffix, weights, slopes, tmp_path):
+    file = tmp_path / f"small.{suffix}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(weights.module()).save(file)
+    model = load_model(file)
+    assert model.name == "small"
+    weights.check(model, slopes)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_checkpoints_are_refused_and_explained(old, weights, tmp_path):
+    file = tmp_path / "weights.pth"
+    torch.save(
+        weights.module().state_dict(),
+        file,
+        _use_new_zipfile_serialization=not old,
+    )
+    with pytest.raises(BadInput, match=r"(?s)checkpoint.*weights_only=True.*file\.py:"):
+        load_model(file)
+
+
+def test_pickles_are_never_run(exported, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    checkpoint = tmp_path / "model.pt"
+    torch.save(Trap(), checkpoint)
+    clean, trapped = tmp_path / "clean.pt2", tmp_path / "trapped.pt2"
+    torch.export.save(exported(False), clean)
+    pickled = io.BytesIO()
+    torch.save(Trap(), pickled)
+    with zipfile.ZipFile(clean) as source, zipfile.ZipFile(trapped, "w") as target:
+        for entry in source.namelist():
+            inputs = entry.endswith("sample_inputs/model.pt")
+            target.writestr(entry, pickled.getvalue() if inputs else source.read(entry))
+    for file, match in ((checkpoint, "any code"), (trapped, "pickled objects")):
+        with pytest.raises(BadInput, match=match):
+            load_model(file)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "content"),
+    [
+        ("data/weights/model_weights_config.json", {"use_pickle": True}),
+        (
+            "data/constants/model_constants_config.json",
+            {"path_name": "opaque_obj_0"},
+        ),
+    ],
+)
+def test_exported_programs_that_ask_for_pickle_are_refused(entry, content, tmp_path):
+    file = tmp_path / "model.pt2"
+    payload = {"path_name": "weight_0", "use_pickle": False} | content
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(f"model/{entry}", json.dumps({"config": {"w": payload}}))
+    with pytest.raises(BadInput, match="pickled objects"):
+        load_model(file)
+
+
+def test_compiled_code_is_refused(tmp_path):
+    file = tmp_path / "model.pt2"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("model/data/aotinductor/model/code.so", b"")
+    with pytest.raises(BadInput, match="compiled code"):
+        load_model(file)
