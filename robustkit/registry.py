@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
-from robustkit.engine.attack import Attack
+from robustkit.engine.attack import Attack, FixedBudget
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access
 from robustkit.numerics.norms import Norm
@@ -51,6 +51,11 @@ def get_attack(name: str) -> Attack[Any]:
     >>> get_attack("fmn").steps
     100
     """
+    if not isinstance(name, str):
+        raise BadInput(
+            f"expected the name of an attack; got {name!r}. Give attacks as objects in "
+            "a mapping from names of your own"
+        )
     if name.startswith("foolbox:"):
         guests = importlib.import_module("robustkit.interop.foolbox")
         attack: Attack[Any] = guests.foolbox_attack(name.removeprefix("foolbox:"))
@@ -86,6 +91,11 @@ def choose_attacks(
     Raises:
         BadInput: No such attack; or one cannot minimise the norm or needs more access.
     """
+    if not isinstance(attacks, str | Mapping | Sequence):
+        raise BadInput(
+            "attacks must be 'standard', names, or a mapping from names of your own to "
+            f"attacks; got a {type(attacks).__name__}"
+        )
     if attacks == "standard":
         chosen = {name: get_attack(name) for name in _STANDARD[access]}
         chosen = {name: a for name, a in chosen.items() if norm.name in a.norms}
@@ -97,6 +107,16 @@ def choose_attacks(
     if not chosen:
         raise BadInput("no attack was named; name one, or say 'standard'")
     for name, attack in chosen.items():
+        if not isinstance(attack, Attack) or len(name) > 64:
+            raise BadInput(
+                "expected attacks by names of at most 64 characters, such as "
+                f"{{'fmn': FMN(steps=500)}}; got {{{name!r}: {attack!r}}}"
+            )
+        if isinstance(attack, FixedBudget):
+            raise BadInput(
+                f"the attack '{name}' searches within one distance only and says "
+                "nothing about others; give Minimise(...) of it, which tries many"
+            )
         if norm.name not in attack.norms:
             raise BadInput(
                 f"the attack '{name}' cannot minimise the norm {norm.name}; it can "

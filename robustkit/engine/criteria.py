@@ -247,9 +247,9 @@ def _above_best(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
     """How far each row's own class is above the best other one, with slopes."""
     classes = logits.shape[1]
     own = one_hot(labels, classes)
-    rival = where(own, -math.inf, logits).argmax(axis=1)
-    margin = at_label(logits, labels) - at_label(logits, rival)
-    return margin, _difference(own, one_hot(rival, classes), logits)
+    best, rival = where(own, -math.inf, logits).topk(1)
+    margin = at_label(logits, labels) - best.squeeze(axis=1)
+    return margin, _difference(own, one_hot(rival.squeeze(axis=1), classes), logits)
 
 
 def _difference(plus: Tensor, minus: Tensor, logits: Tensor) -> Tensor:

@@ -33,12 +33,14 @@ class Ledger:
         budget: The most questions whose answers count, per sample; None: no limit.
 
     Attributes:
-        best: (n, ...) the nearest adversarial seen, the original where none was.
+        best: (n, ...) the nearest adversarial seen, the original where none was. What
+            it holds may change with the next question: take a copy to keep it.
         distance: (n,) its distance, in norm units; infinite where none was seen.
         forwards: (n,) int64 forward passes.
         backwards: (n,) int64 backward passes.
         decisions: (n,) int64 forward passes of which only the decision was shown.
         steps: (n,) int64 steps taken.
+        unknown: (n,) int64 answers that were not a number.
         seconds: (n,) a sample's share of the time its batches took.
     """
 
@@ -48,6 +50,7 @@ class Ledger:
     backwards: Array
     decisions: Array
     steps: Array
+    unknown: Array
     seconds: Array
 
     def __init__(self, x: Batch, budget: int | None = None) -> None:
@@ -60,6 +63,11 @@ class Ledger:
         self.seconds = np.zeros(count)
         self._rows = np.arange(count)
         self._total = count
+        # Whether nobody else holds the memory of `best`.
+        self._own = False
+        # Whether a distance of zero was ever seen.
+        self._zero = False
+        self._found = np.zeros(count, dtype=bool)
         self._retired: list[tuple[Array, Batch, PerSample, tuple[Array, ...]]] = []
         self._history: list[tuple[Array, Array, Array]] = []
 
@@ -67,6 +75,11 @@ class Ledger:
     def found(self) -> Mask:
         """(n,) whether an adversarial was seen."""
         return self.distance < math.inf
+
+    @property
+    def all_found(self) -> bool:
+        """Whether an adversarial of each was seen; costs nothing to ask."""
+        return bool(self._found.all())
 
     def record(
         self,
@@ -98,22 +111,27 @@ class Ledger:
             better = better & (self.forwards[asked] <= self.budget)
         if not better.any():
             return
-        places = np.flatnonzero(better) if rows is None else rows[better]
-        closer = take(distance, np.flatnonzero(better))
-        self._history.append(
-            (self._rows[places], self.forwards[places], to_numpy(closer))
-        )
-        if len(places) == len(self.forwards) and rows is None:
+        which = np.flatnonzero(better)
+        places = which if rows is None else rows[which]
+        values = to_numpy(distance)[which]
+        self._zero = self._zero or bool((values <= 0).any())
+        self._found[places] = True
+        self._history.append((self._rows[places], self.forwards[places], values))
+        if rows is None and len(which) == len(self.forwards):
             self.best, self.distance = point, distance
+            self._own = False
         else:
-            self.best = put(self.best, places, take(point, np.flatnonzero(better)))
-            self.distance = put(self.distance, places, closer)
+            self.best = put(self.best, places, take(point, which), reuse=self._own)
+            self.distance = put(self.distance, places, take(distance, which))
+            self._own = True
 
     def know(self, adversarial: Array) -> None:
         """Note, unbilled, which originals (n,) are adversarial themselves."""
         known = np.flatnonzero(adversarial)
         self._history.append((self._rows[known], 0 * known, 0.0 * known))
         self.distance = where(like(self.distance, adversarial), 0.0, self.distance)
+        self._zero = self._zero or len(known) > 0
+        self._found[known] = True
 
     def spent(self) -> Array:
         """(n,) booleans: whose budget is used up."""
@@ -121,11 +139,17 @@ class Ledger:
             return np.zeros(len(self.forwards), dtype=bool)
         return self.forwards >= self.budget
 
+    def settled(self) -> Array:
+        """(n,) booleans: for whom nothing nearer can be found, or is rewarded."""
+        if not self._zero:
+            return self.spent()
+        return self.spent() | to_numpy(self.distance <= 0)
+
     def retire(self, rows: Array, kept: Array) -> None:
         """Freeze the given rows and go on with the `kept` ones."""
         self._retired.append(self._part(rows))
         _, self.best, self.distance, counts = self._part(kept)
-        self._rows = self._rows[kept]
+        self._rows, self._found = self._rows[kept], self._found[kept]
         self._set_counts(counts)
 
     def close(self) -> None:
@@ -142,6 +166,7 @@ class Ledger:
             self.best, self.distance = take(best, back), take(distance, back)
             self._set_counts(tuple(values[back] for values in self._counts()))
         self._retired, self._rows = [], np.arange(self._total)
+        self._found = np.array(to_numpy(self.found))
 
     def distance_after(self, questions: int) -> Array:
         """The best distance (samples,) after so many questions to each.
@@ -170,4 +195,4 @@ class Ledger:
         )
 
 
-_COUNTS = ("forwards", "backwards", "decisions", "steps")
+_COUNTS = ("forwards", "backwards", "decisions", "steps", "unknown")

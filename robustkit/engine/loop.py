@@ -82,7 +82,7 @@ def run(
 
 
 def _drop_finished(attack: Attack[S], problem: Problem, state: S) -> S:
-    finished: Array = problem.ledger.spent() | to_numpy(problem.ledger.distance <= 0)
+    finished: Array = problem.ledger.settled()
     converged = attack.finished(problem, state)
     if converged is not None:
         finished = finished | to_numpy(converged)

@@ -1,5 +1,6 @@
 """What an attack may see of a model: counted questions about counted samples."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from robustkit.numerics.tensors import (
     put,
     take,
     to_numpy,
+    where,
 )
 
 __all__ = ["Answer", "GradientAnswer", "Problem"]
@@ -37,7 +39,8 @@ class Answer:
         delta: (n, ...) its perturbation.
         distance: (n,) its size, in norm units.
         adversarial: (n,) whether the margin is below zero.
-        margin: (n,) of the criterion, in units of the logits.
+        margin: (n,) of the criterion, in units of the logits; infinite where the
+            model's answer is not a number.
     """
 
     point: Batch
@@ -99,6 +102,12 @@ class Problem:
     ) -> None:
         if not 0 <= seed < 2**63:
             raise BadInput(f"the seed must be between 0 and 2**63 - 1; got {seed}")
+        if not hasattr(criterion, "__dataclass_fields__"):
+            raise BadInput(
+                f"the criterion {type(criterion).__name__} must be a dataclass with "
+                "its per-sample tensors in fields, so that samples can be dropped"
+            )
+        norm.check(x)
         self.x, self.norm, self.bounds = x, norm, model.bounds
         self.starts, self.pool = starts, pool
         self.low, self.high = self.bounds.lower - x, self.bounds.upper - x
@@ -278,6 +287,11 @@ class Problem:
         backward: bool = False,
         decision: bool = False,
     ) -> Answer:
+        unknown = np.isnan(to_numpy(margin))
+        if unknown.any():
+            # So that one answer that is no number does not spoil a sample for good.
+            margin = where(like(margin, unknown), math.inf, margin)
+            self.ledger.unknown[slice(None) if rows is None else rows] += unknown
         delta = point - (self.x if rows is None else take(self.x, rows))
         distance = self.norm(delta)
         adversarial = margin < 0

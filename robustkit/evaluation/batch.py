@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from robustkit.engine.attack import Attack
-from robustkit.engine.criteria import Criterion
+from robustkit.engine.criteria import Criterion, Misclassification
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
@@ -22,10 +22,12 @@ __all__ = ["BatchEvaluator", "MakeCriterion", "Progress"]
 
 T = TypeVar("T")
 
+_NO_START = "the attack took no step; it found nothing to start from"
+
 MakeCriterion: TypeAlias = Callable[[Array, Array, Array], Criterion]
 """From labels (n,), clean logits (n, classes), inputs (n, ...) to their criterion."""
 
-_COUNTS = ("forwards", "backwards", "decisions", "steps", "seconds")
+_COUNTS = ("forwards", "backwards", "decisions", "steps", "unknown", "seconds")
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class BatchEvaluator:
 
     Args:
         model: To be attacked.
+        classes: How many it tells apart.
         attacks: By norm and name, in the order to run.
         criterion: Makes the criterion of a batch.
         budget: Model passes per sample and attack; None: the attacks' own.
@@ -100,6 +103,7 @@ class BatchEvaluator:
     """
 
     model: Model
+    classes: int
     attacks: Mapping[Norm, Mapping[str, Attack[Any]]]
     criterion: MakeCriterion
     budget: int | None
@@ -118,9 +122,6 @@ class BatchEvaluator:
             label: (n,) their labels.
             index: (n,) their positions in the data.
             folder: To write to.
-
-        Raises:
-            BadInput: The model raised at every sample.
         """
         batch = self._clean(x, label, index)
         folder.add_examples(index, x)
@@ -147,9 +148,7 @@ class BatchEvaluator:
             np.arange(len(x)),
             broken,
         )
-        if not answers:
-            raise BadInput(f"the model raised at all of {len(x)} inputs: {broken[0]}")
-        logits = np.full((len(x), answers[0][1].shape[1]), np.nan, dtype=np.float32)
+        logits = np.full((len(x), self.classes), np.nan, dtype=np.float32)
         for rows, values in answers:
             logits[rows] = values
         unknown = np.isnan(logits).any(axis=1)
@@ -157,13 +156,18 @@ class BatchEvaluator:
             broken[row] = broken[row] or "the model's output for the original is NaN"
         criterion = self.criterion(label, logits, x)
         margin = to_numpy(criterion.margin(self.model.to_tensor(logits)))
+        prediction = np.where(unknown, -1, logits.argmax(axis=1))
+        from_start = margin < 0
+        if isinstance(criterion, Misclassification):
+            # A tie that is decided against the label is no robust sample either.
+            from_start |= prediction != label
         return _Batch(
             x=x,
             label=label,
             index=index,
-            prediction=np.where(unknown, -1, logits.argmax(axis=1)),
+            prediction=prediction,
             criterion=criterion,
-            from_start=(margin < 0) & ~unknown,
+            from_start=from_start & ~unknown,
             broken=broken,
         )
 
@@ -187,7 +191,16 @@ class BatchEvaluator:
                 seed=self.seed,
                 pool=self.pool,
             )
-            return run(attack, problem, budget=self.budget, observers=[ticker])
+            try:
+                return run(attack, problem, budget=self.budget, observers=[ticker])
+            except BadInput:
+                raise
+            except Exception as error:
+                if len(rows) > 1:
+                    raise
+                # What was found before the model raised is as true as anything.
+                outcome.reasons[rows[0]] = _said(error)
+                return problem.ledger
 
         for rows, ledger in _isolating(attacked, batch.to_attack(), outcome.reasons):
             outcome.best[rows] = to_numpy(ledger.best)
@@ -195,8 +208,11 @@ class BatchEvaluator:
             for name in _COUNTS:
                 outcome.counts[name][rows] = getattr(ledger, name)
         self._verify(outcome, batch, norm)
-        failed = [bool(reason) for reason in outcome.reasons]
-        outcome.distance[failed] = np.nan
+        for row in np.flatnonzero(np.isinf(outcome.distance)):
+            reason = outcome.reasons[row] or _doubt(outcome, int(row))
+            outcome.reasons[row] = reason
+            if reason and reason != _NO_START:
+                outcome.distance[row] = np.nan
         return outcome
 
     def _verify(self, outcome: _Outcome, batch: _Batch, norm: Norm) -> None:
@@ -205,10 +221,15 @@ class BatchEvaluator:
             return confirm(self.model, criterion, batch.x[rows], reported, norm)
 
         claimed = np.flatnonzero(np.isfinite(outcome.distance) & ~batch.from_start)
-        for rows, answer in _isolating(confirmed, claimed, outcome.reasons):
-            outcome.best[rows], outcome.distance[rows], flaws = answer
-            for row, flaw in zip(rows, flaws, strict=True):
-                outcome.reasons[row] = flaw
+        # Until it is confirmed, a claim is not settled.
+        outcome.distance[claimed] = np.nan
+        for rows, (points, distance, flaws) in _isolating(
+            confirmed, claimed, outcome.reasons
+        ):
+            outcome.best[rows] = points
+            for row, size, flaw in zip(rows, distance, flaws, strict=True):
+                outcome.reasons[row] = flaw or outcome.reasons[row]
+                outcome.distance[row] = np.nan if flaw else size
 
 
 def _isolating(
@@ -227,11 +248,23 @@ def _isolating(
         raise
     except Exception as error:
         if len(rows) == 1:
-            reasons[rows[0]] = " ".join(f"{type(error).__name__}: {error}".split())
+            reasons[rows[0]] = _said(error)
             return []
     middle = len(rows) // 2
     first = _isolating(work, rows[:middle], reasons)
     return first + _isolating(work, rows[middle:], reasons)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _doubt(outcome: _Outcome, row: int) -> str:
+    """Why not having found an adversarial says less than it seems to; or nothing."""
+    unknown = int(outcome.counts["unknown"][row])
+    if unknown:
+        return f"nothing found, but {unknown} of the model's answers were NaN"
+    return "" if outcome.counts["steps"][row] else _NO_START
 
 
 def _rows(
@@ -243,7 +276,7 @@ def _rows(
         status = "found" if found else "not_found"
         if batch.from_start[row]:
             status = "already_misclassified"
-        elif outcome.reasons[row]:
+        elif np.isnan(outcome.distance[row]):
             status = "error"
         rows.append(
             {

@@ -9,9 +9,15 @@ from scipy.stats import beta
 
 from robustkit.numerics.tensors import Array
 
-__all__ = ["CONFIDENCE", "Curve", "Interval", "proportion"]
+__all__ = ["CONFIDENCE", "ROUNDING", "Curve", "Interval", "proportion"]
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-5
+"""Adversarials farther than epsilon by no more than this share count as within it.
+
+Attacks with a fixed budget put their points on the edge of the ball, where rounding in
+single precision decides on which side they are.
+"""
 
 
 class Interval(NamedTuple):
@@ -55,9 +61,11 @@ class Curve:
     def robust_accuracy(self, epsilon: float) -> Interval:
         """The share of samples without an adversarial of size at most `epsilon`.
 
-        With its exact (Clopper-Pearson) interval, which holds at this one size.
+        With its exact (Clopper-Pearson) interval, which holds at this one size. A point
+        on the edge of the ball in single precision counts as inside (`ROUNDING`).
         """
-        return proportion(int((self.distance > epsilon).sum()), len(self.distance))
+        edge = epsilon * (1 + ROUNDING)
+        return proportion(int((self.distance > edge).sum()), len(self.distance))
 
     def steps(self) -> tuple[Array, Array]:
         """The curve's corners: sizes ascending from 0, and the accuracy from each on.

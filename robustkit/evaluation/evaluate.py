@@ -1,6 +1,7 @@
 """The evaluator: data through attacks into verified rows."""
 
 import math
+import operator
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,7 +53,7 @@ def evaluate(
     *,
     norm: str | Norm | Sequence[str | Norm] = "linf",
     attacks: str | Sequence[str] | Mapping[str, Attack[Any]] = "standard",
-    epsilons: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+    epsilons: float | Sequence[float] | Mapping[str, Sequence[float]] | None = None,
     target: int | str | None = None,
     criterion: Callable[[Tensor], Criterion] | None = None,
     samples: int | None = None,
@@ -118,6 +119,8 @@ def evaluate(
     True
     """
     norms = _norms(norm)
+    if target is not None and not isinstance(target, str):
+        target = _whole(target, "the target")
     asked = Bounds(*bounds) if isinstance(bounds, tuple | list) else bounds
     adapted, dataset = _model_and_data(
         model, data, asked, samples, device=device, mean=mean, std=std
@@ -129,6 +132,7 @@ def evaluate(
     examined = examine(adapted, dataset.example)
     evaluator = BatchEvaluator(
         model=adapted,
+        classes=examined.classes,
         attacks=chosen,
         criterion=_criterion(adapted, target, criterion, examined.classes, seed),
         budget=budget,
@@ -284,20 +288,28 @@ def _access(access: str | Access) -> Access:
 
 
 def _check_counts(budget: int | None, batch_size: int, seed: int) -> None:
-    if budget is not None and budget < 1:
+    if budget is not None and _whole(budget, "the budget") < 1:
         raise BadInput(f"the budget must be at least 1 pass per sample; got {budget}")
-    if batch_size < 1:
+    if _whole(batch_size, "the batch size") < 1:
         raise BadInput(f"the batch size must be at least 1; got {batch_size}")
-    if not 0 <= seed < 2**63:
+    if not 0 <= _whole(seed, "the seed") < 2**63:
         raise BadInput(f"the seed must be between 0 and 2**63 - 1; got {seed}")
 
 
+def _whole(value: Any, what: str) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise BadInput(f"{what} must be a whole number; got {value!r}")
+    return operator.index(value)
+
+
 def _epsilons(
-    epsilons: Sequence[float] | Mapping[str, Sequence[float]] | None,
+    epsilons: float | Sequence[float] | Mapping[str, Sequence[float]] | None,
     norms: Sequence[Norm],
     bounds: Bounds,
 ) -> dict[Norm, tuple[float, ...]]:
     chosen = {}
+    if isinstance(epsilons, float | int):
+        epsilons = [epsilons]
     if isinstance(epsilons, Mapping):
         for name in epsilons.keys() - {repr(norm) for norm in norms}:
             known = suggestion(name, map(repr, norms))

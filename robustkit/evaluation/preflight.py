@@ -28,7 +28,7 @@ def examine(model: Model, x: Array) -> Examined:
     """Ask a model about one or two inputs and look at the answer.
 
     Args:
-        model: To be asked; at most 3 forward passes.
+        model: To be asked; a few forward passes.
         x: (1 or 2, ...) valid inputs.
 
     Raises:
@@ -70,7 +70,19 @@ def examine(model: Model, x: Array) -> Examined:
             "check its weights and whether the inputs have the scale it expects "
             "(--bounds, --mean, --std)"
         )
-    return Examined(logits.shape[1], _probability_note(model, logits))
+    notes = _probability_note(model, logits)
+    again = _ask(model, x[:1])
+    if not _same(again, answers[0]):
+        notes += (
+            f"the model '{model.name}' gives different answers to the same input; "
+            "distances are then those of lucky draws, and its robustness is not told",
+        )
+    elif len(x) > 1 and len(logits) > 1 and not _same(_ask(model, x), logits):
+        notes += (
+            f"the answers of the model '{model.name}' depend on the other inputs in "
+            "the batch (batch statistics?); so do results, and on the batch size",
+        )
+    return Examined(logits.shape[1], notes)
 
 
 def check_labels(labels: Array, classes: int, start: int) -> None:
@@ -99,6 +111,12 @@ def _ask(model: Model, x: Array) -> Array | Exception:
         raise
     except Exception as error:
         return error
+
+
+def _same(one: Array | Exception, other: Array | Exception) -> bool:
+    if isinstance(one, Exception) or isinstance(other, Exception):
+        return isinstance(one, Exception) and isinstance(other, Exception)
+    return np.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
 def _checked(model: Model, logits: Array) -> Array:

@@ -159,6 +159,7 @@ class Results:
 
     def _norm_summary(self, norm: str) -> dict[str, Any]:
         curve = self.curve(norm)
+        attacked = curve.distance[curve.distance != 0]
         epsilons = self.run["config"]["epsilons"][norm]
         return {
             "robust_accuracy": [
@@ -169,9 +170,7 @@ class Results:
                 "median": curve.quantile(0.5),
                 "upper_quartile": curve.quantile(0.75),
             },
-            "median_of_attacked": Curve(curve.distance[curve.distance > 0]).quantile(
-                0.5
-            ),
+            "median_of_attacked": Curve(attacked).quantile(0.5),
             "band": curve.band(),
             "found": int((np.isfinite(curve.distance) & (curve.distance > 0)).sum()),
             "not_found": int(np.isinf(curve.distance).sum()),
@@ -182,15 +181,12 @@ class Results:
     def _attack_summary(self, norm: str, attack: str) -> dict[str, Any]:
         rows = (self._table["norm"] == norm) & (self._table["attack"] == attack)
         worked = rows & (self._table["status"] != "already_misclassified")
-        distance = np.where(
-            self._table["found"][worked], self._table["distance"][worked], np.inf
-        )
         columns = ("forward_passes", "backward_passes", "decision_queries", "seconds")
         return {
             "attacked": int(worked.sum()),
             "found": int(self._table["found"][worked].sum()),
             "errors": int((self._table["status"][worked] == "error").sum()),
-            "median": Curve(distance).quantile(0.5),
+            "median": Curve(self._table["distance"][worked]).quantile(0.5),
             **{name: float(self._table[name][worked].sum()) for name in columns},
         }
 

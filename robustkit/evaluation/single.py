@@ -3,16 +3,20 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from robustkit.engine import loop
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Criterion, Misclassification
 from robustkit.engine.ledger import Ledger
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
+from robustkit.evaluation.preflight import check_labels
+from robustkit.models.base import Model
 from robustkit.models.load import as_model
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import Norm, get_norm
-from robustkit.numerics.tensors import Array, Tensor, as_tensor, is_finite, to_numpy
+from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
 from robustkit.registry import get_attack
 
 __all__ = ["AttackResult", "run"]
@@ -74,46 +78,79 @@ def run(
     >>> rk.run("fmn", model, x, y, norm="linf").distance.round(2)
     array([0.2, 0. ])
     """
-    native = not isinstance(x, Tensor)
-    x, criterion = as_tensor(x), _criterion(criterion)
+    given = as_tensor(x)
+    host = _inputs(given)
     box = Bounds(*bounds) if isinstance(bounds, tuple | list) else bounds
-    adapted = as_model(model, box, example=to_numpy(x[:1]))
+    adapted = as_model(model, box, example=host[:1])
     lower, upper = adapted.bounds.lower, adapted.bounds.upper
-    host = to_numpy(x)
-    if x.ndim < 2 or not bool(is_finite(x).all()):
-        raise BadInput(f"x must be (n, ...) and finite; got shape {x.shape}")
     if host.size and (host.min() < lower or host.max() > upper):
         raise BadInput(
             f"x has values from {host.min():.6g} to {host.max():.6g}, outside the "
             f"bounds [{lower:g}, {upper:g}]; give bounds=(lower, upper)"
         )
+    originals = adapted.to_tensor(host)
+    logits = adapted.logits(originals)
+    if not isinstance(criterion, Criterion):
+        labels = _labels(criterion, len(host), int(logits.shape[1]))
+        criterion = Misclassification(adapted.to_tensor(labels))
     problem = Problem(
         adapted,
-        x,
+        originals,
         criterion,
         get_norm(norm),
         seed=seed,
-        starts=None if starts is None else as_tensor(starts),
-        pool=None if pool is None else as_tensor(pool),
+        starts=_others(starts, host, adapted, len(host), "starts"),
+        pool=_others(pool, host, adapted, None, "pool"),
     )
-    if len(host):
-        problem.ledger.know(to_numpy(criterion.margin(adapted.logits(x))) < 0)
+    problem.ledger.know(to_numpy(criterion.margin(logits)) < 0)
     chosen = get_attack(attack) if isinstance(attack, str) else attack
     ledger = loop.run(chosen, problem, budget=budget)
-    found = ledger.found
-    if not native:
-        return AttackResult(ledger.best, ledger.distance, found, ledger)
-    return AttackResult(ledger.best.raw, ledger.distance.raw, found.raw, ledger)
+
+    def back(tensor: Tensor) -> Any:
+        """A copy in the framework that the inputs came in."""
+        copy = like(given, np.array(to_numpy(tensor)))
+        return copy if isinstance(x, Tensor) else copy.raw
+
+    return AttackResult(
+        back(ledger.best), back(ledger.distance), back(ledger.found), ledger
+    )
 
 
-def _criterion(criterion: Criterion | Any) -> Criterion:
-    if isinstance(criterion, Criterion):
-        return criterion
-    labels = as_tensor(criterion)
-    values: Array = to_numpy(labels)
-    if values.ndim != 1 or values.dtype.kind not in "iu":
+def _inputs(given: Tensor) -> Array:
+    host = np.array(to_numpy(given))
+    if host.ndim < 2 or len(host) == 0 or host.dtype.kind != "f":
         raise BadInput(
-            "expected a criterion or labels (n,) of integers; got an array of shape "
-            f"{values.shape} and dtype {values.dtype}"
+            "x must be floats of shape (n, ...), at least one sample; got shape "
+            f"{host.shape} and dtype {host.dtype}"
         )
-    return Misclassification(labels)
+    if not np.isfinite(host).all():
+        raise BadInput("x must be finite; it holds NaN or infinity")
+    # Half precision is for models, not for distances.
+    return host if host.dtype == np.float64 else host.astype(np.float32)
+
+
+def _labels(values: Any, count: int, classes: int) -> Array:
+    labels = to_numpy(as_tensor(values))
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise BadInput(
+            f"expected a criterion or labels ({count},) of integers; got an array of "
+            f"shape {labels.shape} and dtype {labels.dtype}"
+        )
+    labels = labels.astype(np.int64)
+    check_labels(labels, classes, 0)
+    return labels
+
+
+def _others(
+    values: Any, host: Array, model: Model, count: int | None, name: str
+) -> Batch | None:
+    if values is None:
+        return None
+    points = to_numpy(as_tensor(values)).astype(host.dtype)
+    if points.shape[1:] != host.shape[1:] or count not in (None, len(points)):
+        number = "any number of" if count is None else str(count)
+        raise BadInput(
+            f"{name} must be {number} inputs of shape {host.shape[1:]}; got an array "
+            f"of shape {points.shape}"
+        )
+    return model.to_tensor(points)

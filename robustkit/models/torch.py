@@ -96,17 +96,15 @@ class TorchModel(Model):
         if raw._version != version:
             raise self._works_in_place()
         if not out.requires_grad:
-            raise NoGradient(
-                f"the output of the model '{self.name}' does not depend on its input "
-                "in a differentiable way (detach, no_grad or argmax inside); use a "
-                "score- or decision-based attack"
-            )
+            raise NoGradient(self._no_gradient())
 
         def pull_back(slopes: Tensor) -> Batch:
             (gradient,) = torch.autograd.grad(
                 out, raw, slopes.raw.to(out.dtype), retain_graph=True, allow_unused=True
             )
-            return as_tensor(torch.zeros_like(raw) if gradient is None else gradient)
+            if gradient is None:
+                raise NoGradient(self._no_gradient())
+            return as_tensor(gradient)
 
         return as_tensor(out.detach().to(raw.dtype)), pull_back
 
@@ -145,6 +143,13 @@ class TorchModel(Model):
             for layer in training:
                 layer.training = True
             self._open = False
+
+    def _no_gradient(self) -> str:
+        return (
+            f"the output of the model '{self.name}' does not depend on its input in a "
+            "differentiable way (detach, no_grad or argmax inside); use a score- or "
+            "decision-based attack"
+        )
 
     def _call(self, raw: torch.Tensor) -> torch.Tensor:
         if self._dtype is not None and raw.dtype != self._dtype:

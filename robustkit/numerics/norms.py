@@ -29,6 +29,7 @@ from robustkit.numerics.tensors import (
     magnitude,
     maximum,
     minimum,
+    rounding,
     stack_columns,
     where,
 )
@@ -71,9 +72,14 @@ class Norm(ABC):
 
     @abstractmethod
     def stride(
-        self, gradient: Batch, radius: PerSample, point: Batch, bounds: Bounds
+        self,
+        gradient: Batch,
+        radius: PerSample,
+        share: PerSample | float,
+        point: Batch,
+        bounds: Bounds,
     ) -> Batch:
-        """The step up the gradient that is as long as the ball of `radius`.
+        """The step up the gradient that is a `share` as long as the ball of `radius`.
 
         Features that stand at a bound and would be pushed out of it by a step *down*
         take no part, so that the others share the whole length: without this, attacks
@@ -83,6 +89,7 @@ class Norm(ABC):
         Args:
             gradient: (n, ...) of what is to be lowered.
             radius: (n,) in norm units.
+            share: Of the ball, (n,) or one for all.
             point: (n, ...) the input that the step is to start from.
             bounds: Of valid inputs.
         """
@@ -105,6 +112,14 @@ class Norm(ABC):
         Linf, the features that matter most for L1 and L0.
         """
         return self.project(delta, self(delta) * share)
+
+    def check(self, x: Batch) -> None:
+        """Whether inputs like `x` can be measured.
+
+        Raises:
+            BadInput: Pixels are to be counted in inputs that have none.
+        """
+        return None
 
     def scale(self, radius: PerSample, factor: float) -> PerSample:
         """`radius` times `factor`; by at least one feature for L0."""
@@ -157,9 +172,14 @@ class L2(Norm):
         return -gradient.sign() * minimum(room, _times(level, steep))
 
     def stride(
-        self, gradient: Batch, radius: PerSample, point: Batch, bounds: Bounds
+        self,
+        gradient: Batch,
+        radius: PerSample,
+        share: PerSample | float,
+        point: Batch,
+        bounds: Bounds,
     ) -> Batch:
-        return _along(_unblocked(gradient, point, bounds), radius)
+        return _along(_unblocked(gradient, point, bounds), radius * share)
 
 
 @dataclass(frozen=True, repr=False)
@@ -181,7 +201,7 @@ class Linf(Norm):
     def project_box(
         self, delta: Batch, radius: PerSample, low: Batch, high: Batch
     ) -> Batch:
-        return clip(self.project(delta, radius), low, high)
+        return clip(self.project(delta, radius), low, high, reuse=True)
 
     def project_halfspace(
         self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
@@ -191,10 +211,15 @@ class Linf(Norm):
         return -gradient.sign() * minimum(room, expand(level, room))
 
     def stride(
-        self, gradient: Batch, radius: PerSample, point: Batch, bounds: Bounds
+        self,
+        gradient: Batch,
+        radius: PerSample,
+        share: PerSample | float,
+        point: Batch,
+        bounds: Bounds,
     ) -> Batch:
         """The corner of the ball: blocked features need no care, they cost nothing."""
-        return gradient.sign() * expand(radius, gradient)
+        return gradient.sign() * expand(radius * share, gradient)
 
 
 @dataclass(frozen=True, repr=False)
@@ -230,7 +255,12 @@ class L1(Norm):
         return -gradient.sign() * room * share.reshape(room.shape)
 
     def stride(
-        self, gradient: Batch, radius: PerSample, point: Batch, bounds: Bounds
+        self,
+        gradient: Batch,
+        radius: PerSample,
+        share: PerSample | float,
+        point: Batch,
+        bounds: Bounds,
     ) -> Batch:
         """Along the L2 gradient, as long as a sparse perturbation of that size is.
 
@@ -239,7 +269,7 @@ class L1(Norm):
         The projection on the ball chooses the features.
         """
         length = minimum(radius, (radius * bounds.width).sqrt())
-        return _along(_unblocked(gradient, point, bounds), length)
+        return _along(_unblocked(gradient, point, bounds), length * share)
 
 
 @dataclass(frozen=True, repr=False)
@@ -284,11 +314,16 @@ class L0(Norm):
         return -gradient.sign() * room * self._spread(share, room)
 
     def stride(
-        self, gradient: Batch, radius: PerSample, point: Batch, bounds: Bounds
+        self,
+        gradient: Batch,
+        radius: PerSample,
+        share: PerSample | float,
+        point: Batch,
+        bounds: Bounds,
     ) -> Batch:
         """Along the L2 gradient, as long as changing that many features can be."""
         length = radius.sqrt() * bounds.width
-        return _along(_unblocked(gradient, point, bounds), length)
+        return _along(_unblocked(gradient, point, bounds), length * share)
 
     def to_boundary(self, margin: PerSample, gradient: Batch) -> PerSample:
         """One feature without a box, since it may change without limit."""
@@ -301,8 +336,17 @@ class L0(Norm):
             return maximum(minimum(radius - 1, _floor(radius * factor)), 0.0)
         return maximum(radius + 1, _floor(radius * factor))
 
+    def check(self, x: Batch) -> None:
+        if self.channel_axis is not None and x.ndim < 3:
+            raise BadInput(
+                "l0-pixels counts the positions of inputs (n, channels, ...); these "
+                f"have the shape {x.shape}. Count features instead, with l0"
+            )
+
     def __repr__(self) -> str:
-        return "l0" if self.channel_axis is None else "l0-pixels"
+        if self.channel_axis is None:
+            return "l0"
+        return "l0-pixels" + (f"-{self.channel_axis}" if self.channel_axis != 1 else "")
 
     def _per_unit(self, values: Batch) -> Tensor:
         """(n, ...) to (n, features or pixels), channels summed."""
@@ -317,6 +361,9 @@ class L0(Norm):
             shape[self.channel_axis] = 1
         return values.reshape(tuple(shape))
 
+
+# Twice as many halvings as double precision has bits.
+_MOST_STEPS = 128
 
 NORMS = ("l0", "l0-pixels", "l1", "l2", "linf")
 
@@ -421,25 +468,29 @@ def _soft_threshold(size: Tensor, radius: PerSample) -> PerSample:
 def _capped_threshold(size: Tensor, room: Tensor, radius: PerSample) -> PerSample:
     """The t >= 0 with sum(min(room, max(size - t, 0))) = radius; 0 if smaller.
 
-    From high to low thresholds, an entry starts to count at `size` and stops growing at
-    `size - room`: sorted, these points give the sum at each of them.
+    The sum is decreasing and piecewise linear in t: Newton's method, kept between two
+    thresholds known to lie on either side, ends once the pieces around the root stand.
     """
-    points = stack_columns([size, size - room])
-    slopes = stack_columns([size.ones_like(), -size.ones_like()])
-    order = (-points).argsort(axis=1)
-    points = points.take_along_axis(order, axis=1)
-    slope = cumulative_sum(slopes.take_along_axis(order, axis=1))
-    gaps = points[:, :-1] - points[:, 1:]
-    sums = cumulative_sum(slope[:, :-1] * gaps)
-    sums = stack_columns([sums[:, :1] * 0, sums])
-    last = (sums < radius.expand_dims(1)).astype(size.dtype).sum(axis=1) - 1
-    last = maximum(last, 0.0).astype(order.dtype).expand_dims(1)
-    at = points.take_along_axis(last, axis=1).squeeze(axis=1)
-    rest = radius - sums.take_along_axis(last, axis=1).squeeze(axis=1)
-    rise = slope.take_along_axis(last, axis=1).squeeze(axis=1)
-    threshold = at - rest / _nonzero(rise)
+    if size.shape[1] == 0:
+        return radius * 0
+    low, high = full(size, 0.0), size.max(axis=1)
+    threshold, precision = low, 8 * rounding(size)
+    for _ in range(_MOST_STEPS):
+        over = size - threshold.expand_dims(1)
+        excess = minimum(room, maximum(over, 0.0)).sum(axis=1) - radius
+        moving = (over > 0).logical_and(over < room)
+        slope = moving.astype(size.dtype).sum(axis=1)
+        low = where(excess >= 0, threshold, low)
+        high = where(excess <= 0, threshold, high)
+        after = threshold + excess / _nonzero(slope)
+        inside = (after > low).logical_and(after < high)
+        after = where(inside.logical_and(slope > 0), after, (low + high) / 2)
+        close = excess.abs() <= precision * radius
+        if bool(close.logical_or(high - low <= precision * high).all()):
+            break
+        threshold = where(close, threshold, after)
     enough = minimum(size, room).sum(axis=1) > radius
-    return where(enough, maximum(threshold, 0.0), 0.0)
+    return where(enough, threshold, 0.0)
 
 
 def _greedy(rank: Tensor, gain: Tensor, target: PerSample) -> Tensor:

@@ -36,6 +36,7 @@ __all__ = [
     "minimum",
     "one_hot",
     "put",
+    "rounding",
     "stack_columns",
     "stack_rows",
     "take",
@@ -126,11 +127,17 @@ def maximum(x: Tensor, y: Tensor | float) -> Tensor:
     return eagerpy.maximum(x, y)
 
 
-def clip(x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """`x` limited to [lower, upper], whose shapes broadcast against it."""
-    if _framework(x) == "torch" and lower.shape == x.shape == upper.shape:
-        # One pass over the memory; but slower than two where it must broadcast.
-        return type(x)(x.raw.clamp(lower.raw, upper.raw))
+def clip(x: Tensor, lower: Tensor, upper: Tensor, *, reuse: bool = False) -> Tensor:
+    """`x` limited to [lower, upper], whose shapes broadcast against it.
+
+    With `reuse`, the memory of `x` may be taken for the result: new memory costs more
+    than the work on it.
+    """
+    if _framework(x) == "torch":
+        import torch
+
+        out = torch.maximum(x.raw, lower.raw, out=x.raw if reuse else None)
+        return type(x)(torch.minimum(out, upper.raw, out=out))
     return minimum(maximum(x, lower), upper)
 
 
@@ -167,8 +174,16 @@ def is_finite(x: Batch) -> Mask:
 def finite_or_zero(x: Tensor) -> Tensor:
     """`x` with every NaN and infinity replaced by zero."""
     if _framework(x) == "torch":
+        # One broken value makes the sum no number, and a sum is cheap.
+        if math.isfinite(x.raw.sum().item()):
+            return x
         return type(x)(x.raw.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
     return eagerpy.where(x.abs() < math.inf, x, x.zeros_like())
+
+
+def rounding(x: Tensor) -> float:
+    """The gap between 1 and the next number that the dtype of `x` can hold."""
+    return float(np.finfo(np.float64 if "64" in str(x.dtype) else np.float32).eps)
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
@@ -262,10 +277,13 @@ def take(tree: T, rows: Array) -> T:
     return tree
 
 
-def put(x: Batch, rows: Array, values: Batch) -> Batch:
-    """A copy of `x` with the given rows replaced by `values`."""
+def put(x: Batch, rows: Array, values: Batch, *, reuse: bool = False) -> Batch:
+    """`x` with the given rows replaced by `values`.
+
+    With `reuse`, the memory of `x` may be taken for the result; else it is a copy.
+    """
     if _framework(x) == "torch":
-        raw = x.raw.clone()
+        raw = x.raw if reuse else x.raw.clone()
         raw[_index(x, rows)] = values.raw
         return type(x)(raw)
     if _framework(x) == "jax":
@@ -274,7 +292,7 @@ def put(x: Batch, rows: Array, values: Batch) -> Batch:
         import tensorflow as tf
 
         return type(x)(tf.tensor_scatter_nd_update(x.raw, rows[:, None], values.raw))
-    raw = x.raw.copy()
+    raw = x.raw if reuse else x.raw.copy()
     raw[rows] = values.raw
     return type(x)(raw)
 

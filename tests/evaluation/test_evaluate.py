@@ -354,3 +354,138 @@ def test_bounds_of_the_model_are_those_of_the_data(planted):
     assert results.run["config"]["bounds"] == [0, 255]
     with pytest.raises(BadInput, match="Leave the bounds out"):
         rk.evaluate(model, (planted.x, planted.y), attacks=["fmn"], bounds=(0, 1))
+
+
+class TestNoFalseClaims:
+    """Ways in which a number could look better than it is; each was one once."""
+
+    def test_a_point_on_the_edge_of_the_ball_counts_as_within(self, planted):
+        attacks = {"pgd": rk.Minimise(rk.PGD(epsilon=1.0, steps=20), steps=100)}
+        results = rk.evaluate(planted.model(), (planted.x, planted.y), attacks=attacks)
+        for distance in results.distance:
+            epsilon = float(np.float32(distance)) * (1 - 4e-6)
+            broken = (results.distance <= distance).sum()
+            robust = results.robust_accuracy(epsilon).estimate
+            assert round(24 * robust) <= 24 - broken
+
+    def test_a_search_within_one_distance_says_nothing_of_others(self, planted):
+        with pytest.raises(BadInput, match="Minimise"):
+            rk.evaluate(
+                planted.model(),
+                (planted.x, planted.y),
+                attacks={"pgd": rk.PGD(epsilon=0.1)},
+            )
+
+    def test_nan_answers_are_no_robustness(self, planted):
+        def scores(x):
+            out = planted.logits(x)
+            moved = np.abs(x[:, None] - planted.x[None]).max(axis=2).min(axis=1) > 0
+            out[moved] = np.nan
+            return out
+
+        model = NumPyModel(scores, gradient=planted.gradient)
+        results = rk.evaluate(
+            model, (planted.x, planted.y), attacks=["fmn", "uniform-noise"], budget=20
+        )
+        assert results.robust_accuracy(0.0).estimate == 0
+        assert all("NaN" in row["reason"] for row in rows_of(results))
+
+    def test_one_nan_answer_spoils_nothing(self, planted):
+        calls = []
+
+        def scores(x):
+            calls.append(len(x))
+            out = planted.logits(x)
+            if len(calls) == 9:
+                out[:] = np.nan
+            return out
+
+        model = NumPyModel(scores, gradient=planted.gradient)
+        results = rk.evaluate(
+            model, (planted.x, planted.y), attacks=["fmn"], budget=300
+        )
+        ratio = results.distance / planted.exact("linf")
+        assert np.median(ratio) < 1.001
+        assert np.isfinite(ratio).all()
+
+    def test_a_detached_input_is_no_zero_gradient(self, planted):
+        module = torch.nn.Linear(6, 3).eval()
+        with pytest.raises(BadInput, match="differentiable"):
+            rk.evaluate(
+                lambda x: module(x.detach()), (planted.x, planted.y), attacks=["fmn"]
+            )
+
+    @pytest.mark.parametrize("target", [np.int64(1), 1])
+    def test_targets_of_numpy_are_targets(self, planted, target):
+        results = rk.evaluate(
+            planted.model(), (planted.x, planted.y), attacks=["fmn"], target=target
+        )
+        reached = planted.logits(results.adversarials()["x_adversarial"]).argmax(1)
+        assert (reached == 1).all()
+
+    @pytest.mark.parametrize("batch_size", [1, 4, 24])
+    def test_a_broken_sample_ends_no_run_at_any_batch_size(self, planted, batch_size):
+        def scores(x):
+            if (x[:, 0] == 0.25).any():
+                raise RuntimeError("sensor fault")
+            return planted.logits(x)
+
+        x = planted.x.copy()
+        x[-1, 0] = 0.25
+        results = rk.evaluate(
+            NumPyModel(scores, gradient=planted.gradient),
+            (x, planted.y),
+            attacks=["fmn"],
+            budget=20,
+            batch_size=batch_size,
+        )
+        assert np.isnan(results.distance).tolist() == [False] * 23 + [True]
+
+    def test_what_was_found_before_the_model_raised_is_kept(self, planted):
+        calls = []
+
+        def scores(x):
+            calls.append(len(x))
+            if 8 + 60 < len(calls) < 8 + 120:
+                raise RuntimeError("worn out")
+            return planted.logits(x)
+
+        results = rk.evaluate(
+            NumPyModel(scores, gradient=planted.gradient),
+            (planted.x[:1], planted.y[:1]),
+            attacks=["fmn"],
+            budget=300,
+        )
+        (row,) = rows_of(results)
+        assert (row["status"], row["found"]) in {("found", "true"), ("error", "false")}
+        assert "worn out" in row["reason"]
+        assert 0 < int(row["forward_passes"]) < 300
+
+    def test_fickle_and_batch_dependent_models_are_named(self, planted):
+        rng = np.random.default_rng(0)
+        for scores, said in (
+            (lambda x: planted.logits(x) + rng.normal(size=(len(x), 3)), "same input"),
+            (lambda x: planted.logits(x - x.mean(axis=0)), "other inputs in the batch"),
+        ):
+            results = rk.evaluate(
+                scores, (planted.x, planted.y), attacks=["contrast"], budget=10
+            )
+            assert any(said in note for note in results.run["notes"])
+
+    def test_ties_are_not_more_robust_than_accurate(self, planted):
+        results = rk.evaluate(
+            lambda x: np.zeros((len(x), 3)),
+            (planted.x, planted.y),
+            attacks=["contrast"],
+        )
+        clean = results.clean_accuracy.estimate
+        assert results.robust_accuracy(0.0).estimate <= clean < 1
+
+    def test_an_attack_that_finds_no_start_says_so(self, planted):
+        # Class 0 for all but the brightest corner, which no noise meets.
+        scores = NumPyModel(lambda x: np.stack([x[:, 0] * 0 + 1, x[:, 0] * 0], axis=1))
+        results = rk.evaluate(
+            scores, (planted.x, planted.y * 0), norm="l2", attacks=["boundary"]
+        )
+        assert all("nothing to start from" in row["reason"] for row in rows_of(results))
+        assert np.isinf(results.distance).all()

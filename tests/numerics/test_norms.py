@@ -112,7 +112,7 @@ OPERATIONS = {
     "project_halfspace": lambda norm, c: norm.project_halfspace(
         c.gradient, c.margin, c.low, c.high
     ),
-    "stride": lambda norm, c: norm.stride(c.gradient, c.radius, c.point, BOUNDS),
+    "stride": lambda norm, c: norm.stride(c.gradient, c.radius, 1.0, c.point, BOUNDS),
     "to_boundary": lambda norm, c: norm.to_boundary(c.margin, c.gradient),
     "towards": lambda norm, c: norm.towards(c.delta, c.radius / 3),
     "scale up": lambda norm, c: norm.scale(c.radius, 1.05),
@@ -624,6 +624,7 @@ class TestStride:
         step = L2().stride(
             as_tensor(np.array([[3.0, -3.0, -3.0, 4.0]])),
             as_tensor(np.array([1.0])),
+            1.0,
             as_tensor(np.array([[0.0, 1.0, 0.0, 1.0]])),
             Bounds(),
         )

@@ -70,6 +70,10 @@ class Blend(Attack[State]):
 
     steps: int = 100
 
+    def check(self, p: Problem) -> None:
+        super().check(p)
+        _pool(p)
+
     def init(self, p: Problem) -> State:
         order = nearest(p, _pool(p))[:, : self.steps]
         return State(like(p.x, order), full(p.x, 0.0))

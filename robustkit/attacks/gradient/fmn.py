@@ -85,9 +85,11 @@ class FMN(Attack[State]):
         best = p.ledger.distance
         shrink = p.norm.scale(minimum(s.radius, best), 1 - gamma)
         grow = p.norm.scale(s.radius, 1 + gamma)
-        reach = 1.05 * (a.distance + p.norm.to_boundary(a.margin, a.gradient))
-        search = where(p.ledger.found, minimum(grow, best), maximum(reach, grow))
+        search = minimum(grow, best)
+        if not p.ledger.all_found:
+            reach = 1.05 * (a.distance + p.norm.to_boundary(a.margin, a.gradient))
+            search = where(p.ledger.found, search, maximum(reach, grow))
         radius = minimum(where(a.adversarial, shrink, search), p.largest)
-        stride = p.norm.stride(a.gradient, radius, a.point, p.bounds)
-        delta = p.norm.project_box(a.delta - stepsize * stride, radius, p.low, p.high)
+        stride = p.norm.stride(a.gradient, radius, stepsize, a.point, p.bounds)
+        delta = p.norm.project_box(a.delta - stride, radius, p.low, p.high)
         return State(delta, radius)

@@ -83,9 +83,8 @@ class PGD(FixedBudget[State]):
     def advance(self, p: Problem, s: State, progress: PerSample) -> State:
         a = p.gradient(p.x + s.delta, self.loss)
         share = self.stepsize * (1 - 0.95 * progress)
-        stride = p.norm.stride(a.gradient, s.epsilon, a.point, p.bounds)
-        moved = a.delta - expand(share, stride) * stride
-        delta = p.norm.project_box(moved, s.epsilon, p.low, p.high)
+        stride = p.norm.stride(a.gradient, s.epsilon, share, a.point, p.bounds)
+        delta = p.norm.project_box(a.delta - stride, s.epsilon, p.low, p.high)
         return State(delta, s.epsilon)
 
     def finished(self, p: Problem, s: State) -> Mask | None:
