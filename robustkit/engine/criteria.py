@@ -8,16 +8,22 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
 
 from robustkit.errors import BadInput
 from robustkit.numerics.tensors import (
     PerSample,
     Tensor,
     at_label,
+    best_other,
     differentiate,
     maximum,
     minimum,
     one_hot,
+    one_less_another,
+    to_numpy,
     where,
 )
 
@@ -74,8 +80,7 @@ class Misclassification(Criterion):
         return _above_best(logits, self.labels)
 
     def margin(self, logits: Tensor) -> PerSample:
-        others = where(one_hot(self.labels, logits.shape[1]), -math.inf, logits)
-        return at_label(logits, self.labels) - others.max(axis=1)
+        return at_label(logits, self.labels) - best_other(logits, self.labels)[0]
 
     def cross_entropy(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         own = one_hot(self.labels, logits.shape[1]).astype(logits.dtype)
@@ -120,13 +125,9 @@ class TopK(Criterion):
             raise BadInput(
                 f"top-k needs 1 <= k < number of classes ({classes}); got k = {self.k}"
             )
-        own = one_hot(self.labels, classes)
-        others = where(own, -math.inf, logits)
-        values, order = others.topk(self.k, sorted=True)
-        rival = one_hot(order[:, self.k - 1], classes)
-        return at_label(logits, self.labels) - values[:, self.k - 1], _difference(
-            own, rival, logits
-        )
+        others = where(one_hot(self.labels, classes), -math.inf, logits)
+        rival = others.topk(self.k, sorted=True)[1][:, self.k - 1]
+        return _above(logits, self.labels, rival)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,35 +140,28 @@ class OrderedTopK(Criterion):
 
     targets: Tensor
 
+    def __post_init__(self) -> None:
+        order = np.sort(to_numpy(self.targets), axis=1)
+        if (order[:, 1:] == order[:, :-1]).any():
+            raise BadInput("ordered targets must differ; no order has a class twice")
+
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         count, classes = self.targets.shape[1], logits.shape[1]
         if count > classes:
             raise BadInput(
                 f"{count} ordered targets were given for a model of {classes} classes"
             )
-        free = logits
-        parts = []
-        for place in range(count):
-            target = self.targets[:, place]
-            free = where(one_hot(target, classes), -math.inf, free)
-            parts.append(target)
-        margin, slopes = None, None
-        for place, target in enumerate(parts):
-            last = place + 1 == count
-            if last and count == classes:
-                break
-            rival = free.argmax(axis=1) if last else parts[place + 1]
-            above = at_label(logits, rival) - at_label(logits, target)
-            slope = _difference(
-                one_hot(rival, classes), one_hot(target, classes), logits
-            )
-            if margin is None or slopes is None:
-                margin, slopes = above, slope
-            else:
-                slopes = where(above > margin, slope, slopes)
-                margin = maximum(above, margin)
-        assert margin is not None
-        assert slopes is not None
+        chain = [self.targets[:, place] for place in range(count)]
+        if count < classes:
+            free = logits
+            for target in chain:
+                free = where(one_hot(target, classes), -math.inf, free)
+            chain.append(free.argmax(axis=1))
+        margin, slopes = _above(logits, chain[1], chain[0])
+        for higher, lower in pairwise(chain[1:]):
+            gap, slope = _above(logits, lower, higher)
+            slopes = where(gap > margin, slope, slopes)
+            margin = maximum(gap, margin)
         return margin, slopes
 
 
@@ -245,12 +239,12 @@ class Custom(Criterion):
 
 def _above_best(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
     """How far each row's own class is above the best other one, with slopes."""
-    classes = logits.shape[1]
-    own = one_hot(labels, classes)
-    best, rival = where(own, -math.inf, logits).topk(1)
-    margin = at_label(logits, labels) - best.squeeze(axis=1)
-    return margin, _difference(own, one_hot(rival.squeeze(axis=1), classes), logits)
+    best, rival = best_other(logits, labels)
+    margin = at_label(logits, labels) - best
+    return margin, one_less_another(logits, labels, rival)
 
 
-def _difference(plus: Tensor, minus: Tensor, logits: Tensor) -> Tensor:
-    return plus.astype(logits.dtype) - minus.astype(logits.dtype)
+def _above(logits: Tensor, one: Tensor, other: Tensor) -> tuple[PerSample, Tensor]:
+    """How far one class (n,) scores above another, with slopes."""
+    margin = at_label(logits, one) - at_label(logits, other)
+    return margin, one_less_another(logits, one, other)

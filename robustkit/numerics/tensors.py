@@ -22,6 +22,7 @@ __all__ = [
     "Tensor",
     "as_tensor",
     "at_label",
+    "best_other",
     "clip",
     "cumulative_sum",
     "differentiate",
@@ -35,6 +36,7 @@ __all__ = [
     "maximum",
     "minimum",
     "one_hot",
+    "one_less_another",
     "put",
     "rounding",
     "stack_columns",
@@ -192,6 +194,26 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     if numbers.dtype != labels.dtype:
         numbers = numbers.astype(labels.dtype)
     return labels.expand_dims(1) == numbers
+
+
+def best_other(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
+    """The highest entry (n,) of each row except at its label, and its place (n,)."""
+    if _framework(logits) == "torch":
+        others = logits.raw.scatter(1, labels.raw.unsqueeze(1), -math.inf)
+        value, place = others.max(dim=1)
+        return type(logits)(value), type(logits)(place)
+    others = where(one_hot(labels, logits.shape[1]), -math.inf, logits)
+    return others.max(axis=1), others.argmax(axis=1)
+
+
+def one_less_another(logits: Tensor, plus: Tensor, minus: Tensor) -> Tensor:
+    """Like `logits` (n, classes): 1 at `plus` (n,), -1 at `minus` (n,), else 0."""
+    if _framework(logits) == "torch":
+        out = logits.raw.new_zeros(logits.shape)
+        out.scatter_(1, plus.raw.unsqueeze(1), 1.0)
+        return type(logits)(out.scatter_(1, minus.raw.unsqueeze(1), -1.0))
+    classes, dtype = logits.shape[1], logits.dtype
+    return one_hot(plus, classes).astype(dtype) - one_hot(minus, classes).astype(dtype)
 
 
 def at_label(logits: Tensor, labels: Tensor) -> PerSample:

@@ -225,3 +225,8 @@ def test_losses_are_those_of_the_criterion():
     assert get_loss("margin")(criterion, logits)[0].item() == -2
     value, _ = get_loss("cross-entropy")(criterion, logits)
     assert value.item() == criterion.cross_entropy(logits)[0].item()
+
+
+def test_ordered_targets_must_differ():
+    with pytest.raises(BadInput, match="twice"):
+        OrderedTopK(as_tensor(np.array([[1, 2], [1, 1]])))

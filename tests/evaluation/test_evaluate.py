@@ -409,7 +409,8 @@ class TestNoFalseClaims:
         assert np.isfinite(ratio).all()
 
     def test_a_detached_input_is_no_zero_gradient(self, planted):
-        module = torch.nn.Linear(6, 3).eval()
+        module = torch.nn.Linear(6, 3, bias=False).eval()
+        module.weight.data = torch.from_numpy(planted.w.T.copy())
         with pytest.raises(BadInput, match="differentiable"):
             rk.evaluate(
                 lambda x: module(x.detach()), (planted.x, planted.y), attacks=["fmn"]

@@ -378,3 +378,13 @@ class TestPut:
         assert_array_equal(tensors.take(put, rows).numpy(), values[: len(rows)])
         others = np.setdiff1d(np.arange(5), rows)
         assert_array_equal(tensors.take(put, others).numpy(), x[others])
+
+
+def test_best_other_and_one_less_another(convert):
+    logits = np.array([[3.0, 1.0, 2.0], [0.0, 5.0, 5.0]], dtype=np.float32)
+    scores, own = convert(logits), convert(np.array([0, 1]))
+    value, place = tensors.best_other(scores, own)
+    assert_array_equal(tensors.to_numpy(value), [2.0, 5.0])
+    assert_array_equal(tensors.to_numpy(place), [2, 2])
+    slopes = tensors.one_less_another(scores, own, convert(np.array([2, 0])))
+    assert_array_equal(tensors.to_numpy(slopes), [[1, 0, -1], [-1, 1, 0]])
