@@ -21,7 +21,6 @@ from robustkit.numerics.tensors import (
     PerSample,
     Tensor,
     clip,
-    cumulative_sum,
     expand,
     flatten,
     full,
@@ -29,9 +28,15 @@ from robustkit.numerics.tensors import (
     magnitude,
     maximum,
     minimum,
-    rounding,
-    stack_columns,
     where,
+)
+from robustkit.numerics.thresholds import (
+    capped_threshold,
+    fill,
+    greedy_shares,
+    largest,
+    nonzero,
+    soft_threshold,
 )
 
 __all__ = ["L0", "L1", "L2", "NORMS", "Linf", "Norm", "get_norm"]
@@ -149,7 +154,7 @@ class L2(Norm):
 
     def project(self, delta: Batch, radius: PerSample) -> Batch:
         size = self(delta)
-        share = where(size > radius, radius / _nonzero(size), 1.0)
+        share = where(size > radius, radius / nonzero(size), 1.0)
         return delta * expand(share, delta)
 
     def project_box(
@@ -157,7 +162,7 @@ class L2(Norm):
     ) -> Batch:
         room = _room(delta, low, high)
         # The solution is min(room, c |delta|) with the c <= 1 that gives it the radius.
-        level = _fill(room.square(), delta.square(), radius.square())
+        level = fill(room.square(), delta.square(), radius.square())
         share = expand(minimum(level, 1.0).sqrt(), delta)
         return delta.sign() * minimum(room, share * delta.abs())
 
@@ -165,10 +170,10 @@ class L2(Norm):
         self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
     ) -> Batch:
         # Over the largest entry, since the squares of a tiny gradient would vanish.
-        peak = _nonzero(magnitude(gradient, math.inf))
+        peak = nonzero(magnitude(gradient, math.inf))
         gradient, margin = gradient / expand(peak, gradient), margin / peak
         room, steep = _room(-gradient, low, high), gradient.abs()
-        level = _fill(steep * room, steep.square(), margin)
+        level = fill(steep * room, steep.square(), margin)
         return -gradient.sign() * minimum(room, _times(level, steep))
 
     def stride(
@@ -207,7 +212,7 @@ class Linf(Norm):
         self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
     ) -> Batch:
         room, steep = _room(-gradient, low, high), gradient.abs()
-        level = _fill(steep * room, steep, margin)
+        level = fill(steep * room, steep, margin)
         return -gradient.sign() * minimum(room, expand(level, room))
 
     def stride(
@@ -236,14 +241,14 @@ class L1(Norm):
 
     def project(self, delta: Batch, radius: PerSample) -> Batch:
         size = delta.abs()
-        threshold = _soft_threshold(flatten(size), radius)
+        threshold = soft_threshold(flatten(size), radius)
         return delta.sign() * maximum(size - expand(threshold, size), 0.0)
 
     def project_box(
         self, delta: Batch, radius: PerSample, low: Batch, high: Batch
     ) -> Batch:
         size, room = delta.abs(), _room(delta, low, high)
-        threshold = _capped_threshold(flatten(size), flatten(room), radius)
+        threshold = capped_threshold(flatten(size), flatten(room), radius)
         shrunk = maximum(size - expand(threshold, size), 0.0)
         return delta.sign() * minimum(room, shrunk)
 
@@ -251,7 +256,7 @@ class L1(Norm):
         self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
     ) -> Batch:
         room, steep = _room(-gradient, low, high), gradient.abs()
-        share = _greedy(flatten(steep), flatten(steep * room), margin)
+        share = greedy_shares(flatten(steep), flatten(steep * room), margin)
         return -gradient.sign() * room * share.reshape(room.shape)
 
     def stride(
@@ -293,7 +298,7 @@ class L0(Norm):
         return magnitude(gradient, math.inf)
 
     def project(self, delta: Batch, radius: PerSample) -> Batch:
-        kept = _largest(self._per_unit(delta.square()), radius)
+        kept = largest(self._per_unit(delta.square()), radius)
         return where(self._spread(kept, delta), delta, 0.0)
 
     def project_box(
@@ -302,7 +307,7 @@ class L0(Norm):
         inside = clip(delta, low, high)
         # What keeping a feature saves: |delta|^2 for dropping it, less what is clipped.
         saving = delta.square() - (delta - inside).square()
-        kept = _largest(self._per_unit(saving), radius)
+        kept = largest(self._per_unit(saving), radius)
         return where(self._spread(kept, delta), inside, 0.0)
 
     def project_halfspace(
@@ -310,7 +315,7 @@ class L0(Norm):
     ) -> Batch:
         room = _room(-gradient, low, high)
         gain = self._per_unit(gradient.abs() * room)
-        share = _greedy(gain, gain, margin)
+        share = greedy_shares(gain, gain, margin)
         return -gradient.sign() * room * self._spread(share, room)
 
     def stride(
@@ -362,9 +367,6 @@ class L0(Norm):
         return values.reshape(tuple(shape))
 
 
-# Twice as many halvings as double precision has bits.
-_MOST_STEPS = 128
-
 NORMS = ("l0", "l0-pixels", "l1", "l2", "linf")
 
 
@@ -397,15 +399,11 @@ def _unblocked(gradient: Batch, point: Batch, bounds: Bounds) -> Batch:
     return gradient - outwards
 
 
-def _nonzero(values: Tensor) -> Tensor:
-    return where(values == 0, 1.0, values)
-
-
 def _along(gradient: Batch, length: PerSample) -> Batch:
     """`gradient` at the given length; zero stays zero."""
     # Over the largest entry first, since the squares of tiny values would vanish.
-    gradient = gradient / expand(_nonzero(magnitude(gradient, math.inf)), gradient)
-    return gradient * expand(length / _nonzero(magnitude(gradient, 2)), gradient)
+    gradient = gradient / expand(nonzero(magnitude(gradient, math.inf)), gradient)
+    return gradient * expand(length / nonzero(magnitude(gradient, 2)), gradient)
 
 
 def _room(direction: Batch, low: Batch, high: Batch) -> Batch:
@@ -415,110 +413,9 @@ def _room(direction: Batch, low: Batch, high: Batch) -> Batch:
 
 def _times(level: PerSample, steep: Batch) -> Batch:
     """The product, with infinity times zero as zero."""
-    return where(steep == 0, 0.0, expand(level, steep) * _nonzero(steep))
+    return where(steep == 0, 0.0, expand(level, steep) * nonzero(steep))
 
 
 def _floor(values: Tensor) -> Tensor:
     # In float32 0.95 * 20 may be 18.999998, which is meant to be 19.
     return like(values, np.floor(values.numpy() + 1e-4))
-
-
-def _fill(capacity: Batch, slope: Batch, target: PerSample) -> PerSample:
-    """The level q with sum(min(capacity, q * slope)) = target; infinite if too high.
-
-    The sum is concave, increasing and piecewise linear in q, so Newton's method from
-    the left never passes the root and is exact once the set of filled entries stands.
-    """
-    capacity, slope = flatten(capacity), flatten(slope)
-    target = maximum(target, 0.0)
-    level = target / _nonzero(slope.sum(axis=1))
-    for _ in range(capacity.shape[1] + 1):
-        # Numbers, because products are many times faster than choices by a mask.
-        filled = (capacity <= slope * level.expand_dims(1)).astype(slope.dtype)
-        rest = target - (capacity * filled).sum(axis=1)
-        steepness = (slope - slope * filled).sum(axis=1)
-        higher = rest / _nonzero(steepness)
-        higher = where(steepness == 0, level, higher)
-        if not bool((higher > level).any()):
-            break
-        level = maximum(level, higher)
-    # A rest that is only rounding is none: everything filled is just enough.
-    short = (steepness == 0).logical_and(rest > 1e-6 * target)
-    return where(short, math.inf, level)
-
-
-def _soft_threshold(size: Tensor, radius: PerSample) -> PerSample:
-    """The t >= 0 with sum(max(size - t, 0)) = radius; 0 if the sum is smaller.
-
-    Newton's method on a convex, decreasing, piecewise linear function (Michelot 1986).
-    """
-    excess = size.sum(axis=1) - radius
-    threshold = maximum(excess, 0.0) / max(size.shape[1], 1)
-    for _ in range(size.shape[1] + 1):
-        above = size > threshold.expand_dims(1)
-        count = above.astype(size.dtype).sum(axis=1)
-        higher = (where(above, size, 0.0).sum(axis=1) - radius) / _nonzero(count)
-        higher = where(count == 0, threshold, higher)
-        if not bool((higher > threshold).any()):
-            break
-        threshold = maximum(threshold, higher)
-    return threshold
-
-
-def _capped_threshold(size: Tensor, room: Tensor, radius: PerSample) -> PerSample:
-    """The t >= 0 with sum(min(room, max(size - t, 0))) = radius; 0 if smaller.
-
-    The sum is decreasing and piecewise linear in t: Newton's method, kept between two
-    thresholds known to lie on either side, ends once the pieces around the root stand.
-    """
-    if size.shape[1] == 0:
-        return radius * 0
-    low, high = full(size, 0.0), size.max(axis=1)
-    threshold, precision = low, 8 * rounding(size)
-    for _ in range(_MOST_STEPS):
-        over = size - threshold.expand_dims(1)
-        excess = minimum(room, maximum(over, 0.0)).sum(axis=1) - radius
-        moving = (over > 0).logical_and(over < room)
-        slope = moving.astype(size.dtype).sum(axis=1)
-        low = where(excess >= 0, threshold, low)
-        high = where(excess <= 0, threshold, high)
-        after = threshold + excess / _nonzero(slope)
-        inside = (after > low).logical_and(after < high)
-        after = where(inside.logical_and(slope > 0), after, (low + high) / 2)
-        close = excess.abs() <= precision * radius
-        if bool(close.logical_or(high - low <= precision * high).all()):
-            break
-        threshold = where(close, threshold, after)
-    enough = minimum(size, room).sum(axis=1) > radius
-    return where(enough, threshold, 0.0)
-
-
-def _greedy(rank: Tensor, gain: Tensor, target: PerSample) -> Tensor:
-    """Shares in [0, 1] of each gain, taken in descending rank until target is met."""
-    order = (-rank).argsort(axis=1)
-    sorted_gain = gain.take_along_axis(order, axis=1)
-    before = cumulative_sum(sorted_gain)[:, :-1]
-    before = stack_columns([sorted_gain[:, :1] * 0, before])
-    rest = maximum(target, 0.0).expand_dims(1) - before
-    share = where(sorted_gain > 0, rest / _nonzero(sorted_gain), 0.0).clip(0.0, 1.0)
-    return share.take_along_axis(order.argsort(axis=1), axis=1)
-
-
-def _largest(values: Tensor, count: PerSample) -> Tensor:
-    """True at the floor(count) largest values of each row, ties by position."""
-    size = values.shape[1]
-    counts = np.floor(np.nan_to_num(count.numpy(), posinf=size)).clip(0, size)
-    most = int(counts.max(initial=0))
-    if most == 0:
-        return values != values
-    top = values.topk(most, sorted=True)[0]
-    place = np.maximum(counts - 1, 0).astype(np.int64)[:, None]
-    least = top.take_along_axis(like(values, place), axis=1)
-    least = where(like(values, counts == 0), math.inf, least.squeeze(axis=1))
-    above = values > least.expand_dims(1)
-    tied = values == least.expand_dims(1)
-    free = like(values, counts).astype(values.dtype) - above.astype(values.dtype).sum(
-        axis=1
-    )
-    place_among_tied = cumulative_sum(tied.astype(values.dtype))
-    return above.logical_or(tied.logical_and(place_among_tied <= free.expand_dims(1)))

@@ -30,7 +30,6 @@ __all__ = [
     "finite_or_zero",
     "flatten",
     "full",
-    "is_finite",
     "like",
     "magnitude",
     "maximum",
@@ -165,12 +164,6 @@ def magnitude(x: Batch, order: float) -> PerSample:
 def cumulative_sum(x: Tensor) -> Tensor:
     """The running sum along the last axis."""
     return x.cumsum(axis=-1)
-
-
-def is_finite(x: Batch) -> Mask:
-    """Whether every value of a sample is finite."""
-    # A comparison with NaN is false.
-    return (flatten(x).abs() < math.inf).all(axis=1)
 
 
 def finite_or_zero(x: Tensor) -> Tensor:

@@ -179,20 +179,6 @@ class TestPerSample:
         expected = [[1.0, -1.0, 2.0], [0.0, 0.5, -3.5]]
         agrees(tensors.cumulative_sum(convert(MIXED)), expected, like=convert(MIXED))
 
-    def test_is_finite(self, convert):
-        found = tensors.is_finite(convert(BROKEN))
-        expected = [True, False, False, False, False, True]
-        assert found.numpy().tolist() == expected
-        assert found.numpy().dtype == np.bool_
-
-    def test_is_finite_looks_at_every_axis(self, convert):
-        x = np.zeros((2, 2, 3), dtype=np.float32)
-        x[1, 1, 2] = math.nan
-        assert tensors.is_finite(convert(x)).numpy().tolist() == [True, False]
-
-    def test_is_finite_of_an_empty_batch(self, convert):
-        assert tensors.is_finite(convert(np.zeros((0, 2)))).shape == (0,)
-
 
 class TestLabels:
     LOGITS = [[0.1, 0.2, 0.3], [1.0, 2.0, 3.0]]
