@@ -200,6 +200,7 @@ def test_an_interrupted_run_keeps_what_is_finished(own, tmp_path, number):
     kept = rk.Results(tmp_path / "run")
     assert kept.run["status"] == "interrupted"
     assert 2 <= len(kept.index) < 12
+    assert (kept.path / "report.html").exists()
     best = kept.adversarials()
     assert set(best["index"]) <= set(kept.index.tolist())
 

@@ -447,7 +447,7 @@ class TestNoFalseClaims:
 
         def scores(x):
             calls.append(len(x))
-            if 8 + 60 < len(calls) < 8 + 120:
+            if len(calls) == 80:
                 raise RuntimeError("worn out")
             return planted.logits(x)
 
@@ -458,7 +458,7 @@ class TestNoFalseClaims:
             budget=300,
         )
         (row,) = rows_of(results)
-        assert (row["status"], row["found"]) in {("found", "true"), ("error", "false")}
+        assert (row["status"], row["found"]) == ("found", "true")
         assert "worn out" in row["reason"]
         assert 0 < int(row["forward_passes"]) < 300
 
