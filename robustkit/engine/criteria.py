@@ -23,6 +23,7 @@ from robustkit.numerics.tensors import (
     minimum,
     one_hot,
     one_less_another,
+    stack_columns,
     to_numpy,
     where,
 )
@@ -54,6 +55,19 @@ class Criterion(ABC):
         """The margin (n,), in units of the logits."""
         return self.slopes(logits)[0]
 
+    def ways(self, logits: Tensor) -> Tensor:
+        """Margins (n, ways) of the single ways to meet the criterion.
+
+        The least of each row is the margin: to be misclassified, for one, a sample may
+        be taken for any class but its own. A way that is closed has the margin
+        infinity. Attacks that aim at one goal after another choose among these.
+        """
+        return self.margin(logits).expand_dims(1)
+
+    def slopes_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:
+        """As `slopes`, for one `way` of each sample ((n,) integers), which is open."""
+        return self.slopes(logits)
+
     def cross_entropy(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         """A loss (n,) that falls as a label's probability does, and its slopes.
 
@@ -81,6 +95,14 @@ class Misclassification(Criterion):
 
     def margin(self, logits: Tensor) -> PerSample:
         return at_label(logits, self.labels) - best_other(logits, self.labels)[0]
+
+    def ways(self, logits: Tensor) -> Tensor:
+        """One way for each class (n, classes); the label's own is closed."""
+        gap = at_label(logits, self.labels).expand_dims(1) - logits
+        return where(one_hot(self.labels, logits.shape[1]), math.inf, gap)
+
+    def slopes_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:
+        return _above(logits, self.labels, way)
 
     def cross_entropy(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         own = one_hot(self.labels, logits.shape[1]).astype(logits.dtype)
@@ -185,6 +207,13 @@ class Confident(Criterion):
         margin, slopes = self.criterion.slopes(logits)
         return margin + self.kappa, slopes
 
+    def ways(self, logits: Tensor) -> Tensor:
+        return self.criterion.ways(logits) + self.kappa
+
+    def slopes_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:
+        margin, slopes = self.criterion.slopes_of(logits, way)
+        return margin + self.kappa, slopes
+
     def cross_entropy(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         return self.criterion.cross_entropy(logits)
 
@@ -213,6 +242,20 @@ class AnyOf(Criterion):
         margin, slopes = self.first.slopes(logits)
         other, other_slopes = self.second.slopes(logits)
         return minimum(margin, other), where(margin < other, slopes, other_slopes)
+
+    def ways(self, logits: Tensor) -> Tensor:
+        """Those of the first criterion, then those of the second."""
+        return stack_columns([self.first.ways(logits), self.second.ways(logits)])
+
+    def slopes_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:
+        count = self.first.ways(logits).shape[1]
+        last = self.second.ways(logits).shape[1] - 1
+        margin, slopes = self.first.slopes_of(logits, minimum(way, count - 1))
+        other, other_slopes = self.second.slopes_of(
+            logits, minimum(maximum(way - count, 0), last)
+        )
+        first = way < count
+        return where(first, margin, other), where(first, slopes, other_slopes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,6 +102,27 @@ def test_slopes_are_those_of_the_margin(name, row, seed):
     assert_slopes(criterion.slopes, criterion.margin, scores)
 
 
+@pytest.mark.parametrize("name", CRITERIA)
+@settings(max_examples=30, deadline=None)
+@given(row=rows, seed=st.integers(0, 10**6))
+def test_the_margin_is_the_least_of_the_ways(name, row, seed):
+    _, criterion = by_hand(name, *row)
+    # No two differences are the same, so that no kink is near.
+    scores = np.random.default_rng(seed).permutation(len(row[0])) ** 2 * 1.7
+    logits = tensor([scores])
+    ways = criterion.ways(logits)
+    assert ways.min(axis=1).item() == criterion.margin(logits).item()
+    for way in np.flatnonzero(np.isfinite(ways.numpy()[0])):
+        aimed = tensor([way])
+        value = criterion.slopes_of(logits, aimed)[0]
+        assert value.item() == ways[0, int(way)].item()
+        assert_slopes(
+            lambda z, aimed=aimed: criterion.slopes_of(z, aimed),
+            lambda z, way=int(way): criterion.ways(z)[:, way],
+            scores,
+        )
+
+
 @pytest.mark.parametrize("criterion", [Misclassification, Targeted])
 @settings(max_examples=30, deadline=None)
 @given(row=rows)
