@@ -70,7 +70,7 @@ def examine(model: Model, x: Array) -> Examined:
             "check its weights and whether the inputs have the scale it expects "
             "(--bounds, --mean, --std)"
         )
-    notes = _probability_note(model, logits)
+    notes = model.notes + _probability_note(model, logits)
     again = _ask(model, x[:1])
     if not _same(again, answers[0]):
         notes += (

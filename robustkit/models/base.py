@@ -35,11 +35,13 @@ class Model(ABC):
         bounds: The box of valid inputs, in input units.
         access: The most that this model shows.
         name: For people.
+        notes: What the user should know about it, a sentence each.
     """
 
     bounds: Bounds
     access: Access
     name: str
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def logits(self, x: Batch) -> Tensor:

@@ -40,6 +40,11 @@ class AnyBatch:
         self._chunk: int | None = None
         self._worked: int = declared or 1
 
+    @property
+    def chunk(self) -> int | None:
+        """The size in which rows are asked; None: no size has failed so far."""
+        return self._chunk
+
     def __call__(self, x: Any) -> Any:
         """The outputs for all rows of `x`, of which there is at least one.
 

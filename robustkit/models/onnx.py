@@ -1,21 +1,29 @@
-"""ONNX files, asked through onnxruntime."""
+"""ONNX files: scores by onnxruntime, gradients by torch."""
 
 import hashlib
 import os
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from robustkit.errors import BadInput, MissingPackage
-from robustkit.models.base import Access, Model
+from robustkit.models.base import Access, Model, NoGradient, PullBack
 from robustkit.models.batching import AnyBatch
+from robustkit.models.onnx_torch import (
+    NotDifferentiable,
+    before_softmax,
+    differentiable,
+)
+from robustkit.models.torch import TorchModel
 from robustkit.numerics.bounds import Bounds
-from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, to_numpy
+from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
 
 try:
+    import onnx
     import onnxruntime
 except ImportError as error:
-    raise MissingPackage("onnxruntime", "onnx", "an ONNX model") from error
+    raise MissingPackage(str(error.name), "onnx", "an ONNX model") from error
 
 __all__ = ["OnnxModel"]
 
@@ -25,26 +33,39 @@ _DTYPES = {
     "tensor(float16)": np.float16,
 }
 _FATAL_ONLY = 4
+_FREE_SIZES = (32, 224, 28, 64, 8)
 
 
 class OnnxModel(Model):
-    """An ONNX network of one input, on the CPU: scores, no gradients.
+    """An ONNX network of one input, on the CPU.
+
+    Scores come from onnxruntime. For gradients the network is rebuilt from torch
+    operations (`robustkit.models.onnx_torch`) and compared with onnxruntime when it is
+    loaded. Where that fails, and where no gradient passes through it (networks with
+    Sign activations, for example), it shows scores only, and `notes` says why.
+
+    What `linearise` returns are torch's scores, which differ from onnxruntime's by
+    rounding; adversarials found by it are confirmed by `logits` before an evaluation
+    reports them.
 
     Files saved for one batch size are asked in chunks of it. Of several outputs the
-    one called 'logits' is used, else the first of floats.
+    one called 'logits' is used, else the first of floats. A softmax at the end is left
+    out: decisions are the same, and its gradients would vanish where it is confident.
 
     Args:
         source: A file, or its content.
         bounds: Of valid inputs, in input units.
         name: For people; None: the file's.
         threads: For one question.
+        straight_through: Let gradients pass through Sign, Floor, Ceil and Round as if
+            these returned what they are given (Bengio, Leonard, Courville: Estimating
+            or Propagating Gradients Through Stochastic Neurons, 2013). What comes back
+            is a direction to try, not the gradient of the network.
 
     Raises:
         BadInput: There is no such file, it is not an ONNX network, or it does not have
             exactly one input of floats and an output of floats.
     """
-
-    access = Access.SCORE
 
     def __init__(
         self,
@@ -53,6 +74,7 @@ class OnnxModel(Model):
         *,
         name: str | None = None,
         threads: int = 1,
+        straight_through: bool = False,
     ) -> None:
         self.bounds = bounds or Bounds()
         content, path = source, None
@@ -66,18 +88,26 @@ class OnnxModel(Model):
         self._session = self._open(str(path) if path else content, threads)
         self._input = self._only_input()
         self._dtype = _DTYPES[self._input.type]
+        proto = onnx.load(path) if path else onnx.load_model_from_string(content)
         self._output = self._logits_output()
+        inner = before_softmax(proto, self._output)
+        if inner != self._output:
+            _show(proto, inner, beside=self._output)
+            self._output = inner
+            self._session = self._open(proto.SerializeToString(), threads)
         self._shape = list(self._input.shape)
         declared = self._shape[0] if self._shape else None
         self._ask = AnyBatch(
             self._run, np.concatenate, declared if isinstance(declared, int) else None
         )
+        self._rebuilt, self.notes = self._with_gradients(proto, straight_through)
+        self.access = Access.GRADIENT if self._rebuilt else Access.SCORE
 
     def logits(self, x: Batch) -> Tensor:
         values = to_numpy(x)
         self._check_shape(values.shape)
         try:
-            out = self._ask(values.astype(self._dtype))
+            out = self._ask(values)
         except BadInput:
             raise
         except Exception as error:
@@ -85,10 +115,16 @@ class OnnxModel(Model):
                 f"the ONNX model '{self.name}' cannot be asked about inputs of shape "
                 f"{values.shape}: {error}"
             ) from error
-        return as_tensor(out.astype(values.dtype))
+        return like(x, out.astype(values.dtype))
+
+    def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
+        if self._rebuilt is None:
+            raise NoGradient(f"{self.notes[0]}; use a score- or decision-based attack")
+        self._check_shape(x.shape)
+        return self._rebuilt.linearise(x)
 
     def to_tensor(self, x: Array) -> Batch:
-        return as_tensor(np.array(x))
+        return as_tensor(torch.from_numpy(np.array(x)))
 
     def fingerprint(self) -> str | None:
         return self._digest
@@ -135,6 +171,41 @@ class OnnxModel(Model):
             )
         return "logits" if "logits" in floats else floats[0]
 
+    def _with_gradients(
+        self, proto: onnx.ModelProto, straight_through: bool
+    ) -> tuple[TorchModel | None, tuple[str, ...]]:
+        """The network in torch, or the reason why there is none."""
+        try:
+            function = differentiable(
+                proto,
+                self._output,
+                self._ask,
+                self._example_shape(),
+                straight_through=straight_through,
+            )
+        except NotDifferentiable as error:
+            note = f"the ONNX model '{self.name}' gives no gradients: {error}"
+            return None, (note,)
+        return TorchModel(function, self.bounds, name=self.name), ()
+
+    def _example_shape(self) -> list[int]:
+        """Of one input that the network takes, found by trying where it is free."""
+        rows = self._shape[0] if self._shape else None
+        for free in _FREE_SIZES:
+            shape = [n if isinstance(n, int) else free for n in self._shape[1:]]
+            if shape == self._shape[1:]:
+                return shape
+            start = rows if isinstance(rows, int) else 1
+            try:
+                self._run(np.zeros((start, *shape), np.float32))
+            except Exception:
+                continue
+            return shape
+        raise NotDifferentiable(
+            "its file leaves open how long the axes of its input are, and it takes "
+            f"none of the lengths {', '.join(map(str, _FREE_SIZES))} that were tried"
+        )
+
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         wanted = self._shape
         if wanted and (
@@ -152,8 +223,16 @@ class OnnxModel(Model):
             )
 
     def _run(self, values: Array) -> Array:
+        values = values.astype(self._dtype)
         (out,) = self._session.run([self._output], {self._input.name: values})
         out = np.asarray(out)
         while out.ndim > 2 and out.shape[-1] == 1:
             out = out[..., 0]
         return out
+
+
+def _show(proto: onnx.ModelProto, name: str, beside: str) -> None:
+    """Make a value inside the network an output, of the type of another."""
+    (kind,) = (entry.type for entry in proto.graph.output if entry.name == beside)
+    entry = onnx.helper.make_tensor_value_info(name, kind.tensor_type.elem_type, None)
+    proto.graph.output.append(entry)

@@ -37,7 +37,7 @@ class Preprocessed(Model):
                 f"positive; got mean {list(mean)}, std {list(std)}"
             )
         self.bounds, self.access, self.name = model.bounds, model.access, model.name
-        self._model = model
+        self._model, self.notes = model, model.notes
         self._mean, self._std, self._axis = np.array(mean), np.array(std), axis
 
     def logits(self, x: Batch) -> Tensor:

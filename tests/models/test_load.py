@@ -207,7 +207,7 @@ class TestLoadModel:
                 dynamo=False,
             )
         model = load_model(file)
-        assert (model.name, model.access) == ("small", Access.SCORE)
+        assert (model.name, model.access) == ("small", Access.GRADIENT)
         weights.check(model, slopes)
         with pytest.raises(BadInput, match="only torch models can be moved"):
             load_model(file, device="cpu")

@@ -2,6 +2,9 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
+
+import robustkit as rk
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -11,8 +14,10 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from robustkit.errors import BadInput, MissingPackage  # noqa: E402
 from robustkit.models.base import Access, NoGradient  # noqa: E402
 from robustkit.models.onnx import OnnxModel  # noqa: E402
+from robustkit.models.onnx_operators import OPERATORS  # noqa: E402
+from robustkit.models.wrappers import Preprocessed  # noqa: E402
 from robustkit.numerics.bounds import Bounds  # noqa: E402
-from robustkit.numerics.tensors import as_tensor, to_numpy  # noqa: E402
+from robustkit.numerics.tensors import as_tensor, like, to_numpy  # noqa: E402
 
 WEIGHTS = np.random.default_rng(0).normal(size=(6, 4))
 FILES = {
@@ -86,30 +91,222 @@ def test_files_work_at_any_batch_size(options):
         np.testing.assert_allclose(
             to_numpy(model.logits(as_tensor(x))), scores(x), atol=1e-5
         )
+        slopes = np.random.default_rng(1).normal(size=(count, 4))
+        logits, pull_back = model.linearise(model.to_tensor(x))
+        np.testing.assert_allclose(to_numpy(logits), scores(x), atol=1e-5)
+        np.testing.assert_allclose(
+            to_numpy(pull_back(like(logits, slopes))).reshape(count, 6),
+            slopes @ WEIGHTS.T,
+            atol=1e-5,
+        )
 
 
 @pytest.mark.parametrize("file", [np.float32, np.float64, np.float16])
 @pytest.mark.parametrize("asked", [np.float32, np.float64])
 def test_answers_have_the_dtype_of_the_question(file, asked):
     x = inputs(5, asked)
-    out = to_numpy(OnnxModel(network(dtype=file)).logits(as_tensor(x)))
-    assert out.dtype == asked
-    np.testing.assert_allclose(
-        out, scores(x), atol=2e-2 if file == np.float16 else 1e-5
-    )
+    model = OnnxModel(network(dtype=file))
+    point = model.to_tensor(x)
+    logits, pull_back = model.linearise(point)
+    out = to_numpy(model.logits(point))
+    assert out.dtype == to_numpy(logits).dtype == asked
+    assert pull_back(logits).dtype == point.dtype
+    tolerance = 2e-2 if file == np.float16 else 1e-5
+    np.testing.assert_allclose(out, scores(x), atol=tolerance)
+    np.testing.assert_allclose(to_numpy(logits), scores(x), atol=tolerance)
 
 
-def test_it_shows_scores_only(tmp_path):
+def test_answers_are_of_the_framework_of_the_question():
+    model, x = OnnxModel(network()), inputs(3)
+    assert isinstance(model.logits(as_tensor(x)).raw, np.ndarray)
+    assert isinstance(model.logits(model.to_tensor(x)).raw, torch.Tensor)
+
+
+def test_what_it_says_of_itself(tmp_path):
     file = tmp_path / "small.onnx"
     file.write_bytes(network())
     model = OnnxModel(file, Bounds(0, 255), threads=2)
-    assert (model.access, model.name) == (Access.SCORE, "small")
+    assert (model.access, model.name) == (Access.GRADIENT, "small")
+    assert model.notes == ()
     assert model.bounds == Bounds(0, 255)
     assert model.fingerprint() == hashlib.sha256(file.read_bytes()).hexdigest()
     assert OnnxModel(network()).fingerprint() == model.fingerprint()
     assert OnnxModel(network(dtype=np.float64)).fingerprint() != model.fingerprint()
-    with pytest.raises(NoGradient, match="'small' gives no gradients"):
-        model.linearise(model.to_tensor(inputs(2)))
+    assert not as_tensor(model.to_tensor(inputs(2)).raw).raw.requires_grad
+
+
+def after(*operators):
+    """The operators one after the other, from 'scores' to 'out'."""
+    names = ["scores", *(f"value{i}" for i in range(1, len(operators))), "out"]
+    return [
+        helper.make_node(name, [before], [after])
+        for name, before, after in zip(operators, names, names[1:], strict=False)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("operators", "reason"),
+    [
+        (["Hardmax"], "robustkit does not know its operator 'Hardmax'"),
+        (["Sign"], "no gradient passes through its Sign"),
+        (["Sign", "Tanh", "Round"], "no gradient passes through its Round, Sign"),
+    ],
+)
+def test_without_gradients_it_shows_scores_and_says_why(operators, reason, tmp_path):
+    file = tmp_path / "small.onnx"
+    file.write_bytes(network(nodes=after(*operators), output="out"))
+    model, x = OnnxModel(file), inputs(4)
+    assert model.access is Access.SCORE
+    assert model.notes == (f"the ONNX model 'small' gives no gradients: {reason}",)
+    assert model.logits(model.to_tensor(x)).shape == (4, 4)
+    with pytest.raises(NoGradient, match=f"{reason}; use a score- or decision-based"):
+        model.linearise(model.to_tensor(x))
+    wrapped = Preprocessed(model, [0.0], [0.5])
+    assert (wrapped.access, wrapped.notes) == (Access.SCORE, model.notes)
+    y = to_numpy(model.logits(as_tensor(x))).argmax(axis=1)
+    results = rk.evaluate(file, (x, y), attacks=["gaussian-noise"])
+    assert model.notes[0] in results.run["notes"]
+
+
+def test_a_network_that_is_rebuilt_wrongly_gives_no_gradients(monkeypatch):
+    content = network(nodes=after("Tanh"), output="out")
+    monkeypatch.setitem(OPERATORS, "Tanh", lambda x: 1.01 * x.tanh())
+    assert "scores differ from onnxruntime's by 0.01" in OnnxModel(content).notes[0]
+    monkeypatch.setitem(OPERATORS, "Tanh", lambda x: x.tanh() / 0 * 0)
+    assert "scores differ" in OnnxModel(content).notes[0]
+    monkeypatch.setitem(OPERATORS, "Tanh", lambda x: x.no_such_method())
+    assert "it fails: 'Tensor' object has no" in OnnxModel(content).notes[0]
+    monkeypatch.setitem(OPERATORS, "Tanh", lambda x: x.tanh() * (1 + 1e-6))
+    assert OnnxModel(content).access is Access.GRADIENT
+
+
+def test_gradients_go_straight_through_steps_where_wanted():
+    content = network(nodes=after("Sign"), output="out")
+    model, x = OnnxModel(content, straight_through=True), inputs(5)
+    assert model.access is Access.GRADIENT
+    slopes = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
+    logits, pull_back = model.linearise(model.to_tensor(x))
+    np.testing.assert_array_equal(to_numpy(logits), np.sign(scores(x)))
+    np.testing.assert_allclose(
+        to_numpy(pull_back(like(logits, slopes))).reshape(5, 6),
+        slopes @ WEIGHTS.T,
+        atol=1e-5,
+    )
+
+
+def test_gradients_are_finite_differences_of_onnxruntime():
+    nodes = [
+        helper.make_node("Mul", ["scores", "scores"], ["squares"]),
+        helper.make_node("Sigmoid", ["squares"], ["bent"]),
+        helper.make_node("ReduceMean", ["scores"], ["middle"], axes=[1]),
+        helper.make_node("Exp", ["middle"], ["large"]),
+        helper.make_node("Mul", ["bent", "large"], ["out"]),
+    ]
+    model = OnnxModel(network(nodes=nodes, output="out", dtype=np.float64))
+    x = inputs(3, np.float64)
+    slopes = np.random.default_rng(1).normal(size=(3, 4))
+    logits, pull_back = model.linearise(model.to_tensor(x))
+    gradient = to_numpy(pull_back(like(logits, slopes)))
+    for place in np.ndindex(2, 3):
+        shift = np.zeros(x.shape)
+        shift[:, *place] = 1e-6
+        up, down = (
+            to_numpy(model.logits(as_tensor(p))) for p in (x + shift, x - shift)
+        )
+        rise = ((up - down) * slopes).sum(axis=1) / 2e-6
+        np.testing.assert_allclose(gradient[:, *place], rise, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("operators", "left_out"),
+    [
+        (["Softmax"], True),
+        (["Softmax", "Identity", "Identity"], True),
+        (["Softmax", "Neg"], False),
+        (["LogSoftmax"], False),
+    ],
+)
+@pytest.mark.parametrize("from_file", [True, False])
+def test_a_last_softmax_is_left_out(operators, left_out, from_file, tmp_path):
+    content = network(nodes=after(*operators), output="out")
+    (tmp_path / "small.onnx").write_bytes(content)
+    model = OnnxModel(tmp_path / "small.onnx" if from_file else content)
+    x = inputs(5)
+    logits, _ = model.linearise(model.to_tensor(x))
+    same = np.allclose(to_numpy(logits), scores(x), atol=1e-5)
+    assert same == left_out
+    np.testing.assert_allclose(
+        to_numpy(model.logits(as_tensor(x))), to_numpy(logits), atol=1e-5
+    )
+
+
+def test_a_last_softmax_is_left_out_beside_labels():
+    nodes = [*after("Softmax"), helper.make_node("ArgMax", ["out"], ["label"], axis=1)]
+    loaded = onnx.load_from_string(network(nodes=nodes, output="out"))
+    entry = helper.make_tensor_value_info("label", TensorProto.INT64, None)
+    loaded.graph.output.insert(0, entry)
+    x = inputs(5)
+    out = OnnxModel(loaded.SerializeToString()).logits(as_tensor(x))
+    np.testing.assert_allclose(to_numpy(out), scores(x), atol=1e-5)
+
+
+def test_a_softmax_over_other_axes_or_of_the_input_itself_stays():
+    def single(axis):
+        node = helper.make_node("Softmax", ["x"], ["out"], axis=axis)
+        graph = helper.make_graph(
+            [node],
+            "single",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+            [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", 3])],
+        )
+        opset = [helper.make_opsetid("", 13)]
+        made = helper.make_model(graph, ir_version=8, opset_imports=opset)
+        return OnnxModel(made.SerializeToString())
+
+    x = np.random.default_rng(0).random((4, 3)).astype(np.float32)
+    parts = np.exp(x)
+    for axis in (0, 1):
+        expected = parts / parts.sum(axis=axis, keepdims=True)
+        model = single(axis)
+        logits, _ = model.linearise(model.to_tensor(x))
+        np.testing.assert_allclose(to_numpy(logits), expected, rtol=1e-5)
+
+
+def test_sizes_that_the_file_leaves_open_are_tried():
+    nodes = [helper.make_node("GlobalAveragePool", ["x"], ["out"])]
+    loaded = onnx.load_from_string(network(features=(3, "height", "width")))
+    del loaded.graph.node[:]
+    loaded.graph.node.extend(nodes)
+    loaded.graph.output[0].name = "out"
+    model = OnnxModel(loaded.SerializeToString())
+    assert model.access is Access.GRADIENT
+    x = model.to_tensor(np.random.default_rng(0).random((5, 3, 7, 9)))
+    logits, pull_back = model.linearise(x)
+    np.testing.assert_allclose(
+        to_numpy(logits), to_numpy(x).mean(axis=(2, 3)), atol=1e-6
+    )
+    np.testing.assert_allclose(to_numpy(pull_back(logits * 0 + 1)), 1 / 63, rtol=1e-6)
+    model = OnnxModel(network(features=("height", "width")))
+    assert model.access is Access.SCORE
+    assert "leaves open how long the axes of its input are" in model.notes[0]
+
+
+def test_evaluation_attacks_with_gradients(tmp_path):
+    file = tmp_path / "small.onnx"
+    file.write_bytes(network(size=1))
+    x = inputs(20)
+    y = scores(x).argmax(axis=1)
+    results = rk.evaluate(file, (x, y), norm="l2", bounds=(-9, 9))
+    assert results.run["model"]["access"] == "gradient"
+    assert {"fmn", "pgd"} <= set(results.run["config"]["attacks"]["l2"])
+    # The distance to the nearest of the planes between the label and another class.
+    margin = scores(x)[np.arange(20), y][:, None] - scores(x)
+    normal = np.linalg.norm(WEIGHTS.T[y][:, None] - WEIGHTS.T, axis=2)
+    normal[np.arange(20), y] = 1e-9
+    margin[np.arange(20), y] = 1.0
+    exact = (margin / normal).min(axis=1)
+    assert (results.distance >= exact * (1 - 1e-5)).all()
+    assert np.median(results.distance / exact) < 1.001
 
 
 def test_trailing_axes_of_length_one_are_left_out():
@@ -178,9 +375,10 @@ def test_files_that_are_not_networks_are_refused(tmp_path):
         OnnxModel(file)
 
 
-def test_without_onnxruntime_it_says_what_to_install(without):
-    without("onnxruntime", "robustkit.models.onnx")
-    with pytest.raises(MissingPackage, match=r"robustkit\[onnx\]"):
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_its_packages_it_says_what_to_install(package, without):
+    without(package, "robustkit.models.onnx")
+    with pytest.raises(MissingPackage, match=rf"'{package}'.*robustkit\[onnx\]"):
         import robustkit.models.onnx  # noqa: F401
 
 
@@ -198,9 +396,25 @@ def test_real_files_at_any_batch_size(category, vnncomp):
     for file in files:
         rows = np.flatnonzero(data["model"] == file)
         points, labels = x[rows].astype(np.float32), data["y"][rows]
-        out = to_numpy(OnnxModel(folder / file).logits(as_tensor(points[:5])))
+        model = OnnxModel(folder / file)
+        out = to_numpy(model.logits(as_tensor(points[:5])))
         one_by_one = OnnxModel(folder / file)
         single = [one_by_one.logits(as_tensor(points[i : i + 1])).raw for i in range(5)]
         np.testing.assert_allclose(out, np.concatenate(single), rtol=1e-4, atol=1e-4)
         # The verification problems start from images that are classified correctly.
         assert (out.argmax(axis=1) == labels[:5]).all()
+        steps = category.startswith("traffic")
+        assert model.access is (Access.SCORE if steps else Access.GRADIENT)
+        model = OnnxModel(folder / file, straight_through=steps)
+        for count in (1, 2, 5):
+            point = model.to_tensor(points[:count])
+            logits, pull_back = model.linearise(point)
+            size = np.abs(out[:count]).max()
+            np.testing.assert_allclose(
+                to_numpy(logits) / size, out[:count] / size, atol=1e-5
+            )
+            slopes = np.zeros(logits.shape, np.float32)
+            slopes[np.arange(count), labels[:count]] = 1.0
+            gradient = to_numpy(pull_back(like(logits, slopes)))
+            assert gradient.shape == points[:count].shape
+            assert (gradient != 0).any(axis=tuple(range(1, points.ndim))).all()
