@@ -12,7 +12,16 @@ import sys
 import types
 import warnings
 
+import numpy as np
 import pytest
+import torch
+
+from robustkit.engine.criteria import Misclassification
+from robustkit.engine.loop import run
+from robustkit.engine.problem import Problem
+from robustkit.models.torch import TorchModel
+from robustkit.numerics.norms import get_norm
+from robustkit.numerics.tensors import as_tensor
 
 _STOOD_IN = (
     "torchvision",
@@ -70,3 +79,67 @@ def peer():
             )
 
     return load
+
+
+@pytest.fixture
+def duel(shared):
+    """Ours and theirs on the same images of a real network: makes a `Duel`."""
+
+    def prepare(network="mnist_cnn_a_adv", samples=16):
+        module = shared.torch_model(network).requires_grad_(False)
+        data = "mnist" if network.startswith("mnist") else "cifar10"
+        images, labels = map(torch.tensor, shared.images(data))
+        right = (module(images).argmax(dim=1) == labels).nonzero()[:samples, 0]
+        return Duel(module, images[right], labels[right])
+
+    return prepare
+
+
+class Duel:
+    """Every question counts on both sides, not only the point that is returned."""
+
+    def __init__(self, module, images, labels):
+        self.module, self.images, self.labels = module, images, labels
+
+    def ours(self, attack, norm, budget=None):
+        """Distances (n,)."""
+        criterion = Misclassification(as_tensor(self.labels))
+        model, x = TorchModel(self.module), as_tensor(self.images)
+        problem = Problem(model, x, criterion, get_norm(norm))
+        return run(attack, problem, budget=budget).distance.numpy()
+
+    def theirs(self, attack, norm):
+        """Distances (n,) and the forward passes of the busiest sample.
+
+        Args:
+            attack: From a module, images and labels to adversarial images.
+            norm: Name of the norm.
+        """
+        order = {"l0": 0, "l1": 1, "l2": 2, "linf": torch.inf}[norm]
+        best, passes = torch.full(self.labels.shape, torch.inf), 0
+
+        def look(points, logits):
+            nonlocal best
+            delta = (points.detach() - self.images).flatten(1)
+            size = torch.linalg.vector_norm(delta, order, dim=1)
+            better = (logits.argmax(dim=1) != self.labels) & (size < best)
+            best = torch.where(better, size, best)
+
+        class Watched(torch.nn.Module):
+            def forward(_, points):
+                nonlocal passes
+                passes += 1
+                logits = self.module(points)
+                if len(points) == len(self.images):
+                    look(points, logits.detach())
+                return logits
+
+        points = attack(Watched().eval(), self.images, self.labels)
+        look(points, self.module(points))
+        return best.numpy(), passes
+
+    @staticmethod
+    def ratio(ours, theirs):
+        """The median of ours over theirs; all of ours must be found."""
+        assert np.isfinite(ours).all()
+        return float(np.median(ours / theirs))
