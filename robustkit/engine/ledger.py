@@ -15,7 +15,6 @@ from robustkit.numerics.tensors import (
     stack_rows,
     take,
     to_numpy,
-    where,
 )
 
 __all__ = ["Ledger"]
@@ -35,7 +34,6 @@ class Ledger:
     Attributes:
         best: (n, ...) the nearest adversarial seen, the original where none was. What
             it holds may change with the next question: take a copy to keep it.
-        distance: (n,) its distance, in norm units; infinite where none was seen.
         forwards: (n,) int64 forward passes.
         backwards: (n,) int64 backward passes.
         decisions: (n,) int64 forward passes of which only the decision was shown.
@@ -45,7 +43,6 @@ class Ledger:
     """
 
     best: Batch
-    distance: PerSample
     forwards: Array
     backwards: Array
     decisions: Array
@@ -57,7 +54,8 @@ class Ledger:
         count = x.shape[0]
         self.budget = budget
         self.best = x
-        self.distance = full(x, math.inf)
+        # On the host, where the bills are. Never written into: tensors may share it.
+        self._distance = np.array(to_numpy(full(x, math.inf)))
         for name in _COUNTS:
             setattr(self, name, np.zeros(count, dtype=np.int64))
         self.seconds = np.zeros(count)
@@ -65,27 +63,29 @@ class Ledger:
         self._total = count
         # Whether nobody else holds the memory of `best`.
         self._own = False
-        # Whether a distance of zero was ever seen.
-        self._zero = False
-        self._found = np.zeros(count, dtype=bool)
-        self._retired: list[tuple[Array, Batch, PerSample, tuple[Array, ...]]] = []
+        self._retired: list[tuple[Array, Batch, Array, tuple[Array, ...]]] = []
         self._history: list[tuple[Array, Array, Array]] = []
+
+    @property
+    def distance(self) -> PerSample:
+        """(n,) of the nearest adversarial seen, in norm units; infinite if none was."""
+        return like(self.best, self._distance)
 
     @property
     def found(self) -> Mask:
         """(n,) whether an adversarial was seen."""
-        return self.distance < math.inf
+        return like(self.best, self._distance < math.inf)
 
     @property
     def all_found(self) -> bool:
         """Whether an adversarial of each was seen; costs nothing to ask."""
-        return bool(self._found.all())
+        return bool((self._distance < math.inf).all())
 
     def record(
         self,
         point: Batch,
-        distance: PerSample,
-        adversarial: Mask,
+        distance: Array,
+        adversarial: Array,
         rows: Array | None = None,
         *,
         backward: bool = False,
@@ -103,35 +103,33 @@ class Ledger:
         """
         asked = slice(None) if rows is None else rows
         self.forwards[asked] += 1
-        self.backwards[asked] += backward
-        self.decisions[asked] += decision
-        known = self.distance if rows is None else take(self.distance, rows)
-        better = to_numpy(adversarial.logical_and(distance < known))
+        if backward:
+            self.backwards[asked] += 1
+        if decision:
+            self.decisions[asked] += 1
+        better = adversarial & (distance < self._distance[asked])
         if self.budget is not None:
             better = better & (self.forwards[asked] <= self.budget)
         if not better.any():
             return
         which = np.flatnonzero(better)
         places = which if rows is None else rows[which]
-        values = to_numpy(distance)[which]
-        self._zero = self._zero or bool((values <= 0).any())
-        self._found[places] = True
+        values = distance[which]
+        self._distance = self._distance.copy()
+        self._distance[places] = values
         self._history.append((self._rows[places], self.forwards[places], values))
         if rows is None and len(which) == len(self.forwards):
-            self.best, self.distance = point, distance
-            self._own = False
+            self.best, self._own = point, False
         else:
             self.best = put(self.best, places, take(point, which), reuse=self._own)
-            self.distance = put(self.distance, places, take(distance, which))
             self._own = True
 
     def know(self, adversarial: Array) -> None:
         """Note, unbilled, which originals (n,) are adversarial themselves."""
         known = np.flatnonzero(adversarial)
         self._history.append((self._rows[known], 0 * known, 0.0 * known))
-        self.distance = where(like(self.distance, adversarial), 0.0, self.distance)
-        self._zero = self._zero or len(known) > 0
-        self._found[known] = True
+        self._distance = self._distance.copy()
+        self._distance[known] = 0
 
     def spent(self) -> Array:
         """(n,) booleans: whose budget is used up."""
@@ -141,32 +139,27 @@ class Ledger:
 
     def settled(self) -> Array:
         """(n,) booleans: for whom nothing nearer can be found, or is rewarded."""
-        if not self._zero:
-            return self.spent()
-        return self.spent() | to_numpy(self.distance <= 0)
+        return self.spent() | (self._distance <= 0)
 
     def retire(self, rows: Array, kept: Array) -> None:
         """Freeze the given rows and go on with the `kept` ones."""
         self._retired.append(self._part(rows))
-        _, self.best, self.distance, counts = self._part(kept)
-        self._rows, self._found = self._rows[kept], self._found[kept]
+        self._rows, self.best, self._distance, counts = self._part(kept)
         self._set_counts(counts)
 
     def close(self) -> None:
         """Speak of all samples again, in their first order. Nothing more is billed."""
         parts = [*self._retired, self._part(np.arange(len(self._rows)))]
         order = np.concatenate([rows for rows, *_ in parts])
-        best, distance = self.best, self.distance
         if len(parts) > 1:
             best = stack_rows([best for _, best, _, _ in parts])
-            distance = stack_rows([distance for _, _, distance, _ in parts])
+            distance = np.concatenate([distance for _, _, distance, _ in parts])
             counts = zip(*(counts for *_, counts in parts), strict=True)
             self._set_counts(tuple(np.concatenate(values) for values in counts))
             back = np.argsort(order)
-            self.best, self.distance = take(best, back), take(distance, back)
+            self.best, self._distance = take(best, back), distance[back]
             self._set_counts(tuple(values[back] for values in self._counts()))
         self._retired, self._rows = [], np.arange(self._total)
-        self._found = np.array(to_numpy(self.found))
 
     def distance_after(self, questions: int) -> Array:
         """The best distance (samples,) after so many questions to each.
@@ -186,11 +179,11 @@ class Ledger:
         for name, values in zip((*_COUNTS, "seconds"), counts, strict=True):
             setattr(self, name, values)
 
-    def _part(self, rows: Array) -> tuple[Array, Batch, PerSample, tuple[Array, ...]]:
+    def _part(self, rows: Array) -> tuple[Array, Batch, Array, tuple[Array, ...]]:
         return (
             self._rows[rows],
             take(self.best, rows),
-            take(self.distance, rows),
+            self._distance[rows],
             tuple(values[rows] for values in self._counts()),
         )
 

@@ -24,6 +24,7 @@ from robustkit.numerics.tensors import (
     put,
     take,
     to_numpy,
+    together,
     where,
 )
 
@@ -116,7 +117,7 @@ class Problem:
         self._model, self._criterion = model, criterion
         self._access = model.access
         self._seed = seed
-        self._keys = sample_keys(to_numpy(x)) if keys is None else keys
+        self._keys = keys
 
     @property
     def size(self) -> int:
@@ -140,6 +141,8 @@ class Problem:
 
     def rng(self, step: int) -> Rng:
         """The random numbers of a step (-1 for `init`), the same in any batch."""
+        if self._keys is None:
+            self._keys = sample_keys(to_numpy(self.x))
         return Rng(self._seed, self._keys, step, self.x)
 
     def decide(self, x: Batch, asked: Mask | None = None) -> Mask:
@@ -187,6 +190,7 @@ class Problem:
             logits, pull_back = self._model.linearise(point)
             value, slopes = loss(self._criterion, logits)
             gradient = finite_or_zero(pull_back(slopes))
+        # So that the memory of the forward pass serves the rest of the step.
         del pull_back
         is_margin = loss is LOSSES["margin"]
         margin = value if is_margin else self._criterion.margin(logits)
@@ -244,7 +248,7 @@ class Problem:
         self.low, self.high = take(self.low, kept), take(self.high, kept)
         self.largest = take(self.largest, kept)
         self._criterion = take(self._criterion, kept)
-        self._keys = self._keys[kept]
+        self._keys = None if self._keys is None else self._keys[kept]
         if self.starts is not None:
             self.starts = take(self.starts, kept)
 
@@ -287,15 +291,16 @@ class Problem:
         backward: bool = False,
         decision: bool = False,
     ) -> Answer:
-        unknown = np.isnan(to_numpy(margin))
+        delta = point - (self.x if rows is None else take(self.x, rows))
+        distance = self.norm(delta)
+        margins, distances = together(margin, distance)
+        unknown = np.isnan(margins)
         if unknown.any():
             # So that one answer that is no number does not spoil a sample for good.
             margin = where(like(margin, unknown), math.inf, margin)
             self.ledger.unknown[slice(None) if rows is None else rows] += unknown
-        delta = point - (self.x if rows is None else take(self.x, rows))
-        distance = self.norm(delta)
-        adversarial = margin < 0
+        wins = margins < 0
         self.ledger.record(
-            point, distance, adversarial, rows, backward=backward, decision=decision
+            point, distances, wins, rows, backward=backward, decision=decision
         )
-        return Answer(point, delta, distance, adversarial, margin)
+        return Answer(point, delta, distance, like(margin, wins), margin)

@@ -21,6 +21,7 @@ from robustkit.numerics.tensors import (
     PerSample,
     Tensor,
     clip,
+    differs,
     expand,
     flatten,
     full,
@@ -28,18 +29,28 @@ from robustkit.numerics.tensors import (
     magnitude,
     maximum,
     minimum,
+    plus,
+    reaches,
+    times,
+    total,
     where,
 )
 from robustkit.numerics.thresholds import (
     capped_threshold,
-    fill,
     greedy_shares,
     largest,
+    meet,
     nonzero,
+    secular_root,
+    shrink_by_root,
     soft_threshold,
+    weighted_threshold,
 )
 
 __all__ = ["L0", "L1", "L2", "NORMS", "Linf", "Norm", "get_norm"]
+
+# Farther than any box is wide, and finite: infinity times zero is no number.
+_FURTHEST = 1e30
 
 
 class Norm(ABC):
@@ -76,6 +87,19 @@ class Norm(ABC):
         """
 
     @abstractmethod
+    def proximal(self, delta: Batch, curvature: Batch, weight: PerSample) -> Batch:
+        """The z with the least sum of curvature (z - delta)^2 / 2, plus weight |z|.
+
+        How far `delta` is pulled back when its size is a cost: every feature comes
+        nearer to zero or stays, so what was inside a box around zero still is.
+
+        Args:
+            delta: (n, ...) perturbation.
+            curvature: (n, ...) what it costs to move each feature; positive.
+            weight: (n,) of the size, not negative.
+        """
+
+    @abstractmethod
     def stride(
         self,
         gradient: Batch,
@@ -108,6 +132,16 @@ class Norm(ABC):
         flat = slope == 0
         reach = maximum(margin, 0.0) / where(flat, 1.0, slope)
         return where(flat, math.inf, reach)
+
+    def slack(self, margin: PerSample, gradient: Batch, delta: Batch) -> PerSample:
+        """How much smaller (n,) `delta` could be if the model were linear.
+
+        Args:
+            margin: (n,) at `delta`; where it is not below zero the slack is zero.
+            gradient: (n, ...) of the margin there.
+            delta: (n, ...) perturbation.
+        """
+        return self.to_boundary(-margin, gradient)
 
     def towards(self, delta: Batch, share: PerSample) -> Batch:
         """The point a `share` (n,) of the way from zero to `delta`.
@@ -160,11 +194,16 @@ class L2(Norm):
     def project_box(
         self, delta: Batch, radius: PerSample, low: Batch, high: Batch
     ) -> Batch:
-        room = _room(delta, low, high)
-        # The solution is min(room, c |delta|) with the c <= 1 that gives it the radius.
-        level = fill(room.square(), delta.square(), radius.square())
-        share = expand(minimum(level, 1.0).sqrt(), delta)
-        return delta.sign() * minimum(room, share * delta.abs())
+        # The solution is delta times some share of at most 1, clipped.
+        def move(share: PerSample) -> tuple[Batch, PerSample]:
+            inside = delta * expand(share.sqrt(), delta)
+            inside = clip(inside, low, high, reuse=True)
+            return inside, self(inside).square()
+
+        size = self(delta)
+        radius = minimum(radius, size)
+        first = (radius / nonzero(size)).square()
+        return meet(move, radius.square(), first, 1.0)
 
     def project_halfspace(
         self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
@@ -172,9 +211,15 @@ class L2(Norm):
         # Over the largest entry, since the squares of a tiny gradient would vanish.
         peak = nonzero(magnitude(gradient, math.inf))
         gradient, margin = gradient / expand(peak, gradient), margin / peak
-        room, steep = _room(-gradient, low, high), gradient.abs()
-        level = fill(steep * room, steep.square(), margin)
-        return -gradient.sign() * minimum(room, _times(level, steep))
+        return _along_until(gradient, margin, gradient, low, high)
+
+    def proximal(self, delta: Batch, curvature: Batch, weight: PerSample) -> Batch:
+        # With s the size of z, each feature is delta / (1 + weight / (curvature s)).
+        drag = expand(weight, delta) / curvature
+        size = secular_root(drag, delta)
+        grown = expand(size, delta)
+        share = where(drag == 0, 1.0, grown / nonzero(grown + drag))
+        return delta * share
 
     def stride(
         self,
@@ -211,9 +256,11 @@ class Linf(Norm):
     def project_halfspace(
         self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
     ) -> Batch:
-        room, steep = _room(-gradient, low, high), gradient.abs()
-        level = fill(steep * room, steep, margin)
-        return -gradient.sign() * minimum(room, expand(level, room))
+        return _along_until(gradient.sign(), margin, gradient, low, high)
+
+    def proximal(self, delta: Batch, curvature: Batch, weight: PerSample) -> Batch:
+        size, steep = flatten(delta.abs()), flatten(curvature)
+        return self.project(delta, weighted_threshold(size, steep, weight))
 
     def stride(
         self,
@@ -224,7 +271,7 @@ class Linf(Norm):
         bounds: Bounds,
     ) -> Batch:
         """The corner of the ball: blocked features need no care, they cost nothing."""
-        return gradient.sign() * expand(radius * share, gradient)
+        return times(gradient.sign(), expand(radius * share, gradient), reuse=True)
 
 
 @dataclass(frozen=True, repr=False)
@@ -240,17 +287,14 @@ class L1(Norm):
         return magnitude(gradient, math.inf)
 
     def project(self, delta: Batch, radius: PerSample) -> Batch:
-        size = delta.abs()
-        threshold = soft_threshold(flatten(size), radius)
-        return delta.sign() * maximum(size - expand(threshold, size), 0.0)
+        return _shrunk(delta, soft_threshold(flatten(delta.abs()), radius))
 
     def project_box(
         self, delta: Batch, radius: PerSample, low: Batch, high: Batch
     ) -> Batch:
-        size, room = delta.abs(), _room(delta, low, high)
-        threshold = capped_threshold(flatten(size), flatten(room), radius)
-        shrunk = maximum(size - expand(threshold, size), 0.0)
-        return delta.sign() * minimum(room, shrunk)
+        outside = (delta - clip(delta, low, high)).abs()
+        threshold = capped_threshold(flatten(delta.abs()), flatten(outside), radius)
+        return clip(_shrunk(delta, threshold), low, high, reuse=True)
 
     def project_halfspace(
         self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
@@ -258,6 +302,10 @@ class L1(Norm):
         room, steep = _room(-gradient, low, high), gradient.abs()
         share = greedy_shares(flatten(steep), flatten(steep * room), margin)
         return -gradient.sign() * room * share.reshape(room.shape)
+
+    def proximal(self, delta: Batch, curvature: Batch, weight: PerSample) -> Batch:
+        threshold = expand(weight, delta) / curvature
+        return delta.sign() * maximum(delta.abs() - threshold, 0.0)
 
     def stride(
         self,
@@ -290,8 +338,8 @@ class L0(Norm):
     channel_axis: int | None = None
 
     def __call__(self, delta: Batch) -> PerSample:
-        changed = self._per_unit(where(delta == 0, delta.zeros_like(), 1.0)) > 0
-        return changed.astype(delta.dtype).sum(axis=1)
+        changed = self._per_unit(differs(delta, 0.0))
+        return minimum(changed, 1.0).sum(axis=1)
 
     def dual(self, gradient: Batch) -> PerSample:
         """L0 is no norm: the gain of one unit step on the steepest feature."""
@@ -299,16 +347,16 @@ class L0(Norm):
 
     def project(self, delta: Batch, radius: PerSample) -> Batch:
         kept = largest(self._per_unit(delta.square()), radius)
-        return where(self._spread(kept, delta), delta, 0.0)
+        return delta * self._spread(kept, delta)
 
     def project_box(
         self, delta: Batch, radius: PerSample, low: Batch, high: Batch
     ) -> Batch:
         inside = clip(delta, low, high)
         # What keeping a feature saves: |delta|^2 for dropping it, less what is clipped.
-        saving = delta.square() - (delta - inside).square()
+        saving = times(plus(delta - inside, delta, reuse=True), inside, reuse=True)
         kept = largest(self._per_unit(saving), radius)
-        return where(self._spread(kept, delta), inside, 0.0)
+        return times(inside, self._spread(kept, delta), reuse=True)
 
     def project_halfspace(
         self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
@@ -317,6 +365,18 @@ class L0(Norm):
         gain = self._per_unit(gradient.abs() * room)
         share = greedy_shares(gain, gain, margin)
         return -gradient.sign() * room * self._spread(share, room)
+
+    def proximal(self, delta: Batch, curvature: Batch, weight: PerSample) -> Batch:
+        """With the sum of |z|^(2/3) over the units in place of their count.
+
+        Counting itself would undo every change that is still small. The curvature of
+        a pixel is the mean of its channels'.
+        """
+        size = self._per_unit(delta.square()).sqrt()
+        channels = flatten(delta).shape[1] / max(size.shape[1], 1)
+        cost = weight.expand_dims(1) * channels / self._per_unit(curvature)
+        share = shrink_by_root(size, cost) / nonzero(size)
+        return delta * self._spread(share, delta)
 
     def stride(
         self,
@@ -336,6 +396,12 @@ class L0(Norm):
         flat = magnitude(gradient, math.inf) == 0
         return where(flat, math.inf, reach)
 
+    def slack(self, margin: PerSample, gradient: Batch, delta: Batch) -> PerSample:
+        """At least that share of the features that the margin has to spare."""
+        held = total((gradient * delta).abs())
+        share = minimum(maximum(-margin, 0.0) / nonzero(held), 1.0)
+        return where(held > 0, self(delta) * share, 0.0)
+
     def scale(self, radius: PerSample, factor: float) -> PerSample:
         if factor < 1:
             return maximum(minimum(radius - 1, _floor(radius * factor)), 0.0)
@@ -352,6 +418,13 @@ class L0(Norm):
         if self.channel_axis is None:
             return "l0"
         return "l0-pixels" + (f"-{self.channel_axis}" if self.channel_axis != 1 else "")
+
+    def summed(self, values: Batch) -> Batch:
+        """The sum of `values` (n, ...) over each unit that counts as one.
+
+        In a shape that broadcasts against `values`; themselves if features count.
+        """
+        return self._spread(self._per_unit(values), values)
 
     def _per_unit(self, values: Batch) -> Tensor:
         """(n, ...) to (n, features or pixels), channels summed."""
@@ -392,28 +465,45 @@ def get_norm(name: str | Norm) -> Norm:
 
 def _unblocked(gradient: Batch, point: Batch, bounds: Bounds) -> Batch:
     """`gradient` without the features that cannot go down it inside the bounds."""
-    # Numbers, because products are many times faster than choices by a mask.
-    below = (point <= bounds.lower).astype(gradient.dtype)
-    above = (point >= bounds.upper).astype(gradient.dtype)
-    outwards = maximum(gradient, 0.0) * below + minimum(gradient, 0.0) * above
-    return gradient - outwards
+    step = times(gradient.sign(), -bounds.width, reuse=True)
+    corner = plus(step, point, reuse=True)
+    corner = clip(corner, bounds.lower, bounds.upper, reuse=True)
+    return times(differs(corner, point, reuse=True), gradient, reuse=True)
 
 
 def _along(gradient: Batch, length: PerSample) -> Batch:
     """`gradient` at the given length; zero stays zero."""
     # Over the largest entry first, since the squares of tiny values would vanish.
-    gradient = gradient / expand(nonzero(magnitude(gradient, math.inf)), gradient)
-    return gradient * expand(length / nonzero(magnitude(gradient, 2)), gradient)
+    peak = nonzero(magnitude(gradient, math.inf))
+    gradient = gradient / expand(peak, gradient)
+    share = length / nonzero(magnitude(gradient, 2))
+    return times(gradient, expand(share, gradient), reuse=True)
+
+
+def _along_until(
+    direction: Batch, margin: PerSample, gradient: Batch, low: Batch, high: Batch
+) -> Batch:
+    """Against the direction, as far as the margin needs, clipped to the box."""
+
+    def move(level: PerSample) -> tuple[Batch, PerSample]:
+        moved = clip(direction * expand(-level, direction), low, high, reuse=True)
+        return moved, -total(gradient * moved)
+
+    target = maximum(margin, 0.0)
+    first = target / nonzero(total(gradient * direction))
+    return meet(move, target, first, _FURTHEST)
+
+
+def _shrunk(delta: Batch, threshold: PerSample) -> Batch:
+    """Every feature nearer to zero by the threshold, or there."""
+    edge = expand(threshold, delta)
+    return delta - clip(delta, -edge, edge)
 
 
 def _room(direction: Batch, low: Batch, high: Batch) -> Batch:
     """How far each feature can move along the sign of `direction`."""
-    return where(direction > 0, high, -low)
-
-
-def _times(level: PerSample, steep: Batch) -> Batch:
-    """The product, with infinity times zero as zero."""
-    return where(steep == 0, 0.0, expand(level, steep) * nonzero(steep))
+    up = reaches(direction, 0.0)
+    return up * high - (1 - up) * low
 
 
 def _floor(values: Tensor) -> Tensor:

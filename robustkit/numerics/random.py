@@ -53,8 +53,6 @@ class Rng:
         self._seed, self._keys, self._step, self._stream = seed, keys, step, stream
         self._reference = reference
         self._draws = 0
-        self._bits = np.random.Philox(key=0)
-        self._generator = np.random.Generator(self._bits)
 
     def normal(self, shape: tuple[int, ...]) -> Batch:
         """(n, *shape) independent standard normal values."""
@@ -83,7 +81,10 @@ class Rng:
         return like(self._reference, values)
 
     def _fill(self, sample: _Sampler, values: Array) -> None:
-        state = self._bits.state
+        # Not kept, since most steps draw nothing or once.
+        bits = np.random.Philox(key=0)
+        generator = np.random.Generator(bits)
+        state = bits.state
         state["state"]["key"][0] = self._seed
         for at, key in enumerate(self._keys):
             state["state"]["key"][1] = key
@@ -95,6 +96,6 @@ class Rng:
                 self._stream,
             )
             state["buffer_pos"], state["has_uint32"] = 4, 0
-            self._bits.state = state
-            sample(self._generator, values[at : at + 1])
+            bits.state = state
+            sample(generator, values[at : at + 1])
         self._draws += 1

@@ -374,3 +374,83 @@ def test_best_other_and_one_less_another(convert):
     assert_array_equal(tensors.to_numpy(place), [2, 2])
     slopes = tensors.one_less_another(scores, own, convert(np.array([2, 0])))
     assert_array_equal(tensors.to_numpy(slopes), [[1, 0, -1], [-1, 1, 0]])
+
+
+@pytest.mark.parametrize("columns", [3, 500])
+def test_highest(convert, columns):
+    values = np.random.default_rng(0).permuted(
+        np.tile(np.arange(columns, dtype=np.float32), (2, 1)), axis=1
+    )
+    found, places = tensors.highest(convert(values), 3)
+    top = np.arange(columns)[::-1][:3]
+    assert_array_equal(found.numpy(), [top, top])
+    assert_array_equal(np.take_along_axis(values, places.numpy(), axis=1), [top, top])
+
+
+@pytest.mark.parametrize("columns", [3, 500])
+def test_top(convert, columns):
+    values = np.random.default_rng(0).normal(size=(2, columns)).astype(np.float32)
+    agrees(tensors.top(convert(values), 2), -np.sort(-values)[:, :2], convert(values))
+    agrees(tensors.top(convert(values[:0]), 2), np.zeros((0, 2)), convert(values))
+
+
+def test_together(convert):
+    one, other = convert(np.array([1.0, 2.0])), convert(np.array([3.0, 4.0]))
+    found = tensors.together(one, other)
+    assert all(type(values) is np.ndarray for values in found)
+    assert_array_equal(found, [[1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_arithmetic_in_memory_that_may_be_reused(convert, reuse):
+    x, y = np.array(MIXED, dtype=np.float32), convert(np.array([[1.0, 0.5, 3.0]]))
+    agrees(tensors.plus(convert(x), y, reuse=reuse), x + y.numpy(), y)
+    agrees(tensors.times(convert(x), y, reuse=reuse), x * y.numpy(), y)
+    agrees(tensors.times(convert(x), 3.0, reuse=reuse), 3 * x, y)
+    agrees(tensors.clip(convert(x), -1.0, 0.5, reuse=reuse), x.clip(-1, 0.5), y)
+    agrees(tensors.differs(convert(x), y, reuse=reuse), x != y.numpy(), y)
+    agrees(tensors.differs(convert(x), 3.0, reuse=reuse), x != 3, y)
+
+
+def test_without_reuse_the_argument_stays(convert):
+    x, y = convert(MIXED), convert([[1.0, 0.5, 3.0]])
+    tensors.plus(x, y)
+    tensors.times(x, y)
+    tensors.differs(x, y)
+    tensors.clip(x, 0.0, 1.0)
+    assert_array_equal(x.numpy(), MIXED)
+
+
+def test_reaches_and_excess(convert):
+    x, level = convert(MIXED), convert([1.0, 0.25])
+    agrees(tensors.reaches(x, 1.0), np.array(MIXED) >= 1, x)
+    agrees(tensors.reaches(x, level.expand_dims(1)), [[1, 0, 1], [0, 1, 0]], x)
+    over, count = tensors.excess(x, level)
+    agrees(over, [2.0, 0.25], x)
+    agrees(count, [1.0, 1.0], x)
+
+
+def test_spread(convert):
+    values = convert([[1.0, 2.0], [3.0, 4.0]])
+    found = tensors.spread(values, convert(np.array([[3, 0], [1, 2]])), 4)
+    agrees(found, [[2, 0, 0, 1], [0, 3, 4, 0]], values)
+
+
+def test_choose_takes_rows_of_one_state_or_the_other(convert):
+    @dataclasses.dataclass(frozen=True)
+    class Inner:
+        values: Tensor
+        name: str
+
+    @dataclasses.dataclass(frozen=True)
+    class State:
+        batch: Tensor
+        inner: Inner
+
+    ones, zeros = np.ones((3, 2, 2)), np.zeros((3, 2, 2))
+    yes = State(convert(ones), Inner(convert(ones[:, 0, 0]), "yes"))
+    no = State(convert(zeros), Inner(convert(zeros[:, 0, 0]), "no"))
+    chosen = tensors.choose(convert([True, False, True]), yes, no)
+    assert_array_equal(chosen.batch.numpy()[:, 0, 1], [1, 0, 1])
+    assert_array_equal(chosen.inner.values.numpy(), [1, 0, 1])
+    assert chosen.inner.name == "yes"
