@@ -10,7 +10,14 @@ from robustkit.models.base import Access
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import Mask, PerSample, full
 
-__all__ = ["Attack", "FixedBudget"]
+__all__ = ["ROUNDING", "Attack", "FixedBudget", "broken"]
+
+ROUNDING = 1e-5
+"""Adversarials farther than epsilon by no more than this share count as within it.
+
+Attacks with a fixed budget put their points on the edge of the ball, where rounding in
+single precision decides on which side they are.
+"""
 
 S = TypeVar("S")
 
@@ -103,14 +110,14 @@ class FixedBudget(Attack[S]):
         """
 
     @abstractmethod
-    def advance(self, p: Problem, s: S, progress: PerSample) -> S:
+    def advance(self, p: Problem, s: S, progress: PerSample, rng: Rng) -> S:
         """The next state, by one question; `progress` (n,) grows from 0 to below 1."""
 
     def init(self, p: Problem) -> S:
         return self.start(p, full(p.x, self.epsilon), p.rng(-1))
 
     def step(self, p: Problem, s: S, t: int) -> S:
-        return self.advance(p, s, full(p.x, t / self.steps))
+        return self.advance(p, s, full(p.x, t / self.steps), p.rng(t))
 
     def check(self, p: Problem) -> None:
         if not self.epsilon > 0:
@@ -119,3 +126,9 @@ class FixedBudget(Attack[S]):
                 f"{p.norm}; got {self.epsilon}"
             )
         super().check(p)
+
+
+def broken(p: Problem, epsilon: PerSample | float) -> Mask:
+    """(n,) for whom an adversarial within `epsilon` (norm units) is known."""
+    mask: Mask = p.ledger.distance <= epsilon * (1 + ROUNDING)
+    return mask

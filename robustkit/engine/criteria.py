@@ -19,6 +19,7 @@ from robustkit.numerics.tensors import (
     at_label,
     best_other,
     differentiate,
+    highest,
     maximum,
     minimum,
     one_hot,
@@ -148,7 +149,7 @@ class TopK(Criterion):
                 f"top-k needs 1 <= k < number of classes ({classes}); got k = {self.k}"
             )
         others = where(one_hot(self.labels, classes), -math.inf, logits)
-        rival = others.topk(self.k, sorted=True)[1][:, self.k - 1]
+        rival = highest(others, self.k)[1][:, self.k - 1]
         return _above(logits, self.labels, rival)
 
 

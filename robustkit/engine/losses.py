@@ -3,14 +3,23 @@
 Whatever loss is descended, the margin alone decides and is logged.
 """
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
-from robustkit.engine.criteria import Criterion
+from robustkit.engine.criteria import Criterion, Targeted
 from robustkit.errors import BadInput, suggestion
-from robustkit.numerics.tensors import PerSample, Tensor
+from robustkit.numerics.tensors import (
+    PerSample,
+    Tensor,
+    highest,
+    magnitude,
+    one_less_another,
+    where,
+)
+from robustkit.numerics.thresholds import nonzero
 
-__all__ = ["LOSSES", "Loss", "get_loss"]
+__all__ = ["LOSSES", "Loss", "aimed_loss", "get_loss"]
 
 Loss: TypeAlias = Callable[[Criterion, Tensor], tuple[PerSample, Tensor]]
 """From a criterion and logits to values (n,) and slopes (n, classes), to be lowered."""
@@ -24,7 +33,17 @@ def _cross_entropy(criterion: Criterion, logits: Tensor) -> tuple[PerSample, Ten
     return criterion.cross_entropy(logits)
 
 
-LOSSES: dict[str, Loss] = {"margin": _margin, "cross-entropy": _cross_entropy}
+def _dlr(criterion: Criterion, logits: Tensor) -> tuple[PerSample, Tensor]:
+    margin, slopes = criterion.slopes(logits)
+    targeted = isinstance(criterion, Targeted)
+    return _ratio(margin, slopes, *_spread(logits, targeted))
+
+
+LOSSES: dict[str, Loss] = {
+    "margin": _margin,
+    "cross-entropy": _cross_entropy,
+    "dlr": _dlr,
+}
 
 
 def get_loss(name: str) -> Loss:
@@ -33,9 +52,73 @@ def get_loss(name: str) -> Loss:
     "margin" never saturates; the gradients of "cross-entropy" vanish in float32 once
     the margin passes about 17.
 
+    "dlr", the difference of logits ratio, is the margin over the gap between the
+    highest and the third highest logit (for `Targeted`, between the highest and the
+    mean of the third and fourth), so that neither the scale nor the shift of the logits
+    matters. Where margin and gap are the same two logits, as once the own class is
+    third, the ratio is constant, and a descent of it would stay there for ever: the
+    slopes given there are those of the margin over the present gap, though the value
+    does not follow them.
+
+    Source of "dlr": Croce, Hein: Reliable Evaluation of Adversarial Robustness with an
+    Ensemble of Diverse Parameter-free Attacks, ICML 2020, equations 6 and 7.
+
     Raises:
         BadInput: No such loss.
     """
     if name not in LOSSES:
         raise BadInput(f"unknown loss '{name}'; {suggestion(name, LOSSES)}")
     return LOSSES[name]
+
+
+def aimed_loss(name: str, way: Tensor) -> Loss:
+    """The loss of that name for one `way` (n,) of each sample (`Criterion.ways`).
+
+    Args:
+        name: "margin" or "dlr", here with the gap that it has for `Targeted`.
+        way: (n,) integers, open ways.
+
+    Raises:
+        BadInput: No such loss, or it is not about single ways.
+    """
+    if get_loss(name) not in (_margin, _dlr):
+        raise BadInput(
+            f"the loss '{name}' cannot aim at single ways to meet a criterion; use "
+            "'margin' or 'dlr'"
+        )
+
+    def loss(criterion: Criterion, logits: Tensor) -> tuple[PerSample, Tensor]:
+        margin, slopes = criterion.slopes_of(logits, way)
+        if name == "margin":
+            return margin, slopes
+        return _ratio(margin, slopes, *_spread(logits, True))
+
+    return loss
+
+
+def _spread(logits: Tensor, targeted: bool) -> tuple[PerSample, Tensor]:
+    """How far apart the highest logits are (n,), with slopes."""
+    needed = 4 if targeted else 3
+    classes = logits.shape[1]
+    if classes < needed:
+        raise BadInput(
+            f"the loss 'dlr' needs at least {needed} classes here; the model has "
+            f"{classes}. Use the loss 'margin'"
+        )
+    top, places = highest(logits, needed)
+    slopes = one_less_another(logits, places[:, 0], places[:, 2])
+    if not targeted:
+        return top[:, 0] - top[:, 2], slopes
+    slopes = (slopes + one_less_another(logits, places[:, 0], places[:, 3])) / 2
+    return top[:, 0] - (top[:, 2] + top[:, 3]) / 2, slopes
+
+
+def _ratio(
+    margin: PerSample, slopes: Tensor, spread: PerSample, spread_slopes: Tensor
+) -> tuple[PerSample, Tensor]:
+    # A spread of zero makes the margin zero too, or as good as.
+    spread = nonzero(spread)
+    ratio = margin / spread
+    change = slopes - ratio.expand_dims(1) * spread_slopes
+    constant = magnitude(change, math.inf) == 0
+    return ratio, where(constant, slopes, change) / spread.expand_dims(1)

@@ -17,7 +17,6 @@ from robustkit.engine.criteria import (
     Targeted,
     TopK,
 )
-from robustkit.engine.losses import LOSSES, get_loss
 from robustkit.errors import BadInput
 from robustkit.numerics.tensors import as_tensor, at_label, take
 
@@ -236,16 +235,6 @@ def test_bad_settings():
             Confident(Misclassification(labels), kappa)
     with pytest.raises(BadInput, match="cross-entropy is not defined for TopK"):
         TopK(labels, 1).cross_entropy(logits)
-    with pytest.raises(BadInput, match="unknown loss 'margni'; did you mean 'margin'"):
-        get_loss("margni")
-
-
-def test_losses_are_those_of_the_criterion():
-    logits, criterion = tensor([[1.0, 2.0, 4.0]]), Misclassification(tensor([1]))
-    assert set(LOSSES) == {"margin", "cross-entropy"}
-    assert get_loss("margin")(criterion, logits)[0].item() == -2
-    value, _ = get_loss("cross-entropy")(criterion, logits)
-    assert value.item() == criterion.cross_entropy(logits)[0].item()
 
 
 def test_ordered_targets_must_differ():

@@ -1,0 +1,156 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustkit.engine.criteria import (
+    Confident,
+    Misclassification,
+    OrderedTopK,
+    Targeted,
+    TopK,
+)
+from robustkit.engine.losses import LOSSES, aimed_loss, get_loss
+from robustkit.errors import BadInput
+from robustkit.numerics.tensors import as_tensor
+
+CLASSES = 6
+
+
+def tensor(values):
+    return as_tensor(np.asarray(values))
+
+
+def criteria(label):
+    return {
+        "misclassification": Misclassification(label),
+        "targeted": Targeted(label),
+        "top-2": TopK(label, 2),
+        "ordered": OrderedTopK(
+            as_tensor(np.stack([label.raw, (label.raw + 1) % CLASSES], axis=1))
+        ),
+        "confident": Confident(Misclassification(label), 0.5),
+    }
+
+
+def by_differences(loss, criterion, logits, step=1e-6):
+    columns = []
+    for column in range(logits.shape[1]):
+        shift = np.zeros_like(logits)
+        shift[:, column] = step
+        above, below = (
+            loss(criterion, as_tensor(logits + sign * shift))[0].raw for sign in (1, -1)
+        )
+        columns.append((above - below) / (2 * step))
+    return np.stack(columns, axis=1)
+
+
+# Far enough apart that a small step passes no kink.
+spread_logits = st.tuples(
+    st.permutations([-2.0, -0.7, 0.1, 0.9, 2.2, 4.0]),
+    st.lists(st.floats(-0.2, 0.2), min_size=CLASSES, max_size=CLASSES),
+    st.integers(0, CLASSES - 1),
+)
+
+
+@pytest.mark.parametrize("name", criteria(tensor([0])))
+@pytest.mark.parametrize("loss", LOSSES)
+@settings(deadline=None, max_examples=40)
+@given(row=spread_logits)
+def test_slopes_are_the_differences_of_the_values(loss, name, row):
+    logits = np.array([row[0]]) + np.array([row[1]])
+    criterion = criteria(tensor([row[2]]))[name]
+    if loss == "cross-entropy" and name in ("top-2", "ordered"):
+        with pytest.raises(BadInput, match="cross-entropy is not defined"):
+            LOSSES[loss](criterion, as_tensor(logits))
+        return
+    value, slopes = LOSSES[loss](criterion, as_tensor(logits))
+    expected = by_differences(LOSSES[loss], criterion, logits)
+    if np.abs(expected).max() < 1e-7:
+        assert loss == "dlr"
+        assert abs(value.item()) == pytest.approx(1.0)
+        margin, direction = criterion.slopes(as_tensor(logits))
+        assert np.allclose(
+            slopes.raw, direction.raw * np.abs(value.item() / margin.item())
+        )
+    else:
+        assert np.allclose(slopes.raw, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["margin", "dlr"])
+@settings(deadline=None, max_examples=40)
+@given(row=spread_logits, way=st.integers(1, CLASSES - 1))
+def test_slopes_of_a_single_way(loss, row, way):
+    logits = np.array([row[0]]) + np.array([row[1]])
+    label = row[2]
+    target = (label + way) % CLASSES
+    criterion = Misclassification(tensor([label]))
+    aimed = aimed_loss(loss, tensor([target]))
+    value, slopes = aimed(criterion, as_tensor(logits))
+    expected = by_differences(aimed, criterion, logits)
+    assert np.allclose(slopes.raw, expected, atol=1e-6)
+    first, _, third, fourth, *_ = np.sort(logits[0])[::-1]
+    gap = logits[0, label] - logits[0, target]
+    spread = 1.0 if loss == "margin" else first - (third + fourth) / 2
+    assert value.item() == pytest.approx(gap / spread)
+
+
+def test_dlr_by_hand():
+    logits = tensor([[5.0, 3.0, 1.0, -1.0]])
+    dlr = get_loss("dlr")
+    assert dlr(Misclassification(tensor([0])), logits)[0].item() == 2 / 4
+    assert dlr(Misclassification(tensor([1])), logits)[0].item() == -2 / 4
+    assert dlr(Targeted(tensor([1])), logits)[0].item() == 2 / 5
+    assert dlr(Targeted(tensor([0])), logits)[0].item() == -2 / 5
+    assert dlr(TopK(tensor([0]), 2), logits)[0].item() == 1.0
+
+
+@settings(deadline=None, max_examples=30)
+@given(row=spread_logits, scale=st.floats(0.1, 100.0), shift=st.floats(-50.0, 50.0))
+def test_dlr_knows_neither_scale_nor_shift(row, scale, shift):
+    logits = np.array([row[0]])
+    for criterion in (Misclassification, Targeted):
+        values = [
+            get_loss("dlr")(criterion(tensor([row[2]])), as_tensor(z))[0].item()
+            for z in (logits, scale * logits + shift)
+        ]
+        assert values[0] == pytest.approx(values[1])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dlr_has_slopes_where_it_is_constant(dtype):
+    logits = tensor(np.array([[3.1, 0.3, 1.7, -2.0], [3.1, 0.3, 1.7, -2.0]], dtype))
+    own_is_third = Misclassification(tensor([1, 1]))
+    value, slopes = get_loss("dlr")(own_is_third, logits)
+    assert (value.raw == -1).all()
+    assert slopes.raw[0] == pytest.approx([-1 / 2.8, 1 / 2.8, 0, 0], rel=1e-6)
+    # The own class is first, but has to fall to the third place.
+    value, slopes = get_loss("dlr")(TopK(tensor([0, 0]), 2), logits)
+    assert (value.raw == 1).all()
+    assert slopes.raw[0] == pytest.approx([1 / 2.8, -1 / 2.8, 0, 0], rel=1e-6)
+
+
+def test_dlr_of_equal_logits_is_finite():
+    value, slopes = get_loss("dlr")(Misclassification(tensor([1])), tensor([[2.0] * 4]))
+    assert value.item() == 0
+    assert np.isfinite(slopes.raw).all()
+    assert slopes.raw[0, 1] > 0
+
+
+def test_losses_by_name():
+    logits, criterion = tensor([[1.0, 2.0, 4.0]]), Misclassification(tensor([1]))
+    assert set(LOSSES) == {"margin", "cross-entropy", "dlr"}
+    assert get_loss("margin")(criterion, logits)[0].item() == -2
+    value, _ = get_loss("cross-entropy")(criterion, logits)
+    assert value.item() == criterion.cross_entropy(logits)[0].item()
+
+
+def test_bad_settings():
+    with pytest.raises(BadInput, match="unknown loss 'margni'; did you mean 'margin'"):
+        get_loss("margni")
+    with pytest.raises(BadInput, match="'cross-entropy' cannot aim"):
+        aimed_loss("cross-entropy", tensor([0]))
+    with pytest.raises(BadInput, match=r"at least 3 classes.* has 2"):
+        get_loss("dlr")(Misclassification(tensor([0])), tensor([[1.0, 2.0]]))
+    with pytest.raises(BadInput, match=r"at least 4 classes.* has 3"):
+        get_loss("dlr")(Targeted(tensor([0])), tensor([[1.0, 2.0, 3.0]]))
