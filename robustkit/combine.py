@@ -3,22 +3,24 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from robustkit.attacks.gradient import pgd
-from robustkit.engine.attack import Attack, FixedBudget
+from robustkit.engine.attack import Attack, FixedBudget, broken
 from robustkit.engine.problem import Problem
+from robustkit.errors import BadInput
+from robustkit.models.base import Access
 from robustkit.numerics.tensors import (
     Mask,
     PerSample,
-    Tensor,
+    choose,
     full,
     maximum,
     minimum,
     where,
 )
 
-__all__ = ["Minimise", "minimum_norm_pgd"]
+__all__ = ["Cascade", "Minimise", "minimum_norm_pgd"]
 
 S = TypeVar("S")
 
@@ -49,7 +51,8 @@ class Minimise(Attack[State[S]], Generic[S]):
     Each sample has rounds of its own. A round that succeeds ends at once, and the next
     one tries a smaller radius, between the best distance and the radius that failed
     last; a round that fails takes all the attack's steps. The first radius is the
-    estimated distance of the boundary, then four times that, and so on.
+    estimated distance of the boundary (without gradients an eighth of the largest
+    distance there is), then four times that, and so on.
 
     Args:
         attack: Its `steps` are those of one round; its `epsilon` is not used.
@@ -71,16 +74,20 @@ class Minimise(Attack[State[S]], Generic[S]):
             object.__setattr__(self, name, getattr(self.attack, name))
 
     def init(self, p: Problem) -> State[S]:
-        a = p.gradient(p.x)
-        guess = 1.05 * p.norm.to_boundary(a.margin, a.gradient)
-        # Not zero where the margin is, since multiples of it would be.
-        epsilon = minimum(maximum(guess, 1e-5 * p.largest), p.largest)
+        epsilon = p.largest / 8
+        if self.access >= Access.GRADIENT:
+            a = p.gradient(p.x)
+            guess = 1.05 * p.norm.to_boundary(a.margin, a.gradient)
+            # Not zero where the margin is, since multiples of it would be.
+            epsilon = minimum(maximum(guess, 1e-5 * p.largest), p.largest)
         inner = self.attack.start(p, epsilon, p.rng(-1))
         zero = full(p.x, 0.0)
         return State(inner, epsilon, zero, full(p.x, math.inf), zero)
 
     def step(self, p: Problem, s: State[S], t: int) -> State[S]:
-        inner = self.attack.advance(p, s.inner, s.age / self.attack.steps)
+        rng = p.rng(t)
+        progress = s.age / self.attack.steps
+        inner = self.attack.advance(p, s.inner, progress, rng)
         best, age = p.ledger.distance, s.age + 1
         won = best < s.upper
         lost = (age >= self.attack.steps).logical_and(won.logical_not())
@@ -92,7 +99,7 @@ class Minimise(Attack[State[S]], Generic[S]):
         wider = minimum(4 * s.epsilon, p.largest)
         epsilon = where(over, where(p.ledger.found, between, wider), s.epsilon)
         if bool(over.any()):
-            inner = _choose(over, self.attack.start(p, epsilon, p.rng(t)), inner)
+            inner = choose(over, self.attack.start(p, epsilon, rng), inner)
         return State(inner, epsilon, lower, best, where(over, 0.0, age))
 
     def check(self, p: Problem) -> None:
@@ -107,16 +114,99 @@ class Minimise(Attack[State[S]], Generic[S]):
         return dataclasses.replace(self, attack=attack, steps=steps)
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Where a cascade stands.
+
+    Attributes:
+        inner: The state of the attack whose turn it is; None before the first.
+    """
+
+    inner: Any
+
+
+@dataclass(frozen=True)
+class Cascade(Attack[Stage]):
+    """Run attacks one after another; a sample that one has broken leaves.
+
+    All share the ledger, so an attack that starts from adversarials known starts from
+    those of the attacks before it.
+
+    Args:
+        attacks: In their order.
+        epsilon: A sample leaves once an adversarial within this distance (norm units)
+            is known. With 0 nobody leaves before the end.
+
+    >>> from robustkit.attacks.gradient.fmn import FMN
+    >>> from robustkit.attacks.gradient.pgd import PGD
+    >>> Cascade((PGD(epsilon=0.1), FMN(steps=100)), epsilon=0.1).steps
+    140
+    """
+
+    cost: ClassVar[str] = "that of the attack whose turn it is"
+    source: ClassVar[str] = "that of its attacks"
+
+    attacks: tuple[Attack[Any], ...]
+    epsilon: float = 0.0
+    steps: int = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.attacks:
+            raise BadInput("a cascade needs at least one attack; got none")
+        norms = frozenset.intersection(*(attack.norms for attack in self.attacks))
+        access = max(attack.access for attack in self.attacks)
+        object.__setattr__(self, "norms", norms)
+        object.__setattr__(self, "access", access)
+        object.__setattr__(self, "steps", sum(a.steps for a in self.attacks))
+
+    def init(self, p: Problem) -> Stage:
+        return Stage(None)
+
+    def step(self, p: Problem, s: Stage, t: int) -> Stage:
+        attack, turn = self._at(t)
+        # Of the whole cascade's step, so that a random start is never the same twice.
+        rng = p.rng(t)
+        inner = s.inner
+        if isinstance(attack, FixedBudget):
+            if turn == 0:
+                inner = attack.start(p, full(p.x, attack.epsilon), rng)
+            inner = attack.advance(p, inner, full(p.x, turn / attack.steps), rng)
+        else:
+            if turn == 0:
+                inner = attack.init(p)
+            inner = attack.step(p, inner, turn)
+        if turn == attack.steps - 1:
+            attack.finalise(p, inner)
+        return Stage(inner)
+
+    def finished(self, p: Problem, s: Stage) -> Mask:
+        return broken(p, self.epsilon)
+
+    def check(self, p: Problem) -> None:
+        for attack in self.attacks:
+            attack.check(p)
+        if not self.epsilon >= 0:
+            raise BadInput(f"a cascade needs an epsilon >= 0; got {self.epsilon}")
+        super().check(p)
+
+    def within(self, budget: int) -> "Cascade":
+        """Each attack gets its share of the steps."""
+        return Cascade(
+            tuple(
+                a.within(max(budget * a.steps // self.steps, 1)) for a in self.attacks
+            ),
+            self.epsilon,
+        )
+
+    def _at(self, step: int) -> tuple[Attack[Any], int]:
+        """The attack whose turn it is, and the number of its step."""
+        for attack in self.attacks:
+            if step < attack.steps:
+                return attack, step
+            step -= attack.steps
+        raise AssertionError("the loop took more steps than there are")
+
+
 def minimum_norm_pgd() -> Minimise[pgd.State]:
     """PGD with a search over its radius."""
     return Minimise(pgd.PGD(epsilon=1.0, steps=20))
-
-
-def _choose(mask: Mask, yes: Any, no: Any) -> Any:
-    """Each sample's row of one state or of the other."""
-    rows = {
-        field.name: where(mask, getattr(yes, field.name), getattr(no, field.name))
-        for field in dataclasses.fields(yes)
-        if isinstance(getattr(yes, field.name), Tensor)
-    }
-    return dataclasses.replace(yes, **rows)

@@ -2,12 +2,16 @@ import numpy as np
 import pytest
 import torch
 
+from robustkit.attacks.gradient.apgd import APGD
+from robustkit.attacks.gradient.fmn import FMN
 from robustkit.attacks.gradient.pgd import PGD
-from robustkit.combine import Minimise, minimum_norm_pgd
+from robustkit.attacks.score.square import Square
+from robustkit.combine import Cascade, Minimise, minimum_norm_pgd
 from robustkit.engine.criteria import Misclassification, Targeted
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
+from robustkit.models.base import Access
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor, take
@@ -99,6 +103,93 @@ def test_is_what_the_inner_attack_is(plant):
     )
     with pytest.raises(BadInput, match="cannot minimise the norm l0"):
         run(combined, problem)
+
+
+class TestCascade:
+    def problem(self, planted, norm="linf", rows=slice(None), seed=0):
+        criterion = Misclassification(as_tensor(planted.y[rows]))
+        x = as_tensor(planted.x[rows])
+        return Problem(planted.model(), x, criterion, get_norm(norm), seed=seed)
+
+    def test_broken_samples_leave_and_the_others_go_through_all(self, plant):
+        planted = plant(seed=6, samples=30)
+        exact = planted.exact("linf")
+        epsilon = float(np.median(exact)) * 1.001
+        cascade = Cascade((PGD(epsilon, steps=20), FMN(steps=30)), epsilon)
+        ledger = run(cascade, self.problem(planted))
+        broken = ledger.distance.numpy() <= epsilon * (1 + 1e-5)
+        assert np.array_equal(broken, exact <= epsilon)
+        assert (ledger.forwards[broken] < 51).all()
+        assert (ledger.forwards[~broken] == 20 + 1 + 30).all()
+        assert (ledger.steps[~broken] == cascade.steps).all()
+
+    def test_an_attack_that_stops_early_alone_goes_on(self, plant):
+        planted = plant(seed=7)
+        cascade = Cascade((FMN(steps=20), PGD(1e-6, steps=5, stop=True)), 0.0)
+        ledger = run(cascade, self.problem(planted))
+        assert (ledger.forwards == 20 + 5 + 1).all()
+        alone = run(FMN(steps=20), self.problem(planted)).distance.numpy()
+        assert (ledger.distance.numpy() <= alone).all()
+
+    def test_attacks_come_in_their_order(self, plant):
+        planted, asked = plant(seed=8), []
+
+        class Noted(PGD):
+            def advance(self, p, s, progress, rng):
+                asked.append((self.epsilon, float(progress.numpy()[0])))
+                return super().advance(p, s, progress, rng)
+
+        cascade = Cascade((Noted(1e-6, steps=2), Noted(2e-6, steps=4)), 1e-6)
+        run(cascade, self.problem(planted))
+        ends = [(1e-6, 0.0), (1e-6, 0.5)] + [(2e-6, k / 4) for k in range(4)]
+        assert asked == ends
+
+    def test_random_starts_are_never_the_same_twice(self, plant):
+        planted, starts = plant(seed=9), []
+
+        class Noted(PGD):
+            def start(self, p, epsilon, rng):
+                state = super().start(p, epsilon, rng)
+                starts.append(state.delta.numpy())
+                return state
+
+        inner = Noted(1e-6, steps=2, random_start=True)
+        run(Cascade((inner, inner), 1e-6), self.problem(planted))
+        assert not np.array_equal(*starts)
+
+    def test_a_sample_does_not_depend_on_its_company(self, plant):
+        planted = plant(seed=10, classes=4)
+        epsilon = float(np.median(planted.exact("l2")))
+        cascade = Cascade(
+            (
+                APGD(epsilon, steps=10, random_start=True),
+                FMN(steps=10),
+                Square(epsilon, steps=20),
+            ),
+            epsilon,
+        )
+        whole = run(cascade, self.problem(planted, "l2"))
+        for rows in (np.array([3]), np.arange(12)[::-1]):
+            part = run(cascade, self.problem(planted, "l2", rows))
+            assert np.array_equal(
+                part.distance.numpy(), take(whole.distance, rows).numpy()
+            )
+            assert np.array_equal(part.forwards, whole.forwards[rows])
+
+    def test_is_what_its_attacks_have_in_common(self):
+        cascade = Cascade((FMN(steps=30), Square(0.1, steps=50)), 0.1)
+        assert cascade.norms == {"l1", "l2", "linf"}
+        assert cascade.access is Access.GRADIENT
+        assert Cascade((Square(0.1),), 0.1).access is Access.SCORE
+        assert [a.steps for a in cascade.within(40).attacks] == [15, 25]
+
+    def test_bad_settings(self, plant):
+        with pytest.raises(BadInput, match="at least one attack"):
+            Cascade((), 0.1)
+        with pytest.raises(BadInput, match="epsilon >= 0; got nan"):
+            run(Cascade((FMN(),), float("nan")), self.problem(plant()))
+        with pytest.raises(BadInput, match="epsilon above 0"):
+            run(Cascade((FMN(), PGD(0.0)), 0.1), self.problem(plant()))
 
 
 @pytest.mark.slow

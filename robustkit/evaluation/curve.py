@@ -7,17 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import beta
 
+from robustkit.engine.attack import ROUNDING
 from robustkit.numerics.tensors import Array
 
 __all__ = ["CONFIDENCE", "ROUNDING", "Curve", "Interval", "proportion"]
 
 CONFIDENCE = 0.95
-ROUNDING = 1e-5
-"""Adversarials farther than epsilon by no more than this share count as within it.
-
-Attacks with a fixed budget put their points on the edge of the ball, where rounding in
-single precision decides on which side they are.
-"""
 
 
 class Interval(NamedTuple):

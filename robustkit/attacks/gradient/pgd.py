@@ -35,7 +35,7 @@ class PGD(FixedBudget[State]):
         steps: How many; 1 forward and 1 backward pass each.
         stepsize: First step, as a share of the ball (see `Norm.stride`). It falls
             linearly to a twentieth.
-        loss: What to descend: "margin" or "cross-entropy".
+        loss: What to descend: "margin", "dlr" or "cross-entropy".
         random_start: Start at a random point of the ball, not at the original.
         stop: Stop working on a sample once an adversarial is known.
 
@@ -80,7 +80,7 @@ class PGD(FixedBudget[State]):
             delta = noise * expand(epsilon / p.norm(noise), noise)
         return State(p.norm.project_box(delta, epsilon, p.low, p.high), epsilon)
 
-    def advance(self, p: Problem, s: State, progress: PerSample) -> State:
+    def advance(self, p: Problem, s: State, progress: PerSample, rng: Rng) -> State:
         a = p.gradient(p.x + s.delta, self.loss)
         share = self.stepsize * (1 - 0.95 * progress)
         stride = p.norm.stride(a.gradient, s.epsilon, share, a.point, p.bounds)

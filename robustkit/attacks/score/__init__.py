@@ -1,0 +1,1 @@
+"""Attacks that need scores and no gradients."""
