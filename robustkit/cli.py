@@ -92,7 +92,7 @@ def main() -> None:
 )
 @click.option(
     "--attacks",
-    default="standard",
+    default="auto",
     show_default=True,
     metavar="NAME,...",
     help="See `robustkit attacks`; foolbox:NAME for foolbox's.",
@@ -149,7 +149,7 @@ def evaluate_command(
         folder = folder or _fresh_folder(model)
         arguments = {
             "norm": [part for norm in norms for part in norm.split(",")] or ["linf"],
-            "attacks": attacks if attacks == "standard" else attacks.split(","),
+            "attacks": attacks.split(","),
             "epsilons": _sizes(epsilons),
             "bounds": bounds,
             "out": folder,

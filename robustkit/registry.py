@@ -16,8 +16,34 @@ PLUGIN_GROUP = "robustkit.attacks"
 """Entry-point group: a name, and a class or function that returns an `Attack`."""
 
 _OURS = {
+    "relay": "robustkit.attacks.gradient.relay:Relay",
+    "polish": "robustkit.attacks.gradient.polish:Polish",
+    "greedy": "robustkit.attacks.gradient.greedy:Greedy",
     "fmn": "robustkit.attacks.gradient.fmn:FMN",
+    "brendel-bethge": "robustkit.attacks.gradient.brendel_bethge:BrendelBethge",
+    "ddn": "robustkit.attacks.gradient.ddn:DDN",
+    "fab": "robustkit.attacks.gradient.fab:FAB",
+    "fab-targeted": "robustkit.attacks.gradient.fab:TargetedFAB",
+    "alma": "robustkit.attacks.gradient.alma:ALMA",
+    "pdgd": "robustkit.attacks.gradient.pdgd:PDGD",
+    "pdpgd": "robustkit.attacks.gradient.pdgd:PDPGD",
+    "deepfool": "robustkit.attacks.gradient.deepfool:DeepFool",
+    "superdeepfool": "robustkit.attacks.gradient.super_deepfool:SuperDeepFool",
+    "trust-region": "robustkit.attacks.gradient.trust_region:TrustRegion",
+    "carlini-wagner-l2": "robustkit.attacks.gradient.carlini_wagner:CarliniWagnerL2",
+    "carlini-wagner-linf": (
+        "robustkit.attacks.gradient.carlini_wagner:CarliniWagnerLinf"
+    ),
+    "ead": "robustkit.attacks.gradient.ead:EAD",
+    "sigma-zero": "robustkit.attacks.gradient.sigma_zero:SigmaZero",
+    "vfga": "robustkit.attacks.gradient.vfga:VFGA",
+    "fgsm": "robustkit.attacks.gradient.fgsm:FGSM",
     "pgd": "robustkit.combine:minimum_norm_pgd",
+    "bim": "robustkit.presets:minimum_norm_bim",
+    "mi-fgsm": "robustkit.presets:minimum_norm_mi_fgsm",
+    "ni-fgsm": "robustkit.presets:minimum_norm_ni_fgsm",
+    "apgd": "robustkit.presets:minimum_norm_apgd",
+    "square": "robustkit.presets:minimum_norm_square",
     "boundary": "robustkit.attacks.decision.boundary:Boundary",
     "uniform-noise": "robustkit.attacks.baseline.noise:UniformNoise",
     "gaussian-noise": "robustkit.attacks.baseline.noise:GaussianNoise",
@@ -83,7 +109,7 @@ def choose_attacks(
     """Attacks by name, for one norm and the access there is.
 
     Args:
-        attacks: "standard", names of attacks, or attacks by names of your own.
+        attacks: "auto", "standard", names, or attacks by names of your own.
         norm: To be minimised.
         access: What the model shows, or less where less shall be used.
         budget: Plan named attacks for so many questions; None: as they are.
@@ -93,19 +119,18 @@ def choose_attacks(
     """
     if not isinstance(attacks, str | Mapping | Sequence):
         raise BadInput(
-            "attacks must be 'standard', names, or a mapping from names of your own to "
-            f"attacks; got a {type(attacks).__name__}"
+            "attacks must be 'auto', 'standard', names, or a mapping from names of "
+            f"your own to attacks; got a {type(attacks).__name__}"
         )
-    if attacks == "standard":
-        chosen = {name: get_attack(name) for name in _STANDARD[access]}
-        chosen = {name: a for name, a in chosen.items() if norm.name in a.norms}
-    elif isinstance(attacks, Mapping):
+    if isinstance(attacks, Mapping):
         chosen, budget = dict(attacks), None
     else:
         names = [attacks] if isinstance(attacks, str) else attacks
-        chosen = {name: get_attack(name) for name in names}
+        chosen = {}
+        for name in names:
+            chosen |= _named(name, norm, access)
     if not chosen:
-        raise BadInput("no attack was named; name one, or say 'standard'")
+        raise BadInput("no attack was named; name one, or say 'auto'")
     for name, attack in chosen.items():
         if not isinstance(attack, Attack) or len(name) > 64:
             raise BadInput(
@@ -133,10 +158,21 @@ def choose_attacks(
     return {name: attack.within(budget) for name, attack in chosen.items()}
 
 
+def _named(name: str, norm: Norm, access: Access) -> dict[str, Attack[Any]]:
+    """The attack of that name, or those that a preset's name stands for."""
+    if name == "auto" and access is Access.GRADIENT:
+        preset = importlib.import_module("robustkit.presets").auto
+        return {name: preset(norm)}
+    if name not in ("auto", "standard"):
+        return {name: get_attack(name)}
+    chosen = {name: get_attack(name) for name in _STANDARD[access]}
+    return {name: a for name, a in chosen.items() if norm.name in a.norms}
+
+
 def _plugin(name: str) -> Callable[[], Any]:
     for entry in entry_points(group=PLUGIN_GROUP):
         if entry.name == name:
             build: Callable[[], Any] = entry.load()
             return build
-    known = [*attack_names(), "standard"]
+    known = [*attack_names(), "auto", "standard"]
     raise BadInput(f"unknown attack '{name}'; {suggestion(name, known)}")

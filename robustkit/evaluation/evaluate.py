@@ -52,7 +52,7 @@ def evaluate(
     data: Any,
     *,
     norm: str | Norm | Sequence[str | Norm] = "linf",
-    attacks: str | Sequence[str] | Mapping[str, Attack[Any]] = "standard",
+    attacks: str | Sequence[str] | Mapping[str, Attack[Any]] = "auto",
     epsilons: float | Sequence[float] | Mapping[str, Sequence[float]] | None = None,
     target: int | str | None = None,
     criterion: Callable[[Tensor], Criterion] | None = None,
@@ -83,7 +83,7 @@ def evaluate(
         data: Anything `load_data` or `as_data` accepts: a name or path, arrays (x, y),
             an iterator of batches. x: (n, ...) within the bounds; y: (n,) integers.
         norm: One or several of "l0", "l0-pixels", "l1", "l2", "linf".
-        attacks: "standard", names (see `robustkit attacks`), or attacks by name.
+        attacks: "auto", "standard", names (`robustkit attacks`), or attacks by name.
         epsilons: Sizes at which to state robust accuracy, in norm units; by norm where
             they differ. None: customary ones.
         target: The class to be reached (samples of that class are left out), "random"

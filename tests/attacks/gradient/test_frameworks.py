@@ -4,9 +4,30 @@ import numpy as np
 import pytest
 import torch
 
+from robustkit.attacks.gradient.alma import ALMA
+from robustkit.attacks.gradient.apgd import APGD
+from robustkit.attacks.gradient.carlini_wagner import (
+    CarliniWagnerL2,
+    CarliniWagnerLinf,
+)
+from robustkit.attacks.gradient.ddn import DDN
+from robustkit.attacks.gradient.deepfool import DeepFool
+from robustkit.attacks.gradient.ead import EAD
+from robustkit.attacks.gradient.fab import FAB, TargetedFAB
+from robustkit.attacks.gradient.fgsm import FGSM
 from robustkit.attacks.gradient.fmn import FMN
+from robustkit.attacks.gradient.greedy import Greedy
+from robustkit.attacks.gradient.momentum import MIFGSM
+from robustkit.attacks.gradient.pdgd import PDGD, PDPGD
 from robustkit.attacks.gradient.pgd import PGD
-from robustkit.combine import minimum_norm_pgd
+from robustkit.attacks.gradient.polish import Polish
+from robustkit.attacks.gradient.relay import Relay
+from robustkit.attacks.gradient.sigma_zero import SigmaZero
+from robustkit.attacks.gradient.super_deepfool import SuperDeepFool
+from robustkit.attacks.gradient.trust_region import TrustRegion
+from robustkit.attacks.gradient.vfga import VFGA
+from robustkit.attacks.score.square import Square
+from robustkit.combine import Cascade, Minimise, minimum_norm_pgd
 from robustkit.engine.criteria import Misclassification
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
@@ -48,15 +69,56 @@ def in_jax():
     return JaxModel(lambda x: jnp.maximum(x @ W1 + B1, 0) @ W2 + B2)
 
 
-@pytest.mark.parametrize("build", [in_torch, in_jax])
+CASES = [
+    # Not l1, where rounding may lead the projection to another face.
+    *((Relay(steps=40), norm) for norm in ("l0", "l2", "linf")),
+    *(
+        (Cascade((FMN(steps=30), Polish(steps=9))), norm)
+        for norm in ("l1", "l2", "linf")
+    ),
+    (Greedy(steps=20), "l0"),
+    *((FMN(steps=60), norm) for norm in ("l0", "l1", "l2", "linf")),
+    *((minimum_norm_pgd().within(60), norm) for norm in ("l1", "l2", "linf")),
+    *((ALMA(steps=20), norm) for norm in ("l1", "l2")),
+    *((PDPGD(steps=40), norm) for norm in ("l0", "l1", "l2", "linf")),
+    (PDGD(steps=40), "l2"),
+    (SigmaZero(steps=40), "l0"),
+    (VFGA(steps=5, candidates=3), "l0"),
+    (EAD(steps=90), "l1"),
+    (CarliniWagnerL2(steps=90), "l2"),
+    (CarliniWagnerLinf(steps=90), "linf"),
+    (DDN(steps=60), "l2"),
+    *((DeepFool(), norm) for norm in ("l2", "linf")),
+    *((SuperDeepFool(steps=15), norm) for norm in ("l2", "linf")),
+    # Not l1, where FAB lands on kinks, and rounding says on which side.
+    *((FAB(steps=10), norm) for norm in ("l2", "linf")),
+    *((TargetedFAB(steps=30), norm) for norm in ("l2", "linf")),
+    *((TrustRegion(), norm) for norm in ("l2", "linf")),
+    (PGD(epsilon=0.3, random_start=True, stop=False), "linf"),
+    *(
+        (Minimise(APGD(1.0, steps=10, loss="dlr"), steps=25), norm)
+        for norm in ("l1", "l2", "linf")
+    ),
+    (APGD(0.3, steps=30, targets=2, random_start=True, stop=False), "linf"),
+    (FGSM(steps=12), "l2"),
+    (Minimise(MIFGSM(1.0, nesterov=True, loss="margin"), steps=40), "linf"),
+    *((Square(1.0, steps=60, stop=False), norm) for norm in ("l2", "linf")),
+]
+# JAX compiles every operation for every shape anew, so there each attack comes once.
+FIRST = [
+    case
+    for place, case in enumerate(CASES)
+    if type(case[0]) not in [type(other) for other, _ in CASES[:place]]
+]
+
+
 @pytest.mark.parametrize(
-    ("attack", "norm"),
-    [
-        *((FMN(steps=60), norm) for norm in ("l0", "l1", "l2", "linf")),
-        *((minimum_norm_pgd().within(60), norm) for norm in ("l1", "l2", "linf")),
-        (PGD(epsilon=0.3, random_start=True, stop=False), "linf"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+    ("build", "attack", "norm"),
+    [*((in_torch, *case) for case in CASES), *((in_jax, *case) for case in FIRST)],
+    ids=lambda value: (
+        getattr(value, "__name__", None)
+        or (value if isinstance(value, str) else type(value).__name__)
+    ),
 )
 def test_frameworks_agree(build, attack, norm):
     def distances(model):

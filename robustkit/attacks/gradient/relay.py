@@ -1,0 +1,284 @@
+"""A relay of short descents that hand their points on, from norm to norm."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from robustkit.engine.attack import Attack
+from robustkit.engine.criteria import Criterion
+from robustkit.engine.losses import Loss
+from robustkit.engine.problem import GradientAnswer, Problem
+from robustkit.models.base import Access
+from robustkit.numerics.norms import Norm, get_norm
+from robustkit.numerics.schedules import cosine
+from robustkit.numerics.tensors import (
+    Batch,
+    PerSample,
+    Tensor,
+    full,
+    like,
+    maximum,
+    minimum,
+    to_numpy,
+    where,
+)
+
+__all__ = ["Leg", "Relay"]
+
+_NEWTON = 4.0
+"""How many times faster than `gamma` a ball may shrink if the margin says so."""
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One descent of a relay.
+
+    Attributes:
+        length: Its share of the steps, in any unit.
+        norm: In whose geometry it walks; None: the problem's.
+        start: "origin", "noise" (in the ball of the best distance), "best" (known so
+            far) or "here" (where the leg before it ended).
+        way: Aim at the way to meet the criterion that comes at this place, nearest
+            first, as the margins at the original have it; None: at whichever is
+            nearest at the time.
+        stepsize: First step, as a share of the ball. It falls to 0.02.
+        gamma: First change of the radius, as a share of it. It falls to 0.002.
+    """
+
+    length: float
+    norm: str | None = None
+    start: str = "origin"
+    way: int | None = None
+    stepsize: float = 1.0
+    gamma: float = 0.1
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the relay stands.
+
+    Attributes:
+        delta: (n, ...) perturbation, in input units.
+        radius: (n,) of the ball that holds delta, in units of the leg's norm.
+        limit: (n,) what the radius may not grow past: the size of the best adversarial
+            that this leg may build on; infinite where there is none.
+        largest: (n,) the size of the largest perturbation, in the leg's norm.
+        ways: (n, ways) margins of the single ways at the original.
+        way: (n,) integers, which of them the leg aims at.
+    """
+
+    delta: Batch
+    radius: PerSample
+    limit: PerSample
+    largest: PerSample
+    ways: Tensor
+    way: Tensor
+
+
+@dataclass(frozen=True)
+class Relay(Attack[State]):
+    """Many short descents, each from another side; the nearest adversarial counts.
+
+    A single descent ends in the first local minimum it meets, and which start leads to
+    a good one differs from model to model. So the passes are shared among legs: from
+    the original, from noise, and from the best point known, towards one class after
+    another; and by way of other norms. That last is what networks need whose gradients
+    only lead somewhere once every feature has moved (adversarially trained or
+    thresholding ones): a walk in the Linf ball finds an adversarial there, and the next
+    legs shrink it in L2, L1 and L0.
+
+    Every step of a leg is a step along the gradient, as long as a share of the ball,
+    and a projection on ball and box. The ball shrinks below an adversarial to where the
+    linearised margin vanishes, and grows while there is none.
+
+    Args:
+        steps: How many; 1 forward and 1 backward pass each, and one more at the start.
+        legs: None: a plan that suits the norm and the steps.
+
+    Source:
+        This project. The steps are kin to Pintor et al., Fast Minimum-norm Adversarial
+        Attacks, NeurIPS 2021.
+
+    >>> import robustkit as rk, torch
+    >>> from robustkit.attacks.gradient.relay import Relay
+    >>> model = torch.nn.Linear(2, 2, bias=False).eval()
+    >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    >>> x, y = torch.tensor([[0.8, 0.4]]), torch.tensor([0])
+    >>> result = rk.run(Relay(steps=50), model, x, y, norm="l1")
+    >>> round(float(result.distance[0]), 3)
+    0.4
+    """
+
+    access: ClassVar[Access] = Access.GRADIENT
+    norms: ClassVar[frozenset[str]] = frozenset({"l0", "l1", "l2", "linf"})
+    cost: ClassVar[str] = "1 forward + 1 backward; the same once at the start"
+    source: ClassVar[str] = "this project"
+
+    steps: int = 100
+    legs: tuple[Leg, ...] | None = None
+
+    def init(self, p: Problem) -> State:
+        # The ways come out of the same question as the first gradient.
+        seen: list[Tensor] = []
+
+        def margin(criterion: Criterion, logits: Tensor) -> tuple[PerSample, Tensor]:
+            seen.append(criterion.ways(logits))
+            return criterion.slopes(logits)
+
+        a = p.gradient(p.x, margin)
+        ways = seen[0]
+        # Not zero, since it could not grow from there where the margin is zero.
+        s = State(a.delta, 1e-5 * p.largest, p.largest, p.largest, ways, ways[:, 0])
+        leg, _, _ = self._turn(p.norm, 0)
+        return self._advance(p, self._start(p, s, leg, -1), a, leg, 0.0, -1)
+
+    def step(self, p: Problem, s: State, t: int) -> State:
+        leg, turn, length = self._turn(p.norm, t)
+        if turn == 0 and t > 0:
+            s = self._start(p, s, leg, t)
+        loss = "margin" if leg.way is None else _towards(s.way)
+        a = p.gradient(p.x + s.delta, loss)
+        return self._advance(p, s, a, leg, turn / length, t)
+
+    def within(self, budget: int) -> "Relay":
+        """One question is asked about the original."""
+        return dataclasses.replace(self, steps=max(budget - 1, 1))
+
+    def _start(self, p: Problem, s: State, leg: Leg, t: int) -> State:
+        """The state before a leg's first question."""
+        norm = p.norm if leg.norm is None else get_norm(leg.norm)
+        largest = norm(maximum(-p.low, p.high))
+        limit = full(p.x, math.inf)
+        delta = p.x.zeros_like()
+        if leg.start == "here":
+            delta, radius = s.delta, norm(s.delta)
+        else:
+            if leg.start == "best":
+                delta = p.ledger.best - p.x
+            elif leg.start == "noise":
+                delta = _noise(p, t)
+            if leg.norm is None:
+                limit = p.ledger.distance
+            elif leg.start == "best":
+                limit = where(p.ledger.found, norm(delta), limit)
+            # Not zero, since it could not grow from there where the margin is zero.
+            radius = where(limit < math.inf, limit, 1e-5 * largest)
+        radius = norm.scale(radius, 1 - leg.gamma / 2)
+        if t > 0 and not p.ledger.all_found:
+            # The way from the original was tried, and led nowhere.
+            delta = where(p.ledger.found, delta, _noise(p, t))
+            radius = where(p.ledger.found, radius, largest / 2)
+        delta = norm.project_box(delta, radius, p.low, p.high)
+        way = s.way if leg.way is None else _choose(s.ways, leg.way)
+        return State(delta, radius, limit, largest, s.ways, way)
+
+    def _advance(
+        self,
+        p: Problem,
+        s: State,
+        a: GradientAnswer,
+        leg: Leg,
+        progress: float,
+        t: int,
+    ) -> State:
+        """The state for the next question, from the answer to the last."""
+        norm = p.norm if leg.norm is None else get_norm(leg.norm)
+        stepsize = cosine(progress, leg.stepsize, 0.02)
+        gamma = cosine(progress, leg.gamma, 0.002)
+        size = a.distance if leg.norm is None else norm(a.delta)
+        gap = norm.to_boundary(a.margin, a.gradient)
+        limit = where(a.adversarial, minimum(s.limit, size), s.limit)
+        within = minimum(s.radius, limit)
+        least = norm.scale(within, max(1 - _NEWTON * gamma, 0.5))
+        needed = size - norm.slack(a.margin, a.gradient, a.delta)
+        shrunk = minimum(maximum(needed, least), norm.scale(within, 1 - gamma))
+        grown = minimum(norm.scale(s.radius, 1 + gamma), limit)
+        gradient = a.gradient
+        if leg.norm or leg.start == "here" or not p.ledger.all_found:
+            reach = maximum(1.05 * (size + gap), norm.scale(s.radius, 1.3))
+            grown = where(limit < math.inf, grown, reach)
+            flat = gap == math.inf
+            if bool(flat.any()):
+                gradient = where(flat, _noise(p, t), gradient)
+        radius = minimum(where(a.adversarial, shrunk, grown), s.largest)
+        stride = norm.stride(gradient, radius, stepsize, a.point, p.bounds)
+        delta = norm.project_box(a.delta - stride, radius, p.low, p.high)
+        return dataclasses.replace(s, delta=delta, radius=radius, limit=limit)
+
+    def _turn(self, norm: Norm, t: int) -> tuple[Leg, int, int]:
+        """The leg of step `t`, which of its steps that is, and how many it has."""
+        legs = self.legs or _plan(norm.name, self.steps)
+        total = sum(leg.length for leg in legs)
+        ends = itertools.accumulate(leg.length * self.steps / total for leg in legs)
+        first = 0
+        for leg, end in zip(legs, map(round, ends), strict=True):
+            if t < end:
+                return leg, t - first, end - first
+            first = end
+        raise AssertionError("the loop took more steps than there are")
+
+
+_TOURS: dict[str, tuple[str, ...]] = {
+    "linf": (),
+    "l2": ("linf",),
+    "l1": ("linf", "l2"),
+    "l0": ("linf", "l2", "l1"),
+}
+"""The norms by whose balls one comes to another, each sparser than the last."""
+
+
+@functools.cache
+def _plan(norm: str, steps: int) -> tuple[Leg, ...]:
+    """More steps make more rounds, each towards another way, and no longer legs.
+
+    A leg gains little after some 20 steps, a new start gains more.
+    """
+    tour = _TOURS[norm]
+    if not tour:
+        ways = min(max(steps // 25, 1), 8)
+        first, last = (14, 6) if ways == 1 else (24, 28)
+        legs = []
+        for place in range(max(steps // 250, 1)):
+            legs.append(Leg(first, start="noise" if place else "origin"))
+            legs += [Leg(10, start="noise", way=way) for way in range(ways)]
+            legs.append(Leg(last, start="best"))
+        return tuple(legs)
+    rounds = min(max(steps // (80 if norm == "l0" else 45), 1), 12)
+    legs = []
+    for place in range(rounds):
+        way = place or None
+        legs.append(Leg(5, norm=tour[0], way=way))
+        for name in (*tour[1:], None):
+            legs.append(
+                Leg(5 if name else 18, name, start="here", way=way, stepsize=0.5)
+            )
+        if rounds > 2 or norm == "l0":
+            legs.append(Leg(10, way=way))
+        if rounds > 1:
+            legs.append(Leg(12, start="best", way=place))
+    return (*legs, Leg(12, start="best"), Leg(6, start="best", stepsize=0.3))
+
+
+def _noise(p: Problem, t: int) -> Batch:
+    """(n, ...) from one corner of the box to the opposite one."""
+    return p.rng(t).uniform(p.x.shape[1:], -1.0, 1.0) * p.bounds.width
+
+
+def _choose(ways: Tensor, place: int) -> Tensor:
+    """(n,) the way that comes at a place by margin, among those that are open."""
+    order = np.argsort(to_numpy(ways), axis=1, kind="stable")
+    count = np.isfinite(to_numpy(ways)).sum(axis=1)
+    column = place % np.maximum(count, 1)
+    return like(ways, order[np.arange(len(order)), column])
+
+
+def _towards(way: Tensor) -> Loss:
+    def loss(criterion: Criterion, logits: Tensor) -> tuple[PerSample, Tensor]:
+        return criterion.slopes_of(logits, way)
+
+    return loss

@@ -1,0 +1,143 @@
+"""Attacks put together as the literature does."""
+
+from robustkit.attacks.gradient import apgd, momentum
+from robustkit.attacks.gradient.apgd import APGD
+from robustkit.attacks.gradient.fab import TargetedFAB
+from robustkit.attacks.gradient.greedy import Greedy
+from robustkit.attacks.gradient.momentum import MIFGSM
+from robustkit.attacks.gradient.polish import Polish
+from robustkit.attacks.gradient.relay import Relay
+from robustkit.attacks.score import square
+from robustkit.attacks.score.square import Square
+from robustkit.combine import Cascade, Minimise
+from robustkit.errors import BadInput, suggestion
+from robustkit.numerics.norms import Norm, get_norm
+
+__all__ = [
+    "auto",
+    "autoattack",
+    "minimum_norm_apgd",
+    "minimum_norm_bim",
+    "minimum_norm_mi_fgsm",
+    "minimum_norm_ni_fgsm",
+    "minimum_norm_square",
+]
+
+_VERSIONS = ("standard", "rand")
+
+
+def auto(norm: str | Norm = "linf", budget: int = 300) -> Cascade:
+    """The nearest adversarials for a number of passes: what to use unless you know why.
+
+    A relay of short descents (`Relay`), and from its best point the last thousandth by
+    `Polish`, or for L0 an exchange of features by `Greedy`.
+
+    Args:
+        norm: "linf", "l2", "l1" or "l0".
+        budget: Passes per sample, each forward and backward.
+
+    >>> attack = auto("l2", budget=100)
+    >>> [type(part).__name__ for part in attack.attacks], attack.steps
+    (['Relay', 'Polish'], 99)
+    """
+    if get_norm(norm).name == "l0":
+        last = max(budget // 4, 1)
+        return Cascade((Relay().within(budget - last), Greedy(steps=last)))
+    last = max(budget // 25, 1)
+    return Cascade((Relay().within(budget - last), Polish(steps=last)))
+
+
+def autoattack(
+    epsilon: float, norm: str | Norm = "linf", version: str = "standard"
+) -> Cascade:
+    """AutoAttack: robust accuracy at one epsilon by a fixed cascade of attacks.
+
+    In their order: APGD on the cross-entropy, APGD on the targeted difference of logits
+    ratio, targeted FAB, Square; samples that one has broken leave. For models whose
+    answers are random, "rand": APGD on the cross-entropy and on the difference of
+    logits ratio, each gradient averaged over 20 passes.
+
+    Give it to `evaluate` or `run` as any attack. Its distances say whether a sample
+    stands `epsilon`, and nothing about other sizes.
+    It needs a criterion with a cross-entropy, and 4 classes (3 for "rand").
+
+    Args:
+        epsilon: Radius of the ball, in norm units.
+        norm: "linf", "l2" or "l1".
+        version: "standard" (up to 6,900 questions per sample; for L1 7,400) or "rand"
+            (4,000).
+
+    Source:
+        Croce, Hein: Reliable Evaluation of Adversarial Robustness with an Ensemble of
+        Diverse Parameter-free Attacks, ICML 2020; for L1 Croce, Hein: Mind the Box,
+        ICML 2021.
+
+    Raises:
+        BadInput: No such version, or no such attack for the norm.
+
+    >>> for attack in autoattack(0.02).attacks:
+    ...     print(type(attack).__name__, attack.steps)
+    APGD 100
+    APGD 900
+    TargetedFAB 900
+    Square 5000
+    """
+    name = get_norm(norm).name
+    if name not in APGD.norms:
+        raise BadInput(f"AutoAttack knows l1, l2 and linf; got {name}")
+    if version not in _VERSIONS:
+        raise BadInput(f"unknown version '{version}'; {suggestion(version, _VERSIONS)}")
+    sparse = name == "l1"
+    if version == "rand":
+        losses = ("cross-entropy", "dlr")
+        return Cascade(
+            tuple(
+                APGD(epsilon, loss=loss, random_start=True, passes=20, wide=sparse)
+                for loss in losses
+            ),
+            epsilon,
+        )
+    targets, restarts = (5, 5) if sparse else (9, 1)
+    first = APGD(epsilon, loss="cross-entropy", random_start=True, wide=sparse)
+    aimed = APGD(
+        epsilon,
+        steps=100 * targets,
+        loss="dlr",
+        targets=targets,
+        random_start=True,
+        wide=sparse,
+    )
+    return Cascade(
+        (
+            *(first,) * restarts,
+            aimed,
+            TargetedFAB(steps=900, targets=9),
+            Square(epsilon, steps=5000, rescale=False),
+        ),
+        epsilon,
+    )
+
+
+def minimum_norm_apgd() -> Minimise[apgd.State]:
+    """APGD with a search over its radius."""
+    return Minimise(APGD(epsilon=1.0, steps=20))
+
+
+def minimum_norm_bim() -> Minimise[momentum.State]:
+    """The basic iterative method with a search over its radius."""
+    return Minimise(MIFGSM(epsilon=1.0, steps=20, decay=0.0, loss="margin"))
+
+
+def minimum_norm_mi_fgsm() -> Minimise[momentum.State]:
+    """MI-FGSM with a search over its radius."""
+    return Minimise(MIFGSM(epsilon=1.0, steps=20, loss="margin"))
+
+
+def minimum_norm_ni_fgsm() -> Minimise[momentum.State]:
+    """NI-FGSM with a search over its radius."""
+    return Minimise(MIFGSM(epsilon=1.0, steps=20, nesterov=True, loss="margin"))
+
+
+def minimum_norm_square() -> Minimise[square.State]:
+    """Square Attack with a search over its radius."""
+    return Minimise(Square(epsilon=1.0, steps=1000), steps=5000)

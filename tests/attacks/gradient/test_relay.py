@@ -1,0 +1,112 @@
+import pytest
+import torch
+
+from robustkit.attacks.gradient.fmn import FMN
+from robustkit.attacks.gradient.relay import Leg, Relay
+from robustkit.engine.criteria import AnyOf, Misclassification, Targeted
+from robustkit.engine.loop import run
+from robustkit.engine.problem import Problem
+from robustkit.models.torch import TorchModel
+from robustkit.numerics.norms import get_norm
+from robustkit.numerics.tensors import as_tensor
+
+NORMS = ("l0", "l1", "l2", "linf")
+EXCESS = {"l0": 1.0, "l1": 1.05, "l2": 1.01, "linf": 1.01}
+
+
+def attack(planted, norm, steps=200, criterion=None, legs=None):
+    criterion = criterion or Misclassification(as_tensor(planted.y))
+    problem = Problem(planted.model(), as_tensor(planted.x), criterion, get_norm(norm))
+    return run(Relay(steps=steps, legs=legs), problem)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-3.0, 5.0)])
+def test_reaches_the_only_boundary_there_is(plant, norm, bounds):
+    planted = plant(seed=1, classes=2, bounds=bounds)
+    targets = 1 - planted.y
+    ledger = attack(planted, norm, criterion=Targeted(as_tensor(targets)))
+    exact, distance = planted.exact(norm, targets), ledger.distance.numpy()
+    assert (distance >= exact * (1 - 1e-9)).all()
+    assert (distance <= exact * EXCESS[norm] * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_finds_the_nearest_of_several_boundaries(plant, norm):
+    planted = plant(seed=2, samples=40, classes=4)
+    exact, distance = planted.exact(norm), attack(planted, norm, 400).distance.numpy()
+    assert (distance >= exact * (1 - 1e-9)).all()
+    assert (distance <= exact * EXCESS[norm]).mean() >= 0.95
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("steps", [1, 7, 30, 100])
+def test_asks_one_question_per_step_and_one_at_the_start(plant, norm, steps):
+    ledger = attack(plant(seed=3), norm, steps)
+    assert (ledger.forwards == steps + 1).all()
+    assert (ledger.backwards == steps + 1).all()
+    planned = Relay().within(steps + 1)
+    assert planned.steps == steps
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_neighbours_in_the_batch_change_nothing(plant, laws, norm):
+    laws.any_batch(Relay(steps=60), plant(seed=4), norm)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_rescaled_inputs_give_the_rescaled_result(plant, laws, norm):
+    # Without noise, since random numbers are drawn by the content of a sample.
+    legs = (Leg(1.0), Leg(1.0, start="best", way=0))
+    planted = plant(seed=5, bounds=(0.0, 1.0))
+    # Rounding may lead an L1 projection to another face.
+    laws.any_bounds_and_units(Relay(100, legs), planted, norm, rtol=1e-3)
+
+
+def test_aims_at_each_way_of_a_criterion_and_skips_the_closed_ones(plant):
+    planted = plant(seed=6, classes=3, samples=20)
+    label = as_tensor(planted.y)
+    either = AnyOf(Misclassification(label), Targeted(label))
+    for way in range(8):
+        legs = (Leg(1.0), Leg(3.0, way=way))
+        ledger = attack(planted, "l2", 100, criterion=either, legs=legs)
+        assert ledger.found.numpy().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["l2", "l1", "l0"])
+def test_comes_by_way_of_linf_to_where_other_walks_do_not(shared, norm):
+    """An adversarially trained network, by a tenth of the passes of FMN."""
+    module = shared.torch_model("mnist_cnn_a_adv")
+    x, y = (torch.tensor(values[:16]) for values in shared.images("mnist"))
+    right = module(x).argmax(dim=1) == y
+    criterion = Misclassification(as_tensor(y[right]))
+
+    def mean(attack):
+        problem = Problem(
+            TorchModel(module), as_tensor(x[right]), criterion, get_norm(norm)
+        )
+        return run(attack, problem).distance.numpy().mean()
+
+    assert mean(Relay(steps=99)) <= 0.85 * mean(FMN(steps=1000))
+
+
+class Dead(torch.nn.Module):
+    """No gradient at the original: rectified units that all stand below zero."""
+
+    def forward(self, x):
+        alive = torch.relu(x.sum(dim=1) - 0.6 * x.shape[1])
+        return torch.stack([0.1 - alive, torch.zeros_like(alive)], dim=1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_vanishing_gradient_is_met_with_noise(norm):
+    x = as_tensor(torch.full((3, 16), 0.4))
+    labels = as_tensor(torch.zeros(3, dtype=torch.long))
+    problem = Problem(
+        TorchModel(Dead().eval()), x, Misclassification(labels), get_norm(norm)
+    )
+    ledger = run(Relay(steps=200), problem)
+    exact = {"l0": 6, "l1": 3.3, "l2": 3.3 / 4, "linf": 3.3 / 16}[norm]
+    assert ledger.found.numpy().all()
+    assert (ledger.distance.numpy() <= exact * 1.02).all()

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+
+import robustkit as rk
+from robustkit import presets
+from robustkit.engine.attack import Attack
+from robustkit.engine.criteria import Misclassification
+from robustkit.engine.loop import run
+from robustkit.engine.problem import Problem
+from robustkit.errors import BadInput
+from robustkit.models.base import Access
+from robustkit.numerics.norms import get_norm
+from robustkit.numerics.tensors import as_tensor
+from robustkit.presets import auto, autoattack
+
+
+def plan(attack):
+    fields = ("loss", "targets", "steps", "passes", "random_start", "wide")
+    return type(attack).__name__, {
+        name: getattr(attack, name) for name in fields if hasattr(attack, name)
+    }
+
+
+def test_autoattack_is_the_published_cascade():
+    standard = [plan(attack) for attack in autoattack(0.1, "linf").attacks]
+    assert [name for name, _ in standard] == ["APGD", "APGD", "TargetedFAB", "Square"]
+    assert [s["steps"] for _, s in standard] == [100, 900, 900, 5000]
+    assert [s.get("loss") for _, s in standard[:2]] == ["cross-entropy", "dlr"]
+    assert [s.get("targets") for _, s in standard[:3]] == [0, 9, 9]
+    sparse = [plan(attack) for attack in autoattack(10.0, "l1").attacks]
+    assert [s["steps"] for _, s in sparse] == [100] * 5 + [500, 900, 5000]
+    assert all(s["wide"] for name, s in sparse if name == "APGD")
+    rand = [plan(attack) for attack in autoattack(0.1, version="rand").attacks]
+    assert [(s["loss"], s["passes"]) for _, s in rand] == [
+        ("cross-entropy", 20),
+        ("dlr", 20),
+    ]
+    assert autoattack(0.1).epsilon == 0.1
+
+
+@pytest.mark.parametrize("version", ["standard", "rand"])
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+def test_finds_what_the_budget_holds(plant, norm, version):
+    planted = plant(seed=1, classes=4, samples=16)
+    exact = planted.exact(norm)
+    epsilon = float(np.median(exact))
+    cascade = autoattack(epsilon * 1.01, norm, version).within(400)
+    bounds = (planted.lower, planted.upper)
+    result = rk.run(
+        cascade, planted.model(), planted.x, planted.y, norm=norm, bounds=bounds
+    )
+    broken = result.distance <= epsilon * 1.0101
+    assert broken[exact <= epsilon].all()
+    assert not broken[exact > epsilon * 1.0101].any()
+
+
+def test_serves_the_evaluator():
+    attacks = {"autoattack": autoattack(0.12).within(100)}
+    results = rk.evaluate(
+        "digits", "digits", samples=20, attacks=attacks, epsilons=[0.12]
+    )
+    clean, robust = results.clean_accuracy, results.robust_accuracy(0.12)
+    assert 0 < robust.estimate < clean.estimate
+
+
+@pytest.mark.parametrize("name", [n for n in presets.__all__ if n != "autoattack"])
+def test_minimum_norm_presets(plant, name):
+    planted = plant(seed=2, classes=4, samples=16)
+    attack = getattr(presets, name)()
+    assert isinstance(attack, Attack)
+    score = name == "minimum_norm_square"
+    assert attack.access is (Access.SCORE if score else Access.GRADIENT)
+    bounds = (planted.lower, planted.upper)
+    result = rk.run(
+        attack.within(500 if score else 200),
+        planted.model(),
+        planted.x,
+        planted.y,
+        norm="linf",
+        bounds=bounds,
+    )
+    ratio = result.distance / planted.exact("linf")
+    assert (ratio >= 1 - 1e-9).all()
+    assert np.median(ratio) <= (1.5 if score else 1.02)
+
+
+def test_bad_settings():
+    with pytest.raises(BadInput, match="unknown version 'random'"):
+        autoattack(0.1, version="random")
+    with pytest.raises(BadInput, match="knows l1, l2 and linf; got l0"):
+        autoattack(0.1, "l0")
+
+
+@pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
+@pytest.mark.parametrize("budget", [3, 30, 100, 301])
+def test_auto_plans_for_the_budget_and_keeps_to_it(plant, norm, budget):
+    planted = plant(seed=1)
+    attack = auto(norm).within(budget)
+    criterion = Misclassification(as_tensor(planted.y))
+    problem = Problem(planted.model(), as_tensor(planted.x), criterion, get_norm(norm))
+    ledger = run(attack, problem)
+    assert (ledger.forwards <= budget).all()
+    assert (ledger.forwards >= 0.9 * budget - 1).all()
+
+
+@pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
+def test_auto_is_exact_where_the_model_is_linear(plant, norm):
+    planted = plant(seed=2, samples=40, classes=4)
+    criterion = Misclassification(as_tensor(planted.y))
+    problem = Problem(planted.model(), as_tensor(planted.x), criterion, get_norm(norm))
+    distance = run(auto(norm), problem).distance.numpy()
+    exact = planted.exact(norm)
+    assert (distance >= exact * (1 - 1e-9)).all()
+    assert np.median(distance / exact) <= 1 + 1e-5
+    assert (distance <= exact * 1.01).mean() >= 0.95
