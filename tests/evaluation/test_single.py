@@ -55,7 +55,7 @@ def test_targets_budgets_and_names(planted):
         ({"starts": np.zeros((3, 6))}, "starts must be 24"),
         ({"pool": np.zeros((3, 5))}, "pool must be"),
         ({"norm": "l5"}, "unknown norm"),
-        ({"attack": "pdg"}, "did you mean 'pgd'"),
+        ({"attack": "pgdd"}, "did you mean 'pgd'"),
         ({"attack": "boundary", "norm": "l0"}, "cannot minimise"),
         ({"budget": 0}, "at least 1"),
     ],

@@ -29,6 +29,8 @@ __all__ = ["BrendelBethge"]
 # large changes of single features need most, many small changes of an L1 walk least.
 _FIRST = {"l0": 1.0, "l1": 0.2, "l2": 0.5, "linf": 0.5}
 _LAST = 0.05
+# Walks of fewer steps than this need a larger one.
+_LONG = 20
 # Of the steps for the last walk, and of the first radius for it.
 _REFINED, _NARROW = 0.35, 0.3
 # Of the trust radius: it need not be met exactly.
@@ -133,7 +135,7 @@ class BrendelBethge(Attack[State]):
         known = s.best < math.inf
         mixed = self.momentum * s.normal + (1 - self.momentum) * normal
         normal = where(known, mixed, normal)
-        wide = _FIRST[p.norm.name]
+        wide = min(_FIRST[p.norm.name] * max(_LONG / length, 1.0), 1.0)
         if walk == self.walks and p.norm.name != "l0":
             wide *= _NARROW
         radius = where(known, s.radius * _LAST ** (1 / length), wide * size)
