@@ -73,5 +73,11 @@ def test_better_than_foolbox(network, norm):
     ours = run(BrendelBethge().within(STEPS + 10), problem, budget=STEPS + 10)
     distance = ours.distance.numpy()
     assert np.isfinite(distance).all()
-    print("RATIO", norm, np.median(distance / reference), np.mean(distance) / np.mean(reference), missed.mean())
+    print(
+        "RATIO",
+        norm,
+        np.median(distance / reference),
+        np.mean(distance) / np.mean(reference),
+        missed.mean(),
+    )
     assert np.median(distance / reference) <= 1.0

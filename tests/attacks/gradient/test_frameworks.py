@@ -6,6 +6,7 @@ import torch
 
 from robustkit.attacks.gradient.alma import ALMA
 from robustkit.attacks.gradient.apgd import APGD
+from robustkit.attacks.gradient.brendel_bethge import BrendelBethge
 from robustkit.attacks.gradient.carlini_wagner import (
     CarliniWagnerL2,
     CarliniWagnerLinf,
@@ -76,6 +77,8 @@ CASES = [
     (Greedy(steps=20), "l0"),
     *((FMN(steps=60), norm) for norm in ("l0", "l1", "l2", "linf")),
     *((minimum_norm_pgd().within(60), norm) for norm in ("l1", "l2", "linf")),
+    # Not linf, where rounding decides when a search for the trust region ends.
+    (BrendelBethge(steps=40), "l2"),
     *((ALMA(steps=20), norm) for norm in ("l1", "l2")),
     *((PDPGD(steps=40), norm) for norm in ("l0", "l1", "l2", "linf")),
     (PDGD(steps=40), "l2"),
