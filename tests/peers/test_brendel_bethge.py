@@ -47,14 +47,9 @@ def test_better_than_foolbox(network, norm):
     foolbox = pytest.importorskip("foolbox")
     module, x, y = network
 
-    # Both start from the same adversarials: blends with uniform noise.
+    # Both start from the same adversarials: images of other classes.
+    starts = x[[int((y != label).nonzero()[0]) for label in y]]
     model = foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu")
-    blend = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack(steps=50)
-    torch.random.manual_seed(0)
-    starts = blend.run(model, x, y)
-    known = (module(starts).argmax(dim=1) != y).numpy()
-    assert known.mean() > 0.5
-    x, y, starts = x[known], y[known], starts[known]
 
     theirs = getattr(foolbox.attacks, NAMES[norm])(steps=STEPS)
     points = theirs.run(model, x, y, starting_points=starts)
@@ -73,11 +68,4 @@ def test_better_than_foolbox(network, norm):
     ours = run(BrendelBethge().within(STEPS + 10), problem, budget=STEPS + 10)
     distance = ours.distance.numpy()
     assert np.isfinite(distance).all()
-    print(
-        "RATIO",
-        norm,
-        np.median(distance / reference),
-        np.mean(distance) / np.mean(reference),
-        missed.mean(),
-    )
     assert np.median(distance / reference) <= 1.0
