@@ -144,7 +144,6 @@ class Cascade(Attack[Stage]):
     """
 
     cost: ClassVar[str] = "that of the attack whose turn it is"
-    source: ClassVar[str] = "that of its attacks"
 
     attacks: tuple[Attack[Any], ...]
     epsilon: float = 0.0
@@ -157,6 +156,8 @@ class Cascade(Attack[Stage]):
         access = max(attack.access for attack in self.attacks)
         object.__setattr__(self, "norms", norms)
         object.__setattr__(self, "access", access)
+        sources = dict.fromkeys(attack.source for attack in self.attacks)
+        object.__setattr__(self, "source", "; ".join(sources))
         object.__setattr__(self, "steps", sum(a.steps for a in self.attacks))
 
     def init(self, p: Problem) -> Stage:

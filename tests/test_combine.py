@@ -176,6 +176,11 @@ class TestCascade:
             )
             assert np.array_equal(part.forwards, whole.forwards[rows])
 
+    def test_names_the_sources_of_its_attacks(self):
+        fmn = FMN()
+        assert Cascade((fmn, fmn)).source == fmn.source
+        assert Cascade((fmn, PGD(0.1))).source == f"{fmn.source}; {PGD.source}"
+
     def test_is_what_its_attacks_have_in_common(self):
         cascade = Cascade((FMN(steps=30), Square(0.1, steps=50)), 0.1)
         assert cascade.norms == {"l1", "l2", "linf"}

@@ -44,7 +44,6 @@ def main() -> None:
             "digits",
             "digits",
             norm=["linf", "l2"],
-            attacks=["fmn"],
             out=folder / "run",
         )
         page = write_report(results)

@@ -152,6 +152,15 @@ class Norm(ABC):
         """
         return self.project(delta, self(delta) * share)
 
+    def shrink(self, radius: PerSample, needed: PerSample, gamma: float) -> PerSample:
+        """`radius` less a share `gamma`, or more if less is `needed` (n,).
+
+        It falls by no more than four times that share, and by no more than a half,
+        since what is needed is known of a linear model only.
+        """
+        least = self.scale(radius, max(1 - 4 * gamma, 0.5))
+        return minimum(maximum(needed, least), self.scale(radius, 1 - gamma))
+
     def check(self, x: Batch) -> None:
         """Whether inputs like `x` can be measured.
 

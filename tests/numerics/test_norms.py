@@ -114,9 +114,11 @@ OPERATIONS = {
     ),
     "stride": lambda norm, c: norm.stride(c.gradient, c.radius, 1.0, c.point, BOUNDS),
     "to_boundary": lambda norm, c: norm.to_boundary(c.margin, c.gradient),
+    "slack": lambda norm, c: norm.slack(-c.margin, c.gradient, c.delta),
     "towards": lambda norm, c: norm.towards(c.delta, c.radius / 3),
     "scale up": lambda norm, c: norm.scale(c.radius, 1.05),
     "scale down": lambda norm, c: norm.scale(c.radius, 0.95),
+    "shrink": lambda norm, c: norm.shrink(c.radius, c.margin, 0.1),
 }
 every_operation = pytest.mark.parametrize("operation", OPERATIONS)
 
@@ -672,6 +674,32 @@ class TestToBoundary:
         assert found.item() == pytest.approx(expected)
 
 
+class TestSlack:
+    @pytest.mark.parametrize(
+        ("name", "expected"), [("l1", 0.5), ("l2", 0.4), ("linf", 2 / 7)]
+    )
+    def test_by_hand(self, name, expected):
+        gradient = as_tensor(np.array([[3.0, -4.0]] * 2))
+        margin = as_tensor(np.array([-2.0, 2.0]))
+        found = get_norm(name).slack(margin, gradient, -gradient)
+        assert_allclose(found.numpy(), [expected, 0.0])
+
+    @counting_norms
+    @law(60)
+    def test_so_many_can_go_and_the_linear_margin_stays_below_zero(self, name, case):
+        margin = -np.abs(case.margin)
+        case = dataclasses.replace(case, margin=-margin)
+        for alone, slack in rows_of(name, "slack", case):
+            held = alone.gradient * alone.delta
+            changed = alone.delta != 0
+            if name == "l0-pixels":
+                held, changed = held.sum(axis=0), changed.any(axis=0)
+            # What going back costs, for those that are changed; the cheapest go.
+            cost = np.sort(-held[changed])
+            assert 0 <= slack <= changed.sum()
+            assert -alone.margin + cost[: math.floor(slack)].sum() <= CLOSE
+
+
 class TestTowards:
     @every_norm
     @law()
@@ -729,6 +757,17 @@ class TestScale:
         found = get_norm(name).scale(radius, factor)
         assert found.item() == expected
         assert found.dtype == dtype
+
+    @pytest.mark.parametrize(
+        ("needed", "expected"), [(0.95, 0.9), (0.8, 0.8), (0.1, 0.6), (-math.inf, 0.6)]
+    )
+    def test_shrinks_to_what_is_needed_within_limits(self, needed, expected):
+        radius, needed = (as_tensor(np.array([value])) for value in (1.0, needed))
+        assert L2().shrink(radius, needed, 0.1).item() == pytest.approx(expected)
+
+    def test_never_shrinks_by_more_than_a_half(self):
+        radius, needed = as_tensor(np.array([1.0])), as_tensor(np.array([0.0]))
+        assert L2().shrink(radius, needed, 0.3).item() == 0.5
 
     @counting_norms
     @given(radius=st.integers(0, 10**6), factor=st.floats(0.01, 3.0))
@@ -840,6 +879,7 @@ class TestEveryOperation:
             "project_box": unit,
             "project_halfspace": unit,
             "to_boundary": size,
+            "slack": size,
         }
         for operation, scale in scales.items():
             found = run(operation, name, other)

@@ -30,9 +30,6 @@ from robustkit.numerics.tensors import (
 
 __all__ = ["Leg", "Relay"]
 
-_NEWTON = 4.0
-"""How many times faster than `gamma` a ball may shrink if the margin says so."""
-
 
 @dataclass(frozen=True)
 class Leg:
@@ -131,16 +128,14 @@ class Relay(Attack[State]):
             return criterion.slopes(logits)
 
         a = p.gradient(p.x, margin)
-        ways = seen[0]
-        # Not zero, since it could not grow from there where the margin is zero.
-        s = State(a.delta, 1e-5 * p.largest, p.largest, p.largest, ways, ways[:, 0])
         leg, _, _ = self._turn(p.norm, 0)
-        return self._advance(p, self._start(p, s, leg, -1), a, leg, 0.0, -1)
+        s = self._start(p, leg, -1, a.delta, seen[0])
+        return self._advance(p, s, a, leg, 0.0, -1)
 
     def step(self, p: Problem, s: State, t: int) -> State:
         leg, turn, length = self._turn(p.norm, t)
         if turn == 0 and t > 0:
-            s = self._start(p, s, leg, t)
+            s = self._start(p, leg, t, s.delta, s.ways)
         loss = "margin" if leg.way is None else _towards(s.way)
         a = p.gradient(p.x + s.delta, loss)
         return self._advance(p, s, a, leg, turn / length, t)
@@ -149,14 +144,14 @@ class Relay(Attack[State]):
         """One question is asked about the original."""
         return dataclasses.replace(self, steps=max(budget - 1, 1))
 
-    def _start(self, p: Problem, s: State, leg: Leg, t: int) -> State:
-        """The state before a leg's first question."""
+    def _start(self, p: Problem, leg: Leg, t: int, here: Batch, ways: Tensor) -> State:
+        """The state before a leg's first question; the last leg ended `here`."""
         norm = p.norm if leg.norm is None else get_norm(leg.norm)
         largest = norm(maximum(-p.low, p.high))
         limit = full(p.x, math.inf)
         delta = p.x.zeros_like()
         if leg.start == "here":
-            delta, radius = s.delta, norm(s.delta)
+            delta, radius = here, norm(here)
         else:
             if leg.start == "best":
                 delta = p.ledger.best - p.x
@@ -174,8 +169,8 @@ class Relay(Attack[State]):
             delta = where(p.ledger.found, delta, _noise(p, t))
             radius = where(p.ledger.found, radius, largest / 2)
         delta = norm.project_box(delta, radius, p.low, p.high)
-        way = s.way if leg.way is None else _choose(s.ways, leg.way)
-        return State(delta, radius, limit, largest, s.ways, way)
+        way = _choose(ways, leg.way or 0)
+        return State(delta, radius, limit, largest, ways, way)
 
     def _advance(
         self,
@@ -193,10 +188,8 @@ class Relay(Attack[State]):
         size = a.distance if leg.norm is None else norm(a.delta)
         gap = norm.to_boundary(a.margin, a.gradient)
         limit = where(a.adversarial, minimum(s.limit, size), s.limit)
-        within = minimum(s.radius, limit)
-        least = norm.scale(within, max(1 - _NEWTON * gamma, 0.5))
         needed = size - norm.slack(a.margin, a.gradient, a.delta)
-        shrunk = minimum(maximum(needed, least), norm.scale(within, 1 - gamma))
+        shrunk = norm.shrink(minimum(s.radius, limit), needed, gamma)
         grown = minimum(norm.scale(s.radius, 1 + gamma), limit)
         gradient = a.gradient
         if leg.norm or leg.start == "here" or not p.ledger.all_found:
