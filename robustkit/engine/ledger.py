@@ -9,6 +9,7 @@ from robustkit.numerics.tensors import (
     Batch,
     Mask,
     PerSample,
+    Tensor,
     full,
     like,
     put,
@@ -124,6 +125,49 @@ class Ledger:
             self.best = put(self.best, places, take(point, which), reuse=self._own)
             self._own = True
 
+    def record_probes(
+        self,
+        points: Tensor,
+        distance: Array,
+        adversarial: Array,
+        asked: Array,
+        *,
+        decision: bool = False,
+    ) -> None:
+        """Bill several questions per sample, first column first, and keep the best.
+
+        Args:
+            points: (n, k, ...) asked about, inside the bounds.
+            distance: (n, k) from the original, in norm units.
+            adversarial: (n, k) the answers.
+            asked: (n, k) which of the questions were asked.
+            decision: Whether only the decision was shown.
+        """
+        each = asked.shape[1]
+        number = self.forwards[:, None] + asked.cumsum(axis=1)
+        counts = asked.sum(axis=1)
+        self.forwards += counts
+        if decision:
+            self.decisions += counts
+        counted = asked & adversarial & (distance < math.inf)
+        if self.budget is not None:
+            counted &= number <= self.budget
+        values = np.where(counted, distance, math.inf)
+        known = np.concatenate([self._distance[:, None], values], axis=1)
+        better = values < np.minimum.accumulate(known, axis=1)[:, :-1]
+        # Column by column, so that what was asked later comes later.
+        columns, rows = np.nonzero(better.T)
+        if len(rows) == 0:
+            return
+        nearest = values[rows, columns]
+        self._history.append((self._rows[rows], number[rows, columns], nearest))
+        improved = np.flatnonzero(better.any(axis=1))
+        winners = improved * each + values[improved].argmin(axis=1)
+        self._distance = np.minimum(self._distance, values.min(axis=1))
+        flat = points.reshape((-1, *points.shape[2:]))
+        self.best = put(self.best, improved, take(flat, winners), reuse=self._own)
+        self._own = True
+
     def know(self, adversarial: Array) -> None:
         """Note, unbilled, which originals (n,) are adversarial themselves."""
         known = np.flatnonzero(adversarial)
@@ -131,11 +175,15 @@ class Ledger:
         self._distance = self._distance.copy()
         self._distance[known] = 0
 
+    def left(self) -> Array:
+        """(n,) int64: how many more questions count; very many without a budget."""
+        if self.budget is None:
+            return np.full(len(self.forwards), np.iinfo(np.int64).max)
+        return np.asarray(np.maximum(self.budget - self.forwards, 0))
+
     def spent(self) -> Array:
         """(n,) booleans: whose budget is used up."""
-        if self.budget is None:
-            return np.zeros(len(self.forwards), dtype=bool)
-        return self.forwards >= self.budget
+        return np.asarray(self.left() == 0)
 
     def settled(self) -> Array:
         """(n,) booleans: for whom nothing nearer can be found, or is rewarded."""

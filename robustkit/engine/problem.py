@@ -30,6 +30,9 @@ from robustkit.numerics.tensors import (
 
 __all__ = ["Answer", "GradientAnswer", "Problem"]
 
+# How many probes the model is shown at once, if the batch has no more rows itself.
+_AT_ONCE = 256
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -172,6 +175,36 @@ class Problem:
         """
         return self._score(x, None, Access.SCORE)
 
+    def probe(self, x: Tensor, asked: Mask | None = None) -> Mask:
+        """Ask for decisions about several points per sample, the first column first.
+
+        Args:
+            x: (n, k, ...) points, k for each sample.
+            asked: (n, k) which of them to ask about; None: all. Each is one forward
+                pass. (`ledger.left()` says how many answers still count.)
+
+        Returns:
+            (n, k) whether the point is adversarial; False where not asked.
+        """
+        return self._probed(x, asked, Access.DECISION)[0]
+
+    def probe_scores(self, x: Tensor, asked: Mask | None = None) -> Tensor:
+        """Ask for the margins of several points per sample, the first column first.
+
+        Args:
+            x: (n, k, ...) points, k for each sample.
+            asked: (n, k) which of them to ask about; None: all. Each is one forward
+                pass.
+
+        Returns:
+            (n, k) margins, in units of the logits; infinite where not asked, or where
+            the model's answer is not a number.
+
+        Raises:
+            BadInput: The attack declared less access than this.
+        """
+        return self._probed(x, asked, Access.SCORE)[1]
+
     def gradient(self, x: Batch, loss: str | Loss = "margin") -> GradientAnswer:
         """Ask for a gradient: one forward and one backward pass per sample.
 
@@ -278,6 +311,42 @@ class Problem:
             logits = self._model.logits(point)
             margin = self._criterion_of(rows).margin(logits)
         return logits, self._recorded(point, margin, rows=rows, decision=decision)
+
+    def _probed(
+        self, x: Tensor, asked: Mask | None, access: Access
+    ) -> tuple[Mask, Tensor]:
+        self._allow(access)
+        points = self.bounds.clip(x)
+        shape = points.shape[:2]
+        flat = points.reshape((-1, *points.shape[2:]))
+        wanted = np.ones(shape, bool) if asked is None else to_numpy(asked)
+        margin = np.full(flat.shape[0], math.inf)
+        distance = np.full(flat.shape[0], math.inf)
+        places = np.flatnonzero(wanted)
+        size = max(self.size, _AT_ONCE)
+        with self._model.session():
+            for start in range(0, len(places), size):
+                some = places[start : start + size]
+                rows = some // shape[1]
+                point = take(flat, some)
+                logits = self._model.logits(point)
+                margin[some], distance[some] = together(
+                    self._criterion_of(rows).margin(logits),
+                    self.norm(point - take(self.x, rows)),
+                )
+        margin, distance = margin.reshape(shape), distance.reshape(shape)
+        unknown = np.isnan(margin)
+        margin[unknown] = math.inf
+        self.ledger.unknown += unknown.sum(axis=1)
+        adversarial = margin < 0
+        self.ledger.record_probes(
+            points,
+            distance,
+            adversarial,
+            wanted,
+            decision=access is Access.DECISION,
+        )
+        return like(self.x, adversarial), like(self.x, margin).astype(self.x.dtype)
 
     def _criterion_of(self, rows: Array | None) -> Criterion:
         return self._criterion if rows is None else take(self._criterion, rows)

@@ -178,3 +178,64 @@ def test_gradients_that_are_no_numbers_become_zero_feature_by_feature(planted):
 def test_seeds_out_of_range(planted, seed):
     with pytest.raises(BadInput, match="seed must be between"):
         problem_of(planted, seed=seed)
+
+
+@pytest.mark.parametrize("question", ["probe", "probe_scores"])
+def test_several_points_per_sample_are_asked_in_the_order_of_their_columns(
+    planted, question, monkeypatch
+):
+    # So that the model is shown them in several parts.
+    monkeypatch.setattr("robustkit.engine.problem._AT_ONCE", 4)
+    rng = np.random.default_rng(1)
+    wanted = planted.x[:, None] + rng.normal(size=(6, 5, planted.x.shape[1])) * 4
+    asked = rng.random((6, 5)) < 0.7
+    p, q = problem_of(planted), problem_of(planted)
+    p.limit(Access.SCORE, 3)
+    q.limit(Access.SCORE, 3)
+    given = getattr(p, question)(as_tensor(wanted), as_tensor(asked)).numpy()
+    for column in range(5):
+        margin = margins(planted, wanted[:, column].clip(-3, 5))
+        asked_now = asked[:, column]
+        if question == "probe":
+            assert np.array_equal(given[:, column], (margin < 0) & asked_now)
+        else:
+            expected = np.where(asked_now, margin, np.inf)
+            assert np.allclose(given[:, column], expected)
+        for row in np.flatnonzero(asked_now):
+            only = np.arange(6) == row
+            q.decide(as_tensor(wanted[:, column]), as_tensor(only))
+    assert np.array_equal(p.ledger.forwards, asked.sum(axis=1))
+    shown = asked.sum(axis=1) if question == "probe" else np.zeros(6)
+    assert np.array_equal(p.ledger.decisions, shown)
+    assert np.allclose(p.ledger.distance.numpy(), q.ledger.distance.numpy())
+    assert np.allclose(p.ledger.best.numpy(), q.ledger.best.numpy())
+    assert p.ledger.found.numpy().any()
+    for questions in range(6):
+        assert np.allclose(
+            p.ledger.distance_after(questions), q.ledger.distance_after(questions)
+        )
+
+
+def test_probes_that_are_no_numbers_are_no_adversarials(planted):
+    def logits(x):
+        scores = planted.logits(x)
+        scores[x[:, 0] > 4.9] = np.nan
+        return scores
+
+    model = NumPyModel(logits, Bounds(-3, 5), name="NaN at some points")
+    p = problem_of(planted, model=model)
+    points = np.stack([planted.x, np.full_like(planted.x, 5.0)], axis=1)
+    assert np.isposinf(p.probe_scores(as_tensor(points)).numpy()[:, 1]).all()
+    assert p.ledger.unknown.tolist() == [
+        1 + int(first > 4.9) for first in planted.x[:, 0]
+    ]
+    assert not p.ledger.found.numpy().any()
+
+
+def test_probes_need_the_access_declared(planted):
+    p = problem_of(planted)
+    p.limit(Access.DECISION, None)
+    points = as_tensor(planted.x[:, None])
+    p.probe(points)
+    with pytest.raises(BadInput, match="only decision access is given"):
+        p.probe_scores(points)
