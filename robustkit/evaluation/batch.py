@@ -3,29 +3,27 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from robustkit.engine.attack import Attack
-from robustkit.engine.criteria import Criterion, Misclassification
+from robustkit.engine.criteria import Criterion
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
+from robustkit.evaluation.goals import MakeCriterion, adversarial_from_start
 from robustkit.evaluation.store import RunFolder
 from robustkit.evaluation.verify import confirm
 from robustkit.models.base import Model
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array, Batch, take, to_numpy
 
-__all__ = ["BatchEvaluator", "MakeCriterion", "Progress"]
+__all__ = ["BatchEvaluator", "Progress"]
 
 T = TypeVar("T")
 
 _NO_START = "the attack took no step; it found nothing to start from"
-
-MakeCriterion: TypeAlias = Callable[[Array, Array, Array], Criterion]
-"""From labels (n,), clean logits (n, classes), inputs (n, ...) to their criterion."""
 
 _COUNTS = ("forwards", "backwards", "decisions", "steps", "unknown", "seconds")
 
@@ -157,10 +155,7 @@ class BatchEvaluator:
         criterion = self.criterion(label, logits, x)
         margin = to_numpy(criterion.margin(self.model.to_tensor(logits)))
         prediction = np.where(unknown, -1, logits.argmax(axis=1))
-        from_start = margin < 0
-        if isinstance(criterion, Misclassification):
-            # A tie that is decided against the label is no robust sample either.
-            from_start |= prediction != label
+        from_start = adversarial_from_start(criterion, margin, prediction, label)
         return _Batch(
             x=x,
             label=label,

@@ -14,19 +14,19 @@ from typing import Any
 import numpy as np
 
 from robustkit.engine.attack import Attack
-from robustkit.engine.criteria import Criterion, Misclassification, Targeted
+from robustkit.engine.criteria import Criterion
 from robustkit.errors import BadInput, suggestion
-from robustkit.evaluation.batch import BatchEvaluator, MakeCriterion, Progress
-from robustkit.evaluation.data import DataSet, as_data, load_data
+from robustkit.evaluation.batch import BatchEvaluator, Progress
+from robustkit.evaluation.data import DataSet
+from robustkit.evaluation.goals import make_criterion
+from robustkit.evaluation.opening import model_and_data, open_data
 from robustkit.evaluation.preflight import check_labels, examine
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.store import SCHEMA, RunFolder
 from robustkit.models.base import Access, Model
-from robustkit.models.load import ExampleNeeded, as_model, load_model
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import Norm, get_norm
-from robustkit.numerics.random import Rng, sample_keys
-from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, to_numpy
+from robustkit.numerics.tensors import Batch, Tensor, as_tensor, to_numpy
 from robustkit.registry import choose_attacks
 
 __all__ = ["default_epsilons", "evaluate", "package_versions"]
@@ -38,7 +38,6 @@ _EPSILONS = {
     "l0": (1.0, 2.0, 5.0, 10.0, 20.0, 50.0),
 }
 _PACKAGES = ("numpy", "scipy", "torch", "eagerpy", "jax", "onnxruntime", "foolbox")
-_TARGETS = ("random", "least-likely")
 
 
 def default_epsilons(norm: Norm, bounds: Bounds) -> tuple[float, ...]:
@@ -122,7 +121,7 @@ def evaluate(
     if target is not None and not isinstance(target, str):
         target = _whole(target, "the target")
     asked = Bounds(*bounds) if isinstance(bounds, tuple | list) else bounds
-    adapted, dataset = _model_and_data(
+    adapted, dataset = model_and_data(
         model, data, asked, samples, device=device, mean=mean, std=std
     )
     shown = min(_access(access), adapted.access)
@@ -134,7 +133,7 @@ def evaluate(
         model=adapted,
         classes=examined.classes,
         attacks=chosen,
-        criterion=_criterion(adapted, target, criterion, examined.classes, seed),
+        criterion=make_criterion(adapted, target, criterion, examined.classes, seed),
         budget=budget,
         seed=seed,
         pool=_pool(pool, adapted),
@@ -253,29 +252,6 @@ def _norms(norm: str | Norm | Sequence[str | Norm]) -> tuple[Norm, ...]:
     return tuple({repr(n): n for n in map(get_norm, names)}.values())
 
 
-def _data(data: Any, bounds: Bounds | None, samples: int | None) -> DataSet:
-    if isinstance(data, str | Path):
-        return load_data(data, bounds, samples=samples)
-    return as_data(data, bounds, samples=samples)
-
-
-def _model_and_data(
-    model: Any, data: Any, bounds: Bounds | None, samples: int | None, **settings: Any
-) -> tuple[Model, DataSet]:
-    """Load both, beginning with the one that the other needs.
-
-    The bounds of the data are the model's own; but a plain function must be tried on
-    the data to learn what it takes.
-    """
-    adapt = load_model if isinstance(model, str | Path) else as_model
-    try:
-        adapted: Model = adapt(model, bounds, **settings)
-    except ExampleNeeded:
-        dataset = _data(data, bounds, samples)
-        return adapt(model, bounds, example=dataset.example, **settings), dataset
-    return adapted, _data(data, adapted.bounds, samples)
-
-
 def _access(access: str | Access) -> Access:
     if isinstance(access, Access):
         return access
@@ -326,57 +302,11 @@ def _epsilons(
     return chosen
 
 
-def _criterion(
-    model: Model,
-    target: int | str | None,
-    criterion: Callable[[Tensor], Criterion] | None,
-    classes: int,
-    seed: int,
-) -> MakeCriterion:
-    if criterion is not None and target is not None:
-        raise BadInput("give either a target or a criterion of your own, not both")
-    if isinstance(target, str) and target not in _TARGETS:
-        raise BadInput(
-            f"unknown target '{target}'; give a class number, 'random' or "
-            "'least-likely'"
-        )
-    if isinstance(target, int) and not 0 <= target < classes:
-        raise BadInput(
-            f"the model has {classes} classes, so the target must be 0 to "
-            f"{classes - 1}; got {target}"
-        )
-
-    def make(label: Array, logits: Array, x: Array) -> Criterion:
-        if criterion is not None:
-            return criterion(model.to_tensor(label))
-        if target is None:
-            return Misclassification(model.to_tensor(label))
-        return Targeted(model.to_tensor(_targets(target, label, logits, x, seed)))
-
-    return make
-
-
-def _targets(
-    target: int | str, label: Array, logits: Array, x: Array, seed: int
-) -> Array:
-    if isinstance(target, int):
-        return np.full_like(label, target)
-    if target == "random":
-        # A stream of its own, which no attack draws from.
-        rng = Rng(seed, sample_keys(x), 0, as_tensor(x), stream=1)
-        other = to_numpy(rng.integers(logits.shape[1] - 1))
-        return np.asarray(other + (other >= label))
-    others = np.array(logits)
-    others[np.arange(len(label)), label] = np.inf
-    least: Array = others.argmin(axis=1)
-    return least
-
-
 def _pool(pool: Any, model: Model) -> Batch | None:
     if pool is None:
         return None
     if isinstance(pool, str | Path | tuple):
-        batches = _data(pool, model.bounds, None).batches(1024)
+        batches = open_data(pool, model.bounds, None).batches(1024)
         return model.to_tensor(np.concatenate([x for x, _ in batches]))
     return model.to_tensor(to_numpy(as_tensor(pool)).astype(np.float32))
 
