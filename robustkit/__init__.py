@@ -72,6 +72,7 @@ _HOME = {
     "load_data": "robustkit.evaluation.data",
     "load_model": "robustkit.models.load",
     "run": "robustkit.evaluation.single",
+    "verify": "robustkit.evaluation.audit",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -113,6 +113,28 @@ def test_json_is_all_that_stdout_holds(own, tmp_path):
     assert summary["norms"]["linf"]["attacks"]["fmn"]["forward_passes"] <= 20 * 12
 
 
+def test_a_run_can_be_verified_by_others(own, tmp_path):
+    run = tmp_path / "run"
+    done = robustkit(
+        "eval", "net.py:build", "--data", "data.npz", "--attacks", "fmn", "--budget",
+        "20", "--out", run, cwd=own,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    asked = ("verify", run, "--model", "net.py:build", "--data", "data.npz")
+    done = robustkit(*asked, cwd=own)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "holds   every adversarial is in bounds and adversarial (12" in done.stdout
+    text = (run / "summary.json").read_text().replace('"found": 12', '"found": 11')
+    (run / "summary.json").write_text(text)
+    done = robustkit(*asked, "--json", cwd=own)
+    assert done.returncode == 3
+    broken = [c for c in json.loads(done.stdout)["claims"] if not c["holds"]]
+    assert [c["name"] for c in broken] == ["the summary follows from the table"]
+    done = robustkit("verify", own, *asked[2:], cwd=own)
+    assert done.returncode == 2
+    assert "is not a run folder" in done.stderr
+
+
 def test_uint8_is_scaled_and_said_so(own, tmp_path):
     done = robustkit(
         "eval", "net.py:build", "--data", "bytes.npz", "--attacks", "fmn", "--out",

@@ -19,7 +19,15 @@ import numpy as np
 from robustkit.errors import BadInput
 from robustkit.numerics.tensors import Array
 
-__all__ = ["COLUMNS", "EXAMPLES", "SCHEMA", "RunFolder", "read_json", "write_json"]
+__all__ = [
+    "BEST",
+    "COLUMNS",
+    "EXAMPLES",
+    "SCHEMA",
+    "RunFolder",
+    "read_json",
+    "write_json",
+]
 
 SCHEMA = 1
 """Version of the run folder's format."""
@@ -45,7 +53,7 @@ COLUMNS = (
 )
 _PARTS = ".parts"
 _NAME_WIDTH = 64
-_BEST: dict[str, str] = {
+BEST: dict[str, str] = {
     "norm": "<U16",
     "index": "<i8",
     "label": "<i8",
@@ -53,6 +61,7 @@ _BEST: dict[str, str] = {
     "attack": f"<U{_NAME_WIDTH}",
     "x_adversarial": "<f4",
 }
+"""The arrays of best.npz and their types."""
 
 
 class RunFolder:
@@ -97,7 +106,7 @@ class RunFolder:
         self._table.flush()
         self._parts = {
             name: self._stack.enter_context(self._part(name).open("wb"))
-            for name in _BEST
+            for name in BEST
         }
         return self
 
@@ -140,7 +149,7 @@ class RunFolder:
             "x_adversarial": x_adversarial,
         }
         for name, values in columns.items():
-            self._parts[name].write(np.asarray(values, dtype=_BEST[name]).tobytes())
+            self._parts[name].write(np.asarray(values, dtype=BEST[name]).tobytes())
             self._parts[name].flush()
 
     def add_examples(self, index: Array, x: Array) -> None:
@@ -168,7 +177,7 @@ class RunFolder:
 
     def _pack(self) -> None:
         with zipfile.ZipFile(self.path / "best.npz", "w") as archive:
-            for name, dtype in _BEST.items():
+            for name, dtype in BEST.items():
                 shape: tuple[int, ...] = (self._count,)
                 if name == "x_adversarial":
                     shape += self._shape or ()
