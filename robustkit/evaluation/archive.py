@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.errors import BadInput
-from robustkit.evaluation.store import BEST
+from robustkit.evaluation.tables import BEST
 from robustkit.numerics.tensors import Array
 
 __all__ = ["read_best"]
@@ -50,8 +50,9 @@ def _array(path: Path, archive: zipfile.ZipFile, name: str) -> Array:
         shape, column_major, dtype = np.lib.format.read_array_header_1_0(stream)
         header = stream.tell()
     expected = np.dtype(BEST[name])
-    inputs = name == "x_adversarial"
-    if dtype != expected or column_major or (len(shape) == 1) == inputs:
+    # Without any adversarial, the shape of the inputs is not known.
+    inputs = name == "x_adversarial" and shape != (0,)
+    if dtype != expected or column_major or (len(shape) > 1) != inputs:
         raise ValueError(f"{name} has dtype {dtype} and shape {shape}")
     size = int(np.prod(shape, dtype=object)) * expected.itemsize
     if size != entry.file_size - header:

@@ -5,7 +5,7 @@ import operator
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +18,7 @@ from robustkit.engine.criteria import Criterion
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.batch import BatchEvaluator, Progress
 from robustkit.evaluation.data import DataSet
+from robustkit.evaluation.deadline import check_time_limit
 from robustkit.evaluation.goals import make_criterion
 from robustkit.evaluation.opening import model_and_data, open_data
 from robustkit.evaluation.preflight import check_labels, examine
@@ -65,6 +66,8 @@ def evaluate(
     std: Sequence[float] | None = None,
     device: str | None = None,
     pool: Any = None,
+    shard: tuple[int, int] | None = None,
+    time_limit: float | None = None,
     out: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Results:
@@ -101,8 +104,14 @@ def evaluate(
         device: For torch models, such as "cuda:0".
         pool: Other inputs (m, ...) that attacks may start from or walk towards, or
             data as for `data`. None: none, so that samples do not influence each other.
+        shard: (3, 16): evaluate only the third of sixteen parts of the data, for as
+            many processes with a run folder each, which `merge` joins. Batches are
+            dealt out in turn.
+        time_limit: Seconds for each attack on a batch. What was found by then counts;
+            samples without an adversarial by then are errors.
         out: Run folder to write; None: a temporary one, removed with the results
-            (`Results.save` keeps them).
+            (`Results.save` keeps them). If it holds an unfinished run with the same
+            model, data, settings and versions, that run goes on.
         progress: Called now and then, at most ten times a second.
 
     Returns:
@@ -126,6 +135,8 @@ def evaluate(
     )
     shown = min(_access(access), adapted.access)
     _check_counts(budget=budget, batch_size=batch_size, seed=seed)
+    check_time_limit(time_limit)
+    shard = _shard(shard)
     chosen = {n: choose_attacks(attacks, n, shown, budget) for n in norms}
     sizes = _epsilons(epsilons, norms, adapted.bounds)
     examined = examine(adapted, dataset.example)
@@ -137,6 +148,8 @@ def evaluate(
         budget=budget,
         seed=seed,
         pool=_pool(pool, adapted),
+        random=examined.random,
+        time_limit=time_limit,
         progress=progress,
     )
     config = {
@@ -157,6 +170,8 @@ def evaluate(
         "std": std and list(std),
         "device": device,
         "pool": _name(pool) or (None if pool is None else "given"),
+        "shard": shard and list(shard),
+        "time_limit": time_limit,
     }
     description: dict[str, Any] = {
         "schema": SCHEMA,
@@ -182,10 +197,10 @@ def evaluate(
         "notes": [*dataset.notes, *examined.notes],
     }
     with (
-        RunFolder(out or tempfile.mkdtemp(prefix="robustkit-")) as folder,
+        RunFolder(out or tempfile.mkdtemp(prefix="robustkit-"), description) as folder,
         _described(folder, description, dataset),
     ):
-        _stream(dataset, evaluator, examined.classes, batch_size, description, folder)
+        _stream(dataset, evaluator, examined.classes, description, folder)
     return Results(folder.path, temporary=out is None)
 
 
@@ -193,11 +208,13 @@ def evaluate(
 def _described(
     folder: RunFolder, description: dict[str, Any], dataset: DataSet
 ) -> Iterator[None]:
-    """Keep run.json and summary.json true, however the run ends."""
+    """Keep run.json, the tables and summary.json true, however the run ends."""
+    if folder.earlier is not None:
+        description["started"] = folder.earlier["started"]
+        description["resumed"] = [*folder.earlier.get("resumed", []), _now()]
     folder.write("run.json", description)
     try:
         yield
-        description["status"] = "complete"
     except BaseException as error:
         error.add_note(f"what was computed by then is in {folder.path}")
         interrupted = isinstance(error, KeyboardInterrupt)
@@ -205,39 +222,63 @@ def _described(
         if not interrupted:
             failure = f"{type(error).__name__}: {error}"
             description["failure"] = " ".join(failure.split())
+        # A full disk, for one; what was kept is safe, and what ended the run is told.
+        with suppress(OSError):
+            _conclude(folder, description, dataset)
         raise
-    finally:
-        description["finished"] = _now()
-        description["data"]["fingerprint"] = dataset.fingerprint()
-        folder.write("run.json", description)
-        folder.write("summary.json", Results(folder.path).summary())
+    description["status"] = "complete"
+    if folder.damaged:
+        description["notes"].append(
+            f"damaged on the disk and made anew: {', '.join(folder.damaged)}"
+        )
+    _conclude(folder, description, dataset)
+
+
+def _conclude(folder: RunFolder, description: dict[str, Any], dataset: DataSet) -> None:
+    description["finished"] = _now()
+    description["data"]["fingerprint"] = dataset.fingerprint()
+    folder.write_tables()
+    folder.write("run.json", description)
+    folder.write("summary.json", Results(folder.path).summary())
 
 
 def _stream(
     dataset: DataSet,
     evaluator: BatchEvaluator,
     classes: int,
-    batch_size: int,
     description: dict[str, Any],
     folder: RunFolder,
 ) -> None:
     """Evaluate batch by batch, leaving out samples that are of the target class."""
     start, left_out = 0, 0
-    target = description["config"]["target"]
-    for x, y in dataset.batches(batch_size):
+    config = description["config"]
+    target, (part, parts) = config["target"], config["shard"] or (1, 1)
+    for number, (x, y) in enumerate(dataset.batches(config["batch_size"])):
         check_labels(y, classes, start)
         kept = (
             np.flatnonzero(y != target)
             if isinstance(target, int)
             else np.arange(len(y))
         )
-        if len(kept):
-            evaluator.evaluate(x[kept], y[kept], start + kept, folder)
+        if len(kept) and number % parts == part - 1:
+            evaluator.evaluate(x[kept], y[kept], start + kept, number, folder)
         start, left_out = start + len(y), left_out + len(y) - len(kept)
     if start == left_out:
         raise BadInput(f"all {start} samples are of the target class {target}")
     if left_out:
         description["notes"] += [f"{left_out} samples of the target class left out"]
+
+
+def _shard(shard: tuple[int, int] | None) -> tuple[int, int] | None:
+    if shard is None:
+        return None
+    part, parts = (_whole(number, "a part of the data") for number in shard)
+    if not 1 <= part <= parts:
+        raise BadInput(
+            f"a part of the data must be one of 1 to the number of parts, such as 3 of "
+            f"16; got {part} of {parts}"
+        )
+    return part, parts
 
 
 def _name(given: Any) -> str | None:
