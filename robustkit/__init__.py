@@ -67,6 +67,7 @@ _HOME = {
     "VFGA": "robustkit.attacks.gradient.vfga",
     "auto": "robustkit.presets",
     "autoattack": "robustkit.presets",
+    "check": "robustkit.checks.check",
     "evaluate": "robustkit.evaluation.evaluate",
     "get_attack": "robustkit.registry",
     "load_data": "robustkit.evaluation.data",

@@ -5,10 +5,18 @@ import math
 from rich.console import Console
 from rich.table import Table
 
+from robustkit.checks.check import Findings
+from robustkit.checks.finding import Severity
 from robustkit.evaluation.curve import Interval
 from robustkit.evaluation.results import Results
 
-__all__ = ["print_results"]
+__all__ = ["print_findings", "print_results"]
+
+_STYLES = {
+    Severity.INVALIDATES: "bold red",
+    Severity.SUSPICIOUS: "yellow",
+    Severity.NOTE: "dim",
+}
 
 
 def print_results(results: Results, console: Console) -> None:
@@ -28,6 +36,23 @@ def print_results(results: Results, console: Console) -> None:
     for note in results.run["notes"]:
         # Text of others: brackets in it are no markup.
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
+
+
+def print_findings(found: Findings, console: Console) -> None:
+    """Print what the checks found, the worst first."""
+    if not found.findings:
+        console.print(
+            f"no symptom that the checks know, on {found.samples} samples; that is no "
+            "proof that the evaluation is sound"
+        )
+    for finding in found.findings:
+        console.print(
+            f"\n{finding.id} {finding.severity.name.lower()}",
+            style=_STYLES[finding.severity],
+        )
+        evidence = ", ".join(f"{k} {v:.4g}" for k, v in finding.evidence.items())
+        for text in (finding.diagnosis, f"evidence: {evidence}", finding.remedy):
+            console.print(f"  {text}", highlight=False, markup=False)
 
 
 def _accuracies(norm: str, found: dict[str, object]) -> Table:
