@@ -68,6 +68,7 @@ _HOME = {
     "auto": "robustkit.presets",
     "autoattack": "robustkit.presets",
     "check": "robustkit.checks.check",
+    "compare": "robustkit.evaluation.compare",
     "evaluate": "robustkit.evaluation.evaluate",
     "get_attack": "robustkit.registry",
     "load_data": "robustkit.evaluation.data",

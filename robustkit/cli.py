@@ -240,6 +240,29 @@ def merge_command(out: str, runs: tuple[str, ...], as_json: bool) -> None:
         _show(merge(runs, out), as_json, Console())
 
 
+@main.command("compare")
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def compare_command(runs: tuple[str, ...], as_json: bool) -> None:
+    """Compare RUNS sample by sample, each with the first, and all their attacks.
+
+    For models on the same data, or for attacks on one model: the difference of robust
+    accuracies with its interval and test, the ratio of distances, and how near each
+    attack comes to the nearest of all.
+    """
+    with _reporting_errors(lambda: None):
+        from rich.console import Console
+
+        from robustkit.evaluation.compare import compare
+        from robustkit.report.table import print_comparison
+
+        found = compare(runs)
+        if as_json:
+            click.echo(json.dumps(found.to_json(), indent=2))
+        else:
+            print_comparison(found, Console())
+
+
 @main.command("verify")
 @click.argument("run")
 @click.option("--model", required=True, help="What was evaluated, as for `eval`.")
