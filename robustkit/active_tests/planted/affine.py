@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robustkit.active_tests.networks import rows_times
 from robustkit.active_tests.planted.base import Planted
 from robustkit.active_tests.planted.draws import (
     Bounded,
@@ -16,7 +17,6 @@ from robustkit.active_tests.planted.draws import (
     feature_count,
     flat_model,
     other_classes,
-    rows_times,
 )
 from robustkit.active_tests.regions import HalfSpace, Region, polyhedron
 from robustkit.errors import BadInput
@@ -92,7 +92,7 @@ def affine(
         BadInput: Fewer than 2 classes, or no such inputs.
 
     >>> affine(seed=1, samples=3).exact("linf").round(3)
-    array([0.059, 0.216, 0.277])
+    array([0.216, 0.277, 0.28 ])
     """
     if classes < 2:
         raise BadInput(f"a classifier needs at least 2 classes; got {classes}")
@@ -101,10 +101,12 @@ def affine(
     count = feature_count(shape)
     scores = random_affine(rng, count, classes, box, dtype, hopeless=hopeless)
     x, y = draw(rng, scores, samples, count, box, dtype)
-    targets = other_classes(rng, y, classes) if targeted else None
-    if targets is not None and hopeless:
-        # Every other one, so that both kinds are there.
-        targets[::2] = np.where(y[::2] == classes - 1, targets[::2], classes - 1)
+    targets = None
+    if targeted:
+        targets = other_classes(rng, y, max(classes - hopeless, 2))
+        if hopeless:
+            # Every other one, so that both kinds are there.
+            targets[::2] = classes - 1
     goals = [None] * len(y) if targets is None else [int(t) for t in targets]
     return Planted(
         "affine-targeted" if targeted else "affine",

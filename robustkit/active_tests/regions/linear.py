@@ -1,58 +1,18 @@
-"""Sets of adversarial points, and the exact way to the nearest point of each.
+"""Half-spaces and polyhedra."""
 
-A region is closed: an attack, which must cross the boundary, approaches these distances
-from above. All in double precision; points are flat, (d,).
-"""
-
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds as Limits
 from scipy.optimize import LinearConstraint, linprog, milp, nnls
 
+from robustkit.active_tests.regions.base import Region, size
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
 
-__all__ = ["ALL_NORMS", "HalfSpace", "Polyhedron", "Region", "polyhedron", "size"]
-
-ALL_NORMS = frozenset({"l0", "l1", "l2", "linf"})
-
-
-def size(delta: Array, norm: str) -> float:
-    """The size of one perturbation (d,), in norm units.
-
-    >>> size(np.array([3.0, -4.0, 0.0]), "l2")
-    5.0
-    """
-    if norm == "l0":
-        return float(np.count_nonzero(delta))
-    order = {"l1": 1, "l2": 2, "linf": np.inf}[norm]
-    return float(np.linalg.norm(delta, order))
-
-
-class Region(ABC):
-    """A closed set of points.
-
-    Attributes:
-        norms: In which its nearest points are known.
-    """
-
-    norms: ClassVar[frozenset[str]] = ALL_NORMS
-
-    @abstractmethod
-    def nearest(self, x: Array, norm: str, bounds: Bounds) -> Array | None:
-        """A point (d,) of the region and of the box that is nearest to `x` (d,).
-
-        Features that need not move are equal to those of `x`. None: the region has no
-        point in the box.
-        """
-
-    def at_least(self, x: Array, norm: str, bounds: Bounds) -> float:
-        """Quickly, a number that the distance is not below (infinite: out of reach)."""
-        return 0.0
+__all__ = ["HalfSpace", "Polyhedron", "polyhedron"]
 
 
 @dataclass(frozen=True, eq=False)
