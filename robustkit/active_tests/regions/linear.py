@@ -33,8 +33,12 @@ class HalfSpace(Region):
     slope: Array
     offset: float
 
+    def margin(self, z: Array) -> float:
+        """Slope . z + offset."""
+        return float(self.slope @ z + self.offset)
+
     def nearest(self, x: Array, norm: str, bounds: Bounds) -> Array | None:
-        margin = float(self.slope @ x + self.offset)
+        margin = self.margin(x)
         if margin <= 0:
             return x.copy()
         steep = np.abs(self.slope)
