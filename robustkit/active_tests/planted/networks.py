@@ -141,24 +141,25 @@ def _planted(
     box, shape = as_bounds(bounds), as_shape(features)
     count = feature_count(shape)
     slopes = (rng.normal(size=(pieces, count)) / box.width).astype(dtype)
-    typical = draw_inputs(rng, 64, count, box) @ slopes.T
-    # The more pieces are on the wrong side, the more corners there are to turn.
-    share = 0.2 if sign > 0 else 0.5
-    offsets = -np.quantile(typical, share, axis=0).astype(dtype)
-    network = least_network(slopes, offsets, sign=sign)
+    mixing = np.eye(count, dtype=dtype)
     if rotated:
         mixing = np.linalg.qr(rng.normal(size=(count, count)))[0].astype(dtype)
+    seen = slopes.astype(np.float64) @ mixing.astype(np.float64)
+    # The more pieces are on the wrong side, the more corners there are to turn.
+    share = 0.2 if sign > 0 else 0.5
+    levels = draw_inputs(rng, 64, count, box) @ seen.T
+    offsets = -np.quantile(levels, share, axis=0).astype(dtype)
+    network = least_network(slopes, offsets, sign=sign)
+    if rotated:
         network = _behind(mixing, network)
-        slopes = slopes.astype(np.float64) @ mixing.astype(np.float64)
     x, y = draw(rng, network, samples, count, box, dtype, accept=lambda x, y: y == 0)
-    slopes, offsets = slopes.astype(np.float64), offsets.astype(np.float64)
     return Planted(
         name,
         flat_model(network, box, name),
         x.reshape(-1, *shape),
         y,
         None,
-        [_regions(slopes, offsets, sign)] * len(x),
+        [_regions(seen, offsets.astype(np.float64), sign)] * len(x),
     )
 
 

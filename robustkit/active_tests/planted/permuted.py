@@ -103,6 +103,8 @@ class _PermutedModel(Model):
         self.name, self.notes = model.name, model.notes
         self._model, self._turn = model, turn
         self._inverse = np.argsort(turn.order)
+        # A row of its own, which every sample is shown.
+        self._mirrored = turn.mirrored[None]
 
     def logits(self, x: Batch) -> Tensor:
         return self._model.logits(self._back(x))
@@ -113,7 +115,7 @@ class _PermutedModel(Model):
         def turned(slopes: Tensor) -> Batch:
             inner = flatten(pull_back(slopes))
             picked = inner[:, like(x, self._turn.order)]
-            mirrored = like(x, self._turn.mirrored)
+            mirrored = like(x, self._mirrored)
             return where(mirrored, -picked, picked).reshape(x.shape)
 
         return logits, turned
@@ -124,5 +126,5 @@ class _PermutedModel(Model):
     def _back(self, x: Batch) -> Batch:
         flat = flatten(x)
         both = self.bounds.lower + self.bounds.upper
-        seen = where(like(x, self._turn.mirrored), self.bounds.clip(both - flat), flat)
+        seen = where(like(x, self._mirrored), self.bounds.clip(both - flat), flat)
         return seen[:, like(x, self._inverse)].reshape(x.shape)
