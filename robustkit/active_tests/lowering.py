@@ -53,7 +53,7 @@ def as_network(native: Any, shape: tuple[int, ...]) -> ReluNetwork:
     elif isinstance(native, torch.nn.Module):
         with torch.no_grad():
             layers = list(_dense(native, shape))
-    elif isinstance(native, Sequence):
+    elif isinstance(native, Sequence) and not isinstance(native, str):
         layers = native
     else:
         raise BadInput(
