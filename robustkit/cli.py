@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import re
 import signal
 import sys
@@ -365,6 +366,66 @@ def check_command(
         sys.exit(3)
 
 
+@main.command("exact")
+@click.argument("model")
+@click.option("--data", help="As for `robustkit eval`.")
+@click.option("--norm", default="linf", show_default=True, help="linf, l1 or l0.")
+@click.option(
+    "--timeout",
+    type=float,
+    default=60.0,
+    show_default=True,
+    help="Seconds for each sample.",
+)
+@click.option("--samples", type=int, help="So many of the data.")
+@click.option("--target", type=int, help="Class to be reached instead of any.")
+@click.option("--bounds", type=_Numbers(), help="Of valid inputs.  [default: 0,1]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def exact_command(
+    model: str, data: str | None, samples: int | None, as_json: bool, **settings: Any
+) -> None:
+    r"""Compute the smallest adversarial perturbation of each sample exactly.
+
+    By mixed-integer programs, for small networks: MODEL is a torch Sequential of ReLUs
+    and layers such as Linear and Conv2d. Where time is up, an interval that is certain
+    to hold the answer. MODEL and DATA run code as in `robustkit eval`.
+
+    \b
+    Example:
+      robustkit exact model.py:build --data test.npz --norm linf --samples 10
+    """
+    with _reporting_errors(lambda: None):
+        from robustkit.active_tests.exact import exact_distances
+
+        model, data = _defaults(model, data)
+        bounds = _two(settings.pop("bounds"))
+        header = f"{'sample':>6} {'label':>5} {'lower':>12} {'upper':>12}"
+        rows = []
+        found = exact_distances(model, data, bounds=bounds, samples=samples, **settings)
+        for place, (label, result) in enumerate(found):
+            if as_json:
+                rows.append(
+                    {
+                        "sample": place,
+                        "label": label,
+                        "lower": _finite(result.lower),
+                        "upper": _finite(result.upper),
+                        "status": result.status,
+                        "seconds": round(result.seconds, 3),
+                    }
+                )
+                continue
+            if place == 0:
+                click.echo(f"{header}  {'status':13} {'seconds':>7}")
+            click.echo(
+                f"{place:6} {label:5} {result.lower:12.7g} {result.upper:12.7g}  "
+                f"{result.status:13} {result.seconds:7.1f}"
+            )
+        if as_json:
+            click.echo(json.dumps(rows, indent=2))
+
+
 @main.command("attacks")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def attacks_command(as_json: bool) -> None:
@@ -464,6 +525,11 @@ def _two(bounds: tuple[float, ...] | None) -> tuple[float, float] | None:
     if len(bounds) != 2:
         raise BadInput(f"--bounds takes two numbers, LO,HI; got {len(bounds)}")
     return bounds[0], bounds[1]
+
+
+def _finite(value: float) -> float | None:
+    """A number as JSON has it: infinity is null."""
+    return value if math.isfinite(value) else None
 
 
 def _split(parts: tuple[str, ...]) -> list[str]:

@@ -351,3 +351,49 @@ def test_checks_and_comparisons_of_runs(own, tmp_path, monkeypatch):
     done = answer(*asked, "--epsilon", "1,2")
     assert done.exit_code == 2
     assert "one number" in done.stderr
+
+
+def test_exact_distances_row_by_row_or_as_json(own, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "def build():\n"
+        "    net = torch.nn.Sequential(torch.nn.Linear(5, 3)).eval()\n"
+        "    weights = torch.arange(15.0).reshape(3, 5).sin()\n"
+        "    net[0].weight.data, net[0].bias.data = weights, torch.zeros(3)\n"
+        "    return net\n"
+    )
+    model, data = f"{tmp_path / 'net.py'}:build", str(own / "data.npz")
+    runner = CliRunner()
+    given = ["exact", model, "--data", data, "--norm", "l1", "--samples", "3"]
+    done = runner.invoke(main, given)
+    assert done.exit_code == 0, done.output
+    header, *rows = done.output.splitlines()
+    assert header.split() == ["sample", "label", "lower", "upper", "status", "seconds"]
+    assert len(rows) == 3
+    listed = json.loads(runner.invoke(main, [*given, "--json"]).output)
+    x = np.load(own / "data.npz")["x"].astype(np.float64)
+    weights = np.sin(np.arange(15.0, dtype=np.float32)).reshape(3, 5).astype(float)
+    for row, entry in enumerate(listed):
+        gaps = weights[entry["label"]] - np.delete(weights, entry["label"], axis=0)
+        # Unboxed, hence no more than a lower bound.
+        least = ((gaps @ x[row]) / np.abs(gaps).max(axis=1)).min()
+        assert entry["upper"] >= least - 1e-6
+        assert entry["status"] == "exact"
+        assert str(entry["label"]) == rows[row].split()[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits", "--norm", "l2"], "not computed in the norm l2"),
+        (["digits", "--timeout", "0"], "timeout must be above 0"),
+        (["digits", "--target", "99"], "the target must be 0 to 9; got 99"),
+        (["net.py:numpy_model", "--data", "data.npz"], "torch Sequential"),
+        (["digits", "--bounds", "0"], "--bounds takes two numbers"),
+    ],
+)
+def test_exact_refuses_what_it_cannot_do(own, monkeypatch, arguments, message):
+    monkeypatch.chdir(own)
+    done = CliRunner().invoke(main, ["exact", *arguments, "--samples", "1"])
+    assert done.exit_code == 2
+    assert message in done.output

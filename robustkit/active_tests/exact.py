@@ -1,7 +1,7 @@
 """The exact smallest adversarial of a small ReLU network, or an interval around it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -21,13 +21,14 @@ from robustkit.active_tests.programs import (
 from robustkit.active_tests.regions import polyhedron, size
 from robustkit.engine.criteria import Criterion, Misclassification, Targeted
 from robustkit.errors import BadInput, suggestion
+from robustkit.evaluation.opening import model_and_data
 from robustkit.evaluation.single import run
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import Array, as_tensor
 from robustkit.presets import auto
 
-__all__ = ["EXACT_NORMS", "ExactResult", "Status", "exact_distance"]
+__all__ = ["EXACT_NORMS", "ExactResult", "Status", "exact_distance", "exact_distances"]
 
 EXACT_NORMS = ("l0", "l1", "linf")
 Status: TypeAlias = Literal["exact", "interval", "none", "misclassified"]
@@ -48,7 +49,7 @@ class ExactResult:
         witness: An adversarial at that distance (in the shape of the input, float64),
             whose margin was found below zero by a forward pass; or None.
         status: "exact": the two bounds agree to 1e-5 of their size (in L0, are equal);
-            "interval": time was up; "none": there is no adversarial in the box;
+            "interval": time was up, or ties are all there is; "none": there is no adversarial in the box;
             "misclassified": the input itself is one.
         seconds: How long it took.
     """
@@ -126,6 +127,54 @@ def exact_distance(
     return ExactResult(search.lower, search.upper, shaped, search.status(), seconds)
 
 
+def exact_distances(
+    model: Any,
+    data: Any,
+    *,
+    norm: str | Norm = "linf",
+    samples: int | None = None,
+    target: int | None = None,
+    bounds: Bounds | tuple[float, float] | None = None,
+    timeout: float = 60.0,
+    seed: int = 0,
+) -> Iterator[tuple[int, ExactResult]]:
+    """Labels and exact distances, sample by sample, as `exact_distance` finds them.
+
+    Args:
+        model: Anything `load_model` or `as_model` accepts that is such a network.
+        data: Anything `load_data` or `as_data` accepts.
+        norm: "linf", "l1" or "l0".
+        samples: So many of the data; None: all.
+        target: The class to be reached; None: any but the label.
+        bounds: Of valid inputs; None: the model's own, else (0, 1).
+        timeout: Seconds for each sample.
+        seed: Of the attack.
+
+    Raises:
+        BadInput: Something given is not as described.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2)).eval()
+    >>> data = np.random.default_rng(0).random((3, 2)), np.array([0, 1, 0])
+    >>> [label for label, result in exact_distances(net, data)]
+    [0, 1, 0]
+    """
+    box = Bounds(*bounds) if isinstance(bounds, tuple | list) else bounds
+    adapted, dataset = model_and_data(model, data, box, samples)
+    for x, y in dataset.batches(1):
+        result = exact_distance(
+            adapted,
+            x[0],
+            int(y[0]),
+            norm,
+            target=target,
+            bounds=adapted.bounds,
+            timeout=timeout,
+            seed=seed,
+        )
+        yield int(y[0]), result
+
+
 def _check(x: Array, y: int, target: int | None, box: Bounds, classes: int) -> None:
     for role, label in (("label", y), ("target", target)):
         if label is not None and not 0 <= label < classes:
@@ -171,8 +220,9 @@ class _Search:
             return "misclassified"
         if self.lower == np.inf:
             return "none"
-        close = self.upper - self.lower <= _CLOSE * self.upper
-        return "exact" if close else "interval"
+        if self.upper == np.inf or self.upper - self.lower > _CLOSE * self.upper:
+            return "interval"
+        return "exact"
 
     def solve(self, seed: int) -> None:
         """Close in from both sides until they meet or time is up."""

@@ -8,6 +8,7 @@ import torch
 
 from robustkit.active_tests.networks import ReluNetwork
 from robustkit.errors import BadInput
+from robustkit.models.torch import TorchModel
 from robustkit.numerics.tensors import Array
 
 __all__ = ["as_network"]
@@ -35,9 +36,9 @@ def as_network(native: Any, shape: tuple[int, ...]) -> ReluNetwork:
 
     Args:
         native: A `ReluNetwork`; pairs of weights (outputs, inputs) and bias (outputs,),
-            first layer first; or a torch Sequential (also nested) of ReLU and layers
-            that are affine in evaluation mode: Linear, Conv, AvgPool, BatchNorm,
-            Flatten, ZeroPad, Dropout.
+            first layer first; or a torch Sequential (also nested, or as a
+            `TorchModel`) of ReLU and layers that are affine in evaluation mode:
+            Linear, Conv, AvgPool, BatchNorm, Flatten, ZeroPad, Dropout.
         shape: Of one input.
 
     Raises:
@@ -48,6 +49,8 @@ def as_network(native: Any, shape: tuple[int, ...]) -> ReluNetwork:
     >>> [weight.shape for weight, bias in as_network(net, (1, 4, 4)).layers]
     [(8, 16), (3, 8)]
     """
+    if isinstance(native, TorchModel):
+        native = native.module
     if isinstance(native, ReluNetwork):
         layers = native.layers
     elif isinstance(native, torch.nn.Module):

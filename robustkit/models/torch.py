@@ -100,6 +100,11 @@ class TorchModel(Model):
                 stacklevel=2,
             )
 
+    @property
+    def module(self) -> Callable[..., Any]:
+        """What answers."""
+        return self._module
+
     def logits(self, x: Batch) -> Tensor:
         raw = x.raw
         version = raw._version

@@ -153,6 +153,15 @@ def test_no_adversarial_is_proven():
         assert (result.lower, result.upper, result.witness) == (np.inf, np.inf, None)
 
 
+def test_ties_are_no_adversarials():
+    # Both classes are level where the second feature is at its bound, and nowhere else.
+    layers = [(np.array([[1.0, 1], [1, -1]]), np.zeros(2)), (np.eye(2), np.zeros(2))]
+    result = exact_distance(layers, np.array([0.6, 0.4]), 0)
+    assert result.status == "interval"
+    assert result.lower == pytest.approx(0.4, rel=1e-5)
+    assert (result.upper, result.witness) == (np.inf, None)
+
+
 def test_a_misclassified_input_is_its_own_witness():
     layers = [(np.eye(2), np.zeros(2))]
     x = np.array([0.2, 0.7])
