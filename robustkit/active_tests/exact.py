@@ -15,8 +15,8 @@ from robustkit.active_tests.programs import (
     Goal,
     Interval,
     interval_bounds,
-    lowest,
     solve,
+    tightened,
 )
 from robustkit.active_tests.regions import polyhedron, size
 from robustkit.engine.criteria import Criterion, Misclassification, Targeted
@@ -49,8 +49,8 @@ class ExactResult:
         witness: An adversarial at that distance (in the shape of the input, float64),
             whose margin was found below zero by a forward pass; or None.
         status: "exact": the two bounds agree to 1e-5 of their size (in L0, are equal);
-            "interval": time was up, or ties are all there is; "none": there is no adversarial in the box;
-            "misclassified": the input itself is one.
+            "interval": time was up, or ties are all there is; "none": there is no
+            adversarial in the box; "misclassified": the input itself is one.
         seconds: How long it took.
     """
 
@@ -268,31 +268,11 @@ class _Search:
         return Ball(self.norm, low, high, radius)
 
     def _bounds(self) -> list[Interval]:
-        """Bounds before the ReLUs in the present ball; each layer on the last one's."""
+        """Bounds before the ReLUs in the present ball."""
         ball = self._ball()
         hidden = interval_bounds(self.network, self.x, ball)
-        until = time.monotonic() + self._left() / 4
-        for at in range(1, len(hidden)):
-            weight, bias = self.network.layers[at]
-            under, over = (np.maximum(part, 0) for part in hidden[at - 1])
-            rise, fall = np.maximum(weight, 0), np.minimum(weight, 0)
-            low = np.maximum(hidden[at][0], rise @ under + fall @ over + bias)
-            high = np.minimum(hidden[at][1], rise @ over + fall @ under + bias)
-            for unit in np.flatnonzero((low < 0) & (high > 0)):
-                for sign, ends in ((1, low), (-1, high)):
-                    seconds = until - time.monotonic()
-                    if seconds <= 0:
-                        break
-                    row = sign * weight[unit]
-                    least = lowest(
-                        self.network, self.x, ball, hidden[:at], row, seconds
-                    )
-                    bound = sign * least + bias[unit]
-                    ends[unit] = (
-                        max(low[unit], bound) if sign > 0 else min(high[unit], bound)
-                    )
-            hidden[at] = (low, high)
-        return hidden
+        seconds = self._left() / 4
+        return tightened(self.network, self.x, ball, hidden, None, seconds)
 
     def _ask(
         self, goal: Goal, hidden: Sequence[Interval], *, relaxed: bool, seconds: float
@@ -305,12 +285,15 @@ class _Search:
         ball = self._ball()
         if self.norm == "l0" and ball.radius < 1:
             return self.upper, True
+        if not relaxed:
+            hidden = tightened(self.network, self.x, ball, hidden, goal, seconds / 3)
+            seconds -= seconds / 3
         answer = solve(
             self.network, self.x, ball, hidden, goal, relaxed=relaxed, seconds=seconds
         )
         best = self.upper
         if not relaxed and answer.delta is not None:
-            self._polish(self.x + answer.delta, goal, answer.active)
+            self._descend(self.x + answer.delta, goal, answer.active)
         return min(answer.floor, best), answer.finished
 
     def _attack(self, seed: int) -> None:
@@ -329,16 +312,31 @@ class _Search:
         scores = self.network.logits(point[None])[0]
         winner = int(np.argmax(scores))
         goal = next(g for g in self.goals if g[0][0] == winner)
-        self._polish(point, goal, self._pattern(point))
+        self._descend(point, goal, [b > 0 for b in self._before(point)])
 
-    def _pattern(self, point: Array) -> list[Array]:
-        """For each hidden layer, which ReLUs (neurons,) are on at a point."""
-        on, given = [], point
+    def _before(self, point: Array) -> list[Array]:
+        """What goes into the ReLUs (neurons,) of each hidden layer at a point."""
+        values: list[Array] = []
         for weight, bias in self.network.layers[:-1]:
-            before = weight @ given + bias
-            on.append(before > 0)
-            given = np.maximum(before, 0)
-        return on
+            given = np.maximum(values[-1], 0) if values else point
+            values.append(weight @ given + bias)
+        return values
+
+    def _descend(self, point: Array, goal: Goal, pattern: list[Array]) -> None:
+        """From one linear piece of the network to the next, while that is nearer.
+
+        The best point of a piece often lies where some of its ReLUs are about to turn.
+        """
+        best = self.upper
+        self._polish(point, goal, pattern)
+        while self.upper < best and self.witness is not None and self._left() > 0:
+            best, point = self.upper, self.witness
+            before = self._before(point)
+            for layer, values in enumerate(before):
+                for unit in np.flatnonzero(np.abs(values) < 1e-6):
+                    other = [value > 0 for value in before]
+                    other[layer][unit] ^= True
+                    self._polish(point, goal, other)
 
     def _polish(self, point: Array, goal: Goal, pattern: list[Array]) -> None:
         """The nearest adversarial on one linear piece of the network, if verified.

@@ -5,6 +5,7 @@ Programming, ICLR 2019: one binary variable for each ReLU whose sign is not sett
 within the ball. The tighter the bounds before the ReLUs, the faster.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,15 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from robustkit.active_tests.networks import ReluNetwork
 from robustkit.numerics.tensors import Array
 
-__all__ = ["Answer", "Ball", "Goal", "Interval", "interval_bounds", "lowest", "solve"]
+__all__ = [
+    "Answer",
+    "Ball",
+    "Goal",
+    "Interval",
+    "interval_bounds",
+    "solve",
+    "tightened",
+]
 
 _SAFE = 1e-6
 """By so much, of its size, a solver may be wrong about a bound."""
@@ -271,22 +280,52 @@ def interval_bounds(network: ReluNetwork, x: Array, ball: Ball) -> list[Interval
     return hidden
 
 
-def lowest(
+def tightened(
     network: ReluNetwork,
     x: Array,
     ball: Ball,
     hidden: Sequence[Interval],
-    row: Array,
+    goal: Goal | None,
     seconds: float,
-) -> float:
-    """A number that row . (what the last of the hidden layers gives) is not below.
+) -> list[Interval]:
+    """Narrower bounds, by linear programs in which ReLUs are triangles.
 
-    By a linear program, in which each ReLU is relaxed to the triangle around it.
+    Args:
+        network: In double precision.
+        x: (d,) the original.
+        ball: In which they are to hold.
+        hidden: Bounds that hold there.
+        goal: What is adversarial, if they need hold for adversarials only.
+        seconds: After which to stop.
+
+    Returns:
+        The bounds; crossed where a program has no solution.
     """
-    program = _Program(network, x, ball, hidden)
-    found = program.run(program.last.T @ row, whole=False, seconds=seconds, gap=0.0)
-    if found.status == 2:
-        return np.inf
-    if found.status != 0:
-        return -np.inf
-    return float(found.fun - _SAFE * max(1.0, abs(found.fun)))
+    until = time.monotonic() + seconds
+    bounds = [(low.copy(), high.copy()) for low, high in hidden]
+    # Without a goal, those of the first layer cannot be narrower.
+    for at in range(goal is None, len(bounds)):
+        low, high = bounds[at]
+        for unit in np.flatnonzero((low < 0) & (high > 0)):
+            known = bounds if goal is not None else bounds[: at + 1]
+            program = _Program(network, x, ball, known)
+            if goal is not None:
+                program.aim(network, goal, x)
+            for sign in (1.0, -1.0):
+                left = until - time.monotonic()
+                if left <= 0:
+                    return bounds
+                cost = np.zeros(program.total)
+                cost[program.starts[at + 1] + unit] = sign
+                found = program.run(cost, whole=False, seconds=left, gap=0.0)
+                if found.status == 2:
+                    low[unit], high[unit] = np.inf, -np.inf
+                    return bounds
+                if found.status != 0:
+                    continue
+                bound = float(found.fun - _SAFE * max(1.0, abs(found.fun)))
+                if sign > 0:
+                    low[unit] = max(low[unit], bound)
+                else:
+                    high[unit] = min(high[unit], -bound)
+    return bounds
