@@ -15,6 +15,7 @@ from robustkit.active_tests.programs import (
     Goal,
     Interval,
     interval_bounds,
+    lead_bound,
     solve,
     tightened,
 )
@@ -229,11 +230,13 @@ class _Search:
         if self._offer(self.x):
             return
         self._attack(seed)
+        floors = [self._proven(goal) for goal in self.goals]
         hidden, radius = self._bounds(), self.upper
-        floors, pending = [], set(range(len(self.goals)))
-        for goal in self.goals:
+        pending = set(range(len(self.goals)))
+        for at, goal in enumerate(self.goals):
             seconds = self._left() / 4
-            floors.append(self._ask(goal, hidden, relaxed=True, seconds=seconds)[0])
+            floor, _ = self._ask(goal, hidden, relaxed=True, seconds=seconds)
+            floors[at] = max(floors[at], floor)
         while pending and self._left() > 0:
             # Shares of the time, so that no goal keeps the others from an answer.
             turns = sorted(pending, key=lambda at: floors[at])
@@ -252,10 +255,30 @@ class _Search:
                     pending.discard(at)
         self.lower = min(floors) if min(floors) == np.inf else self._below(min(floors))
 
+    def _proven(self, goal: Goal) -> float:
+        """The radius up to which intervals alone rule a goal out: not much, at once."""
+
+        def safe(radius: float) -> bool:
+            low, high = self.box.lower - self.x, self.box.upper - self.x
+            ball = Ball(self.norm, low, high, radius)
+            return lead_bound(self.network, self.x, ball, goal) < 0
+
+        if self.norm == "l0":
+            count = 0
+            while count < min(self.upper, len(self.x)) and safe(count):
+                count += 1
+            return float(count)
+        near, far = 0.0, min(self.upper, self.box.width * len(self.x))
+        for _ in range(20):
+            middle = (near + far) / 2
+            near, far = (middle, far) if safe(middle) else (near, middle)
+        return near
+
     def _below(self, floor: float) -> float:
         """A lower bound that is no more than the upper one."""
         if self.norm == "l0":
-            floor = float(np.ceil(floor - 1e-3))
+            # Not minus zero.
+            floor = max(float(np.ceil(floor - 1e-3)), 0.0)
         return min(floor, self.upper)
 
     def _left(self) -> float:

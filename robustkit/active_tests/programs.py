@@ -23,6 +23,7 @@ __all__ = [
     "Goal",
     "Interval",
     "interval_bounds",
+    "lead_bound",
     "solve",
     "tightened",
 ]
@@ -278,6 +279,29 @@ def interval_bounds(network: ReluNetwork, x: Array, ball: Ball) -> list[Interval
             high = rise @ over + fall @ under + bias
         hidden.append((low, high))
     return hidden
+
+
+def lead_bound(network: ReluNetwork, x: Array, ball: Ball, goal: Goal) -> float:
+    """The most that a goal's scores can lead by in a ball, by intervals.
+
+    Below zero it is out of reach. Of several pairs of classes, the least one counts.
+
+    Args:
+        network: In double precision.
+        x: (d,) the original.
+        ball: Where to look.
+        goal: What is adversarial.
+    """
+    weight, bias = network.layers[-1]
+    winners, losers = np.array(goal).T
+    lead, start = weight[winners] - weight[losers], bias[winners] - bias[losers]
+    if len(network.layers) == 1:
+        return float((lead @ x + start + ball.highest(lead)).min())
+    under, over = (
+        np.maximum(part, 0) for part in interval_bounds(network, x, ball)[-1]
+    )
+    most = np.maximum(lead, 0) @ over + np.minimum(lead, 0) @ under
+    return float((most + start).min())
 
 
 def tightened(
