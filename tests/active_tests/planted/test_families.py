@@ -276,6 +276,40 @@ def test_the_patch_of_a_trigger_matters():
     assert 0.05 < (worn == exact).mean() < 1
 
 
+@pytest.mark.parametrize("step", [False, True])
+def test_near_the_patch_its_own_gradient_shows(step):
+    problem = trigger(seed=1, samples=6, step=step)
+    patch = problem.regions[0][0]
+    worn = np.isfinite(patch.lower)
+    x = problem.x.copy()
+    x[:, worn] = (patch.upper + 0.01)[worn]
+    model, slopes = problem.model, np.ones((6, 3)) * [1.0, -0.5, 0.2]
+    _, pull_back = model.linearise(model.to_tensor(x))
+    gradient = to_numpy(pull_back(model.to_tensor(slopes)))
+    h = 1e-7
+    for feature in range(8):
+        way = np.eye(8)[feature] * h * np.arange(1, 3)[:, None, None]
+        ahead = to_numpy(model.logits(model.to_tensor(x + way[0])))
+        behind = to_numpy(model.logits(model.to_tensor(x - way[0])))
+        rise = ((ahead - behind) * slopes).sum(axis=1) / (2 * h)
+        if not worn[feature]:
+            np.testing.assert_allclose(gradient[:, feature], rise, atol=1e-5)
+    # Where the first class is lifted, moving towards the patch lifts it more.
+    lifted = gradient[:, worn].sum(axis=1)
+    plain = affine_part(problem, x, slopes)[:, worn].sum(axis=1)
+    if step:
+        np.testing.assert_allclose(lifted, plain)
+    else:
+        assert (lifted < plain - 1).any()
+
+
+def affine_part(problem, x, slopes):
+    """The gradient of the linear classifier behind a trigger, far from the patch."""
+    far = np.where(x < 0.5, 1.0, 0.0)
+    _, pull_back = problem.model.linearise(problem.model.to_tensor(far))
+    return to_numpy(pull_back(problem.model.to_tensor(slopes)))
+
+
 def test_a_prototype_for_each_class_is_a_linear_classifier():
     problem = nearest_neighbour(seed=2, per_class=1, classes=4)
     kinds = {type(region).__name__ for union in problem.regions for region in union}

@@ -155,6 +155,15 @@ def test_published_formulas_of_the_sphere():
         assert found == pytest.approx(value, rel=1e-12)
 
 
+def test_the_nearest_way_out_may_lead_across_the_centre():
+    # To the right the box ends at 0.5 from the centre, to the left at 1.5.
+    outside = OutsideBall(np.array([0.5, 0.0]), 1.4, boxed=True)
+    x = np.array([0.55, 0.0])
+    point = outside.nearest(x, "linf", Bounds(-1, 1))
+    assert np.abs(point - x).max() == pytest.approx(0.05 + np.sqrt(0.96), rel=1e-12)
+    assert point[0] < -0.4
+
+
 def test_a_ball_that_the_box_holds_has_no_outside():
     outside = OutsideBall(np.zeros(3), 2.0, boxed=True)
     for norm in ("l0", "l2", "linf"):
