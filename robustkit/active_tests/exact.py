@@ -9,7 +9,6 @@ import numpy as np
 
 from robustkit.active_tests.lowering import as_network
 from robustkit.active_tests.networks import ReluNetwork
-from robustkit.active_tests.planted.draws import flat_model
 from robustkit.active_tests.programs import (
     Ball,
     Goal,
@@ -20,6 +19,7 @@ from robustkit.active_tests.programs import (
     tightened,
 )
 from robustkit.active_tests.regions import polyhedron, size
+from robustkit.active_tests.scores import flat_model
 from robustkit.engine.criteria import Criterion, Misclassification, Targeted
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.opening import model_and_data

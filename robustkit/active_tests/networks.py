@@ -6,15 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from robustkit.active_tests.scores import rows_times
 from robustkit.numerics.tensors import Array
 
-__all__ = ["ReluNetwork", "rows_times"]
-
-
-def rows_times(x: Array, w: Array) -> Array:
-    """`x` (n, d) times `w` (d, m), with a rounding that depends on no other row."""
-    product: Array = (x[:, :, None] * w).sum(axis=1)
-    return product
+__all__ = ["ReluNetwork"]
 
 
 @dataclass(frozen=True, eq=False)

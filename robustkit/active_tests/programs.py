@@ -125,13 +125,14 @@ class _Program:
         self.cost = np.zeros(self.total)
         self.rows = _Rows([], [], [])
         self._geometry(count)
-        layer_in = self.to_delta
-        given = network.layers[0][0] @ x + network.layers[0][1]
+        feed = self.to_delta
+        # The first layer sees the original and the perturbation.
+        first = network.layers[0][0] @ x + network.layers[0][1]
         for at, (low, high) in enumerate(hidden):
             weight, bias = network.layers[at]
-            self._layer(at, weight, layer_in, given if at == 0 else bias, low, high)
-            layer_in = self._pick(self.starts[at + 1] + len(low), len(low))
-        self.last = layer_in
+            self._layer(at, weight, feed, first if at == 0 else bias, low, high)
+            feed = self._pick(self.starts[at + 1] + len(low), len(low))
+        self.last = feed
 
     def _pick(self, start: int, count: int) -> Any:
         """The matrix that picks so many variables."""
@@ -167,7 +168,7 @@ class _Program:
             self.rows.add(sparse.csr_array(self.cost[None, :]), 0, ball.radius)
 
     def _layer(
-        self, at: int, weight: Array, given: Any, bias: Array, low: Array, high: Array
+        self, at: int, weight: Array, feed: Any, bias: Array, low: Array, high: Array
     ) -> None:
         count, start = len(low), self.starts[at + 1]
         before, after, on = (self._pick(start + i * count, count) for i in range(3))
@@ -178,7 +179,7 @@ class _Program:
         self.low[place] = low >= 0
         self.high[place] = high > 0
         self.whole[place] = (low < 0) & (high > 0)
-        self.rows.add(before - sparse.csr_array(weight) @ given, bias, bias)
+        self.rows.add(before - sparse.csr_array(weight) @ feed, bias, bias)
         # 0 <= after, before <= after <= high on, after <= before - low (1 - on).
         shut, open_ = np.minimum(low, 0), np.maximum(high, 0)
         self.rows.add(after - before, 0, np.inf)

@@ -118,7 +118,14 @@ def scaled(model: Model, factor: float = 1e4) -> Model:
 
 
 def probabilities(model: Model) -> Model:
-    """Softmax instead of logits: gradients vanish where the model is confident."""
+    """Softmax instead of logits: gradients vanish where the model is confident.
+
+    >>> from robustkit.active_tests.planted import affine
+    >>> problem = affine(samples=1)
+    >>> shown = probabilities(problem.model).logits(problem.model.to_tensor(problem.x))
+    >>> round(float(shown.raw.sum()), 9)
+    1.0
+    """
 
     def slopes(z: Tensor, outer: Tensor) -> Tensor:
         p = z.softmax(axis=-1)
@@ -128,7 +135,14 @@ def probabilities(model: Model) -> Model:
 
 
 def one_hot_outputs(model: Model) -> Model:
-    """1 for the class that wins, 0 for the others; every gradient is zero."""
+    """1 for the class that wins, 0 for the others; every gradient is zero.
+
+    >>> from robustkit.active_tests.planted import affine
+    >>> problem = affine(samples=1)
+    >>> model = one_hot_outputs(problem.model)
+    >>> sorted(model.logits(model.to_tensor(problem.x)).raw[0].tolist())
+    [0.0, 0.0, 1.0]
+    """
 
     def show(z: Tensor) -> Tensor:
         return one_hot(z.argmax(axis=1), z.shape[1]).astype(z.dtype)
@@ -137,12 +151,25 @@ def one_hot_outputs(model: Model) -> Model:
 
 
 def detached(model: Model) -> Model:
-    """Scores without gradients: asking for one raises `NoGradient`."""
+    """Scores without gradients: asking for one raises `NoGradient`.
+
+    >>> from robustkit.active_tests.planted import affine
+    >>> detached(affine(samples=1).model).name
+    'affine, detached'
+    """
     return _Detached(model, "detached")
 
 
 def zero_gradient(model: Model) -> Model:
-    """Every gradient is zero."""
+    """Every gradient is zero.
+
+    >>> from robustkit.active_tests.planted import affine
+    >>> problem = affine(samples=1)
+    >>> model = zero_gradient(problem.model)
+    >>> logits, pull_back = model.linearise(model.to_tensor(problem.x))
+    >>> float(abs(pull_back(logits).raw).max())
+    0.0
+    """
     return _Masked(model, "zero gradient", back=lambda x, g: g.zeros_like())
 
 
@@ -152,12 +179,28 @@ def tiny_gradient(model: Model, factor: float = 1e-30) -> Model:
     Args:
         model: To be masked.
         factor: Of the length.
+
+    >>> from robustkit.active_tests.planted import affine
+    >>> problem = affine(samples=1)
+    >>> model = tiny_gradient(problem.model)
+    >>> logits, pull_back = model.linearise(model.to_tensor(problem.x))
+    >>> bool(0 < abs(pull_back(logits).raw).max() < 1e-25)
+    True
     """
     return _Masked(model, f"gradient times {factor:g}", back=lambda x, g: g * factor)
 
 
 def reversed_gradient(model: Model) -> Model:
-    """Gradients that point the wrong way."""
+    """Gradients that point the wrong way.
+
+    >>> from robustkit.active_tests.planted import affine
+    >>> problem = affine(samples=1)
+    >>> model = reversed_gradient(problem.model)
+    >>> logits, pull_back = model.linearise(model.to_tensor(problem.x))
+    >>> _, plain = problem.model.linearise(model.to_tensor(problem.x))
+    >>> bool((pull_back(logits) == -plain(logits)).all())
+    True
+    """
     return _Masked(model, "reversed gradient", back=lambda x, g: -g)
 
 
@@ -169,6 +212,13 @@ def noisy_gradient(model: Model, seed: int = 0) -> Model:
     Args:
         model: To be masked.
         seed: Of the noise.
+
+    >>> from robustkit.active_tests.planted import affine
+    >>> problem = affine(samples=1)
+    >>> model = noisy_gradient(problem.model)
+    >>> logits, pull_back = model.linearise(model.to_tensor(problem.x))
+    >>> bool((pull_back(logits) == pull_back(logits)).all())
+    True
     """
 
     def back(x: Batch, gradient: Batch) -> Batch:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustkit.active_tests.networks import rows_times
 from robustkit.active_tests.planted.base import Planted
 from robustkit.active_tests.planted.draws import (
     Bounded,
@@ -15,10 +14,10 @@ from robustkit.active_tests.planted.draws import (
     draw,
     draw_inputs,
     feature_count,
-    flat_model,
     other_classes,
 )
 from robustkit.active_tests.regions import HalfSpace, Region, polyhedron
+from robustkit.active_tests.scores import flat_model, rows_times
 from robustkit.errors import BadInput
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array

@@ -14,9 +14,9 @@ from robustkit.active_tests.planted.draws import (
     as_shape,
     draw,
     feature_count,
-    flat_model,
 )
 from robustkit.active_tests.regions import Ball, OutsideBall, Quadratic, Region
+from robustkit.active_tests.scores import flat_model
 from robustkit.errors import BadInput, suggestion
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array

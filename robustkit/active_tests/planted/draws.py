@@ -1,27 +1,25 @@
-"""What families share: shapes, models on flat inputs, inputs worth attacking."""
+"""What families share: shapes, and inputs worth attacking."""
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from robustkit.active_tests.scores import Scores
 from robustkit.errors import BadInput
-from robustkit.models.numpy import NumPyModel
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
 
 __all__ = [
     "Bounded",
     "DType",
-    "Scores",
     "Shape",
     "as_bounds",
     "as_shape",
     "draw",
     "draw_inputs",
     "feature_count",
-    "flat_model",
     "margins",
     "other_classes",
 ]
@@ -34,16 +32,6 @@ DType: TypeAlias = type[np.floating[Any]]
 
 _POOL = 8
 _TRIES = 100
-
-
-class Scores(Protocol):
-    """A classifier on flat inputs."""
-
-    def logits(self, x: Array) -> Array:
-        """(n, d) to scores (n, classes), each row by itself."""
-
-    def gradient(self, x: Array, slopes: Array) -> Array:
-        """From slopes (n, classes) of a loss to its gradient (n, d) at x (n, d)."""
 
 
 def as_bounds(bounds: Bounded) -> Bounds:
@@ -61,20 +49,6 @@ def as_shape(features: Shape) -> tuple[int, ...]:
     if not shape or min(shape) < 1:
         raise BadInput(f"an input needs at least one feature; got the shape {shape}")
     return shape
-
-
-def flat_model(scores: Scores, bounds: Bounds, name: str) -> NumPyModel:
-    """A model on inputs of any shape, which are flattened."""
-
-    def flat(x: Array) -> Array:
-        return x.reshape(len(x), -1)
-
-    return NumPyModel(
-        lambda x: scores.logits(flat(x)),
-        bounds,
-        gradient=lambda x, slopes: scores.gradient(flat(x), slopes),
-        name=name,
-    )
 
 
 def margins(logits: Array, y: Array) -> Array:

@@ -13,9 +13,9 @@ from robustkit.active_tests.planted.draws import (
     draw,
     draw_inputs,
     feature_count,
-    flat_model,
 )
 from robustkit.active_tests.regions import HalfSpace, Region, polyhedron
+from robustkit.active_tests.scores import flat_model
 from robustkit.errors import BadInput
 from robustkit.numerics.tensors import Array
 
