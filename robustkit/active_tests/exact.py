@@ -90,7 +90,8 @@ def exact_distance(
         norm: "linf", "l1" or "l0".
         target: The class to be reached; None: any but the label.
         bounds: Of valid inputs.
-        timeout: Seconds after which to return what is known.
+        timeout: Seconds after which to return what is known. The attack at the start is
+            not cut short.
         seed: Of the attack.
 
     Source:
