@@ -111,21 +111,30 @@ def _by_gain(
 def _by_program(
     feature: Array, number: Array, cost: Array, gain: Array, margin: float
 ) -> Array:
-    """The cheapest choice of at most one level for each feature."""
+    """The cheapest choice of at most one level for each feature.
+
+    A solver may take a choice that gains not quite enough, which is then excluded.
+    """
     once = (feature[None, :] == np.unique(feature)[:, None]).astype(float)
-    found = milp(
-        cost,
-        integrality=np.ones(len(cost)),
-        bounds=(0, 1),
-        constraints=[
-            LinearConstraint(once, ub=1),
-            LinearConstraint(gain[None, :] / margin, lb=1),
-        ],
-        options={"mip_rel_gap": 0.0},
-    )
-    if found.status != 0:
-        raise RuntimeError(f"the solver gave up: {found.message}")
-    return np.flatnonzero(found.x > 0.5)
+    rules = [
+        LinearConstraint(once, ub=1),
+        LinearConstraint(gain[None, :] / margin, lb=1),
+    ]
+    while True:
+        found = milp(
+            cost,
+            integrality=np.ones(len(cost)),
+            bounds=(0, 1),
+            constraints=rules,
+            options={"mip_rel_gap": 0.0},
+        )
+        if found.status != 0:
+            raise RuntimeError(f"the solver gave up: {found.message}")
+        chosen = found.x > 0.5
+        if gain[chosen].sum() >= margin * (1 - 1e-12):
+            return np.flatnonzero(chosen)
+        taken = chosen.astype(float)[None, :]
+        rules.append(LinearConstraint(taken, ub=taken.sum() - 1))
 
 
 def _last_of_each(feature: Array, number: Array, made: Array) -> Array:
