@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from robustkit.active_tests.scores import Scores
+from robustkit.active_tests.scores import Scores, flat_model
 from robustkit.errors import BadInput
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
@@ -20,6 +20,7 @@ __all__ = [
     "draw",
     "draw_inputs",
     "feature_count",
+    "flat_model",
     "margins",
     "other_classes",
 ]
