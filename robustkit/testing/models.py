@@ -1,0 +1,145 @@
+"""Models for the laws: one that remembers what it was asked, and awkward ones."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from robustkit.models.base import Access, Model, PullBack
+from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, to_numpy
+
+__all__ = ["Altered", "NumPyFunction", "Watched", "constant", "nan_near", "one_hot"]
+
+
+class Watched(Model):
+    """Another model on NumPy, which counts and remembers the questions put to it.
+
+    Args:
+        model: To be asked.
+        access: The most that is shown; below `GRADIENT` there is no gradient, and at
+            `DECISION` the logits are 1 for the class decided on and 0 for others.
+
+    Attributes:
+        forwards: How many points were asked about.
+        backwards: How many of them a gradient was asked for.
+        queries: The points, batch by batch.
+    """
+
+    def __init__(self, model: Model, access: Access = Access.GRADIENT) -> None:
+        self.bounds, self.name = model.bounds, model.name
+        self.access = min(access, model.access)
+        self.forwards = self.backwards = 0
+        self.queries: list[Array] = []
+        self._model = one_hot(model) if access is Access.DECISION else model
+
+    def logits(self, x: Batch) -> Tensor:
+        self._note(x)
+        return self._model.logits(x)
+
+    def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
+        if self.access < Access.GRADIENT:
+            return super().linearise(x)
+        self._note(x)
+        logits, pull_back = self._model.linearise(x)
+
+        def counted(slopes: Tensor) -> Batch:
+            self.backwards += slopes.shape[0]
+            return pull_back(slopes)
+
+        return logits, counted
+
+    def to_tensor(self, x: Array) -> Batch:
+        return self._model.to_tensor(x)
+
+    def _note(self, x: Batch) -> None:
+        self.forwards += x.shape[0]
+        self.queries.append(np.array(to_numpy(x)))
+
+
+class Altered(Model):
+    """Another model on NumPy with other logits, and gradients as if they were its own.
+
+    Args:
+        model: To be asked.
+        alter: From points (n, ...) and logits (n, classes) to other logits.
+        flat: Its gradients are zero everywhere.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        alter: Callable[[Array, Array], Array],
+        *,
+        flat: bool = False,
+    ) -> None:
+        self.bounds, self.name, self.access = model.bounds, model.name, model.access
+        self._model, self._alter, self._flat = model, alter, flat
+
+    def logits(self, x: Batch) -> Tensor:
+        return self._altered(x, self._model.logits(x))
+
+    def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
+        logits, pull_back = self._model.linearise(x)
+
+        def back(slopes: Tensor) -> Batch:
+            return x.zeros_like() if self._flat else pull_back(slopes)
+
+        return self._altered(x, logits), back
+
+    def to_tensor(self, x: Array) -> Batch:
+        return self._model.to_tensor(x)
+
+    def _altered(self, x: Batch, logits: Tensor) -> Tensor:
+        values = self._alter(to_numpy(x), np.array(to_numpy(logits)))
+        return as_tensor(values.astype(x.dtype))
+
+
+def one_hot(model: Model) -> Model:
+    """The same decisions, logits of 0 and 1, and gradients of zero."""
+
+    def alter(x: Array, logits: Array) -> Array:
+        classes = np.arange(logits.shape[1])
+        return np.equal(logits.argmax(axis=1)[:, None], classes)
+
+    return Altered(model, alter, flat=True)
+
+
+def constant(model: Model) -> Model:
+    """The same logits for every class and input, and gradients of zero."""
+    return Altered(model, lambda x, logits: np.zeros_like(logits), flat=True)
+
+
+def nan_near(model: Model, x: Array, row: int) -> Model:
+    """NaN wherever the input `row` of `x` is the nearest, but not at itself."""
+    originals = x.reshape(len(x), -1)
+
+    def alter(points: Array, logits: Array) -> Array:
+        flat = points.reshape(len(points), 1, -1)
+        distances = np.square(flat - originals).sum(axis=2)
+        nearest = distances.argmin(axis=1) == row
+        logits[nearest & (distances[:, row] > 0)] = np.nan
+        return logits
+
+    return Altered(model, alter)
+
+
+class NumPyFunction:
+    """A model as a function from NumPy batches to logits, with a `gradient`.
+
+    Args:
+        model: On NumPy.
+
+    Attributes:
+        bounds: (lower, upper) of valid inputs.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.bounds = (model.bounds.lower, model.bounds.upper)
+        self._model = model
+
+    def __call__(self, x: Array) -> Array:
+        return to_numpy(self._model.logits(as_tensor(x)))
+
+    def gradient(self, x: Array, slopes: Array) -> Array:
+        """From slopes (n, classes) with regard to the logits to those to the input."""
+        _, pull_back = self._model.linearise(as_tensor(x))
+        return to_numpy(pull_back(as_tensor(slopes)))
