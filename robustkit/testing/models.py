@@ -33,11 +33,16 @@ class Watched(Model):
 
     def logits(self, x: Batch) -> Tensor:
         self._note(x)
+        if x.shape[0] == 0:
+            some = np.zeros((1, *x.shape[1:]), to_numpy(x).dtype)
+            return self._model.logits(self.to_tensor(some))[:0]
         return self._model.logits(x)
 
     def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
         if self.access < Access.GRADIENT:
             return super().linearise(x)
+        if x.shape[0] == 0:
+            return self.logits(x), lambda slopes: x
         self._note(x)
         logits, pull_back = self._model.linearise(x)
 
@@ -98,7 +103,7 @@ def one_hot(model: Model) -> Model:
 
     def alter(x: Array, logits: Array) -> Array:
         classes = np.arange(logits.shape[1])
-        return np.equal(logits.argmax(axis=1)[:, None], classes)
+        return np.asarray(logits.argmax(axis=1)[:, None] == classes)
 
     return Altered(model, alter, flat=True)
 

@@ -18,7 +18,7 @@ from robustkit.engine.criteria import Criterion, Misclassification, Targeted
 from robustkit.engine.ledger import Ledger
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput, suggestion
-from robustkit.models.base import Access
+from robustkit.models.base import Access, Model
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Array, to_numpy
@@ -136,10 +136,11 @@ class Ours(Subject):
         if settings.planned and settings.budget is not None:
             attack = attack.within(settings.budget)
         if settings.epsilon is not None and self.bounded:
-            attack = dataclasses.replace(attack, epsilon=settings.epsilon)  # type: ignore[call-arg]
-        asked = (
-            TorchModel(ModelModule(model), model.bounds) if settings.torch else model
-        )
+            fixed: Any = attack
+            attack = dataclasses.replace(fixed, epsilon=settings.epsilon)
+        asked: Model = model
+        if settings.torch:
+            asked = TorchModel(ModelModule(model), model.bounds)
         originals, labels = asked.to_tensor(task.x), asked.to_tensor(task.y)
         criterion: Criterion = Misclassification(labels)
         if task.targets is not None:

@@ -160,7 +160,7 @@ class Trial:
         exact = task.exact(self.norm)
         exact = np.sort(exact[np.isfinite(exact)])
         if len(exact):
-            middle = float(exact[len(exact) // 2])
+            middle = float(exact[(len(exact) - 1) // 2])
             return middle + 1 if self.norm == "l0" else middle * 1.5
         corner = as_tensor(np.ones((1, *SHAPE)))
         return float(to_numpy(get_norm(self.norm)(corner))[0]) / 4
