@@ -30,14 +30,14 @@ _DOUBLE, _SINGLE = 1e-9, 1e-4
 
 def in_bounds(t: Trial) -> None:
     """Every point returned is within the bounds."""
-    for task in (t.affine(), t.affine(hopeless=True, classes=2)):
+    for task in t.easy()[::3]:
         v = t.run(task)
         v.require(v.inside | ~v.finite, f"values within {_box(task)}", _range(v))
 
 
 def finite(t: Trial) -> None:
     """Every point returned is finite."""
-    for task in (t.affine(), t.affine(hopeless=True, classes=2)):
+    for task in t.easy()[::3]:
         v = t.run(task)
         v.require(v.finite, "finite values", "NaN or infinity")
 
@@ -45,7 +45,7 @@ def finite(t: Trial) -> None:
 def really_adversarial(t: Trial) -> None:
     """What is called adversarial is adversarial, by a fresh forward pass."""
     _needs_claims(t)
-    for task in (t.affine(), t.affine(seed=2, classes=4), t.affine(classes=2)):
+    for task in t.easy():
         v = t.run(task)
         v.require(~v.claims | v.adversarial, "an adversarial, as claimed", "none")
 
@@ -62,7 +62,7 @@ def distance_as_reported(t: Trial) -> None:
 
 def never_below_minimum(t: Trial) -> None:
     """No adversarial is nearer than the nearest there is."""
-    for task in (t.affine(), t.affine(seed=2, classes=4), t.affine(classes=2)):
+    for task in t.easy():
         v = t.run(task)
         exact = task.exact(t.norm)
         slack = 1 - (_DOUBLE if task.x.dtype == np.float64 else _SINGLE)
@@ -78,7 +78,7 @@ def near_minimum(t: Trial) -> None:
         t.skip("it states no factor")
     if t.subject.bounded:
         t.skip("it searches within an epsilon; a nearer adversarial is no better")
-    for task in (t.affine(), t.affine(seed=2, classes=4)):
+    for task in t.easy():
         _near(t, t.run(task))
 
 
@@ -100,7 +100,7 @@ def finds_the_feasible(t: Trial) -> None:
     """An adversarial is found wherever there is one."""
     if not t.complete:
         t.skip("it does not promise to find every adversarial")
-    for task in (t.affine(), t.affine(seed=2, classes=4), t.affine(classes=2)):
+    for task in t.easy():
         v = t.run(task)
         _found(t, v)
         v.require(v.claims | ~v.success, "it to claim what it has found", "no claim")
@@ -112,6 +112,8 @@ def nothing_infeasible(t: Trial) -> None:
     exact = v.task.exact(t.norm)
     assert np.isinf(exact).all(), "the task is not hopeless"
     v.require(~v.claims, "no adversarial: there is none in the box", "a claim")
+    v.require(v.finite, "finite values", "NaN or infinity")
+    v.require(v.inside, f"values within {_box(v.task)}", _range(v))
 
 
 def batch_invariant(t: Trial) -> None:
@@ -120,7 +122,7 @@ def batch_invariant(t: Trial) -> None:
     task = t.affine()
     whole = t.run(task)
     for part in (slice(0, 1), slice(1, None)):
-        alone = t.run(_rows(task, part))
+        alone = _again(t, _rows(task, part), whole)
         _same(t, alone, _part(whole, part), "as in the whole batch")
 
 
@@ -129,8 +131,9 @@ def order_invariant(t: Trial) -> None:
     _comparable(t)
     task = t.affine()
     back = slice(None, None, -1)
-    turned = t.run(_rows(task, back))
-    _same(t, turned, _part(t.run(task), back), "as in the first order")
+    v = t.run(task)
+    turned = _again(t, _rows(task, back), v)
+    _same(t, turned, _part(v, back), "as in the first order")
 
 
 def seed_invariant(t: Trial) -> None:
@@ -142,7 +145,7 @@ def seed_invariant(t: Trial) -> None:
         again = t.run(task, global_seed=1)
     else:
         # What was run before is remembered, so ask through an equal task.
-        again = t.run(_rows(task, slice(None)))
+        again = _again(t, _rows(task, slice(None)), first)
     same = np.equal(again.points, first.points) | np.isnan(first.points)
     again.require(_all(same), "the same a second time", "another result")
     other = t.run(task, seed=1) if seeded_by_hand else t.run(task, global_seed=1)
@@ -189,8 +192,8 @@ def noise_of_its_own(t: Trial) -> None:
 
 def keeps_the_best(t: Trial) -> None:
     """No adversarial it asked about is better than the one it returns."""
-    task = t.affine()
-    for row in range(min(t.samples, 3)):
+    tasks = [(task, row) for task in t.easy()[::3] for row in range(2)]
+    for task, row in tasks:
         alone = _rows(task, slice(row, row + 1))
         v = t.run(alone)
         seen = _best_seen(t, v)
@@ -302,6 +305,14 @@ def two_classes(t: Trial) -> None:
     """A model of two classes is as good as any."""
     v = t.run(t.affine(classes=2), refusable=True)
     _sound(t, v)
+    if np.isfinite(t.factor) and not t.subject.bounded:
+        exact = v.task.exact(t.norm)
+        # There is one class to go to, so nothing misleads.
+        v.require(
+            ~v.success | (v.distance <= t.factor * exact * (1 + _SINGLE)),
+            f"at most {t.factor:g} x the minimum, {_list(exact)}",
+            v.distance,
+        )
 
 
 def constant_logits(t: Trial) -> None:
@@ -336,7 +347,7 @@ def nan_answers(t: Trial) -> None:
     v.require(~v.claims | v.adversarial, "an adversarial, as claimed", "none")
     if not t.unrepeatable:
         others = slice(1, None)
-        without = t.run(_rows(broken, others))
+        without = _again(t, _rows(broken, others), v)
         _same(t, _part(v, others), without, "as without sample 0")
 
 
@@ -402,14 +413,14 @@ def targets(t: Trial) -> None:
 
 
 def any_framework(t: Trial) -> None:
-    """Torch and NumPy tensors lead to the same distances."""
+    """Torch and NumPy tensors lead to the same distances, to 5 %."""
     task = t.affine()
     if not t.subject.billed:
         t.skip("a function is written for one framework")
     expected = t.run(task).distance
     v = t.run(task, torch=True)
     v.require(
-        np.isclose(v.distance, expected, rtol=1e-3),
+        np.isclose(v.distance, expected, rtol=0.05),
         f"the distances {_list(expected)} that NumPy leads to",
         v.distance,
     )
@@ -454,6 +465,11 @@ LAWS: Mapping[str, Law] = MappingProxyType(
 """Every law by its name, in the order in which a suite has them."""
 
 
+def _again(t: Trial, task: Planted, v: Verdict) -> Verdict:
+    """Another run, within the same epsilon as the first."""
+    return t.run(task, epsilon=v.epsilon if np.isfinite(v.epsilon) else None)
+
+
 def _needs_claims(t: Trial) -> None:
     if t.run(t.affine()).outcome.claims is None:
         t.skip("it does not say whom it claims to have found adversarials of")
@@ -482,7 +498,7 @@ def _found(t: Trial, v: Verdict) -> None:
 
 
 def _near(t: Trial, v: Verdict) -> None:
-    """The median is within the factor; all are, where only one class can win."""
+    """The median is within the factor: single samples may be led astray."""
     if not np.isfinite(t.factor) or t.subject.bounded:
         return
     exact = v.task.exact(t.norm)
@@ -490,14 +506,7 @@ def _near(t: Trial, v: Verdict) -> None:
     if not reached.any():
         return
     ratio = np.where(reached, v.distance / np.maximum(exact, 1e-300), 1.0)
-    logits = v.task.model.logits(v.task.model.to_tensor(v.task.x[:1]))
-    if logits.shape[1] == 2:
-        v.require(
-            ratio <= t.factor * (1 + _SINGLE),
-            f"at most {t.factor:g} x the minimum, {_list(exact)}",
-            v.distance,
-        )
-    elif np.median(ratio[reached]) > t.factor * (1 + _SINGLE):
+    if np.median(ratio[reached]) > t.factor * (1 + _SINGLE):
         raise AssertionError(
             f"{v.task.name}: expected distances of at most {t.factor:g} x the minimum "
             f"in the median; got {np.median(ratio[reached]):.6g} x: {_list(v.distance)}"

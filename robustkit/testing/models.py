@@ -142,9 +142,10 @@ class NumPyFunction:
         self._model = model
 
     def __call__(self, x: Array) -> Array:
-        return to_numpy(self._model.logits(as_tensor(x)))
+        # A copy: what a caller writes into it is its own affair.
+        return np.array(to_numpy(self._model.logits(as_tensor(x))))
 
     def gradient(self, x: Array, slopes: Array) -> Array:
         """From slopes (n, classes) with regard to the logits to those to the input."""
         _, pull_back = self._model.linearise(as_tensor(x))
-        return to_numpy(pull_back(as_tensor(slopes)))
+        return np.array(to_numpy(pull_back(as_tensor(slopes))))

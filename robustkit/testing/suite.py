@@ -125,7 +125,7 @@ def conformance(
     ...     check()
     """
     given = None if norms is None else _names(norms)
-    level = Access[access.upper()] if isinstance(access, str) else access
+    level = _access(access)
     subject = subject_of(attack, given, level, framework, budget, name)
     asked = sorted(subject.norms) if given is None else given
     for norm in asked:
@@ -144,6 +144,11 @@ def conformance(
         stated = factor.get(norm) if isinstance(factor, Mapping) else factor
         if stated is None:
             stated = (_SPARSE if norm == "l0" else _FACTORS)[subject.access]
+        if not stated >= 1:
+            raise BadInput(
+                f"no attack is nearer than the minimum: a factor is at least 1; got "
+                f"{stated}"
+            )
         trial = Trial(subject, norm, stated, complete, samples)
         for law in chosen:
             statement = (LAWS[law].__doc__ or "").strip()
@@ -211,6 +216,15 @@ def examine(
             outcome, reading = "failed", str(error)
         findings.append(Finding(check.law, check.norm, outcome, reading))
     return findings
+
+
+def _access(access: Access | str) -> Access:
+    if isinstance(access, Access):
+        return access
+    known = {level.name.lower(): level for level in Access}
+    if access not in known:
+        raise BadInput(f"unknown access '{access}'; {suggestion(access, known)}")
+    return known[access]
 
 
 def _names(norms: str | Iterable[str]) -> list[str]:

@@ -219,7 +219,7 @@ def forgets_the_order(model, x, y):
 
 def shares_its_steps_out(model, x, y, steps=50):
     """Among restarts, ever more of them, which all go the same way."""
-    return search(model, x, y, steps=2500 // steps)
+    return search(model, x, y, steps=1000 // steps)
 
 
 def forgets_its_targets(model, x, y, targets=None):
@@ -251,16 +251,10 @@ def leaves_the_ball(model, x, y, epsilon):
     return search(model, x, y)
 
 
-def last_of_pgd(model, x, y, epsilon):
-    """As in several packages: the last iterate, whatever was seen before."""
-    delta = torch.zeros_like(x)
-    for _ in range(15):
-        point = (x + delta).clamp(*model.bounds).detach().requires_grad_()
-        loss = torch.nn.functional.cross_entropy(model(point), y)
-        (gradient,) = torch.autograd.grad(loss, point)
-        move = point.detach() + 1.9 * epsilon * unit(gradient) - x
-        delta = into_ball(move, torch.full((len(x),), epsilon, dtype=x.dtype))
-    return (x + delta).clamp(*model.bounds)
+def last_within(model, x, y, epsilon):
+    point, wins = search(model, x, y, parts=Parts(last=True))
+    near = wins & (size(point - x) <= epsilon)
+    return torch.where(spread(near, x), point, x), near
 
 
 # Defects of the engine's attacks.
@@ -434,8 +428,10 @@ DEFECTS = {
         variant(first_only=True),
     ),
     "last": Defect("returns the last iterate", "keeps-the-best", variant(last=True)),
-    "last-of-pgd": Defect(
-        "PGD that returns the last iterate", "keeps-the-best", last_of_pgd
+    "last-within": Defect(
+        "returns the last iterate, if that is within epsilon",
+        "keeps-the-best",
+        last_within,
     ),
     "outside": Defect(
         "returns points beyond epsilon", "within-epsilon", leaves_the_ball
