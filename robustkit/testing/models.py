@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from robustkit.active_tests.masks import one_hot_outputs
 from robustkit.models.base import Access, Model, PullBack
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, to_numpy
 
-__all__ = ["Altered", "NumPyFunction", "Watched", "constant", "nan_near", "one_hot"]
+__all__ = ["Altered", "NumPyFunction", "Watched", "constant", "nan_near"]
 
 
 class Watched(Model):
@@ -29,7 +30,7 @@ class Watched(Model):
         self.access = min(access, model.access)
         self.forwards = self.backwards = 0
         self.queries: list[Array] = []
-        self._model = one_hot(model) if access is Access.DECISION else model
+        self._model = one_hot_outputs(model) if access is Access.DECISION else model
 
     def logits(self, x: Batch) -> Tensor:
         self._note(x)
@@ -96,16 +97,6 @@ class Altered(Model):
     def _altered(self, x: Batch, logits: Tensor) -> Tensor:
         values = self._alter(to_numpy(x), np.array(to_numpy(logits)))
         return as_tensor(values.astype(x.dtype))
-
-
-def one_hot(model: Model) -> Model:
-    """The same decisions, logits of 0 and 1, and gradients of zero."""
-
-    def alter(x: Array, logits: Array) -> Array:
-        classes = np.arange(logits.shape[1])
-        return np.asarray(logits.argmax(axis=1)[:, None] == classes)
-
-    return Altered(model, alter, flat=True)
 
 
 def constant(model: Model) -> Model:

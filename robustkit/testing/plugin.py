@@ -27,14 +27,15 @@ def pytest_generate_tests(metafunc: "pytest.Metafunc") -> None:
     markers = list(metafunc.definition.iter_markers("robustkit"))
     if not markers:
         return
-    from robustkit.errors import BadInput
-    from robustkit.testing.suite import conformance
-
     if "check" not in metafunc.fixturenames:
+        from robustkit.errors import BadInput
+
         raise BadInput(
             f"the test '{metafunc.definition.name}' is marked 'robustkit'; expected it "
             "to take the argument 'check' and to call it"
         )
+    from robustkit.testing.suite import conformance
+
     checks = [
         check
         for marker in reversed(markers)

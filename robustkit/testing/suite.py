@@ -106,7 +106,8 @@ def conformance(
         factor: The most by which distances may exceed the minimum on easy problems,
             for each norm or for all; infinite: it states none. None: 1.25 for attacks
             with gradients (L0: 2), 3 for others (L0: 4).
-        complete: Whether it promises an adversarial wherever there is one.
+        complete: Whether it promises an adversarial wherever there is one; else it has
+            to find one somewhere.
         access: What a function needs to see: "gradient", "score" or "decision".
         framework: Of a function's model and arrays, "torch" or "numpy".
         budget: The most passes per sample in each run of an attack, which is planned

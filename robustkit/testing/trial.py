@@ -108,13 +108,16 @@ class Trial:
         return self._planted("affine", **({"classes": 3} | settings))
 
     def easy(self) -> list[Planted]:
-        """Tasks whose truth is known in every norm, and that hold no trap."""
+        """Tasks of which every gradient leads to an adversarial."""
         return [
             self.affine(),
             self.affine(seed=2, classes=4),
             self._planted("min-of-affines"),
-            self._planted("max-of-affines"),
         ]
+
+    def winding(self) -> Planted:
+        """A task of which the gradient has to be followed round corners."""
+        return self._planted("max-of-affines")
 
     def _planted(self, family: str, **settings: Any) -> Planted:
         given: dict[str, Any] = {"seed": 1, "samples": self.samples, "features": SHAPE}
