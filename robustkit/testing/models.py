@@ -8,7 +8,11 @@ from robustkit.active_tests.masks import one_hot_outputs
 from robustkit.models.base import Access, Model, PullBack
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, to_numpy
 
-__all__ = ["Altered", "NumPyFunction", "Watched", "constant", "nan_near"]
+__all__ = ["Altered", "Endless", "NumPyFunction", "Watched", "constant", "nan_near"]
+
+
+class Endless(RuntimeError):
+    """An attack asks on and on."""
 
 
 class Watched(Model):
@@ -18,6 +22,10 @@ class Watched(Model):
         model: To be asked.
         access: The most that is shown; below `GRADIENT` there is no gradient, and at
             `DECISION` the logits are 1 for the class decided on and 0 for others.
+        limit: How many points may be asked about; None: any number.
+
+    Raises:
+        Endless: When asked about more.
 
     Attributes:
         forwards: How many points were asked about.
@@ -25,11 +33,17 @@ class Watched(Model):
         queries: The points, batch by batch.
     """
 
-    def __init__(self, model: Model, access: Access = Access.GRADIENT) -> None:
+    def __init__(
+        self,
+        model: Model,
+        access: Access = Access.GRADIENT,
+        limit: int | None = None,
+    ) -> None:
         self.bounds, self.name = model.bounds, model.name
         self.access = min(access, model.access)
         self.forwards = self.backwards = 0
         self.queries: list[Array] = []
+        self._limit = limit
         self._model = one_hot_outputs(model) if access is Access.DECISION else model
 
     def logits(self, x: Batch) -> Tensor:
@@ -58,6 +72,8 @@ class Watched(Model):
 
     def _note(self, x: Batch) -> None:
         self.forwards += x.shape[0]
+        if self._limit is not None and self.forwards > self._limit:
+            raise Endless(f"asked more than {self._limit} times, with no end in sight")
         self.queries.append(np.array(to_numpy(x)))
 
 

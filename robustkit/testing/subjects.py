@@ -44,6 +44,7 @@ class Settings:
         epsilon: In norm units, for attacks that search within a distance.
         starts: (n, ...) adversarial points to start from.
         steps: For functions that take a number of steps.
+        patience: The most forward passes per sample before an attack is given up.
         torch: Whether an attack of ours gets torch tensors, not NumPy's.
     """
 
@@ -55,6 +56,7 @@ class Settings:
     epsilon: float | None = None
     starts: Array | None = None
     steps: int | None = None
+    patience: int = 30_000
     torch: bool = False
 
 
@@ -131,7 +133,8 @@ class Ours(Subject):
         set_(self, "dtype", np.float64)
 
     def attack(self, task: Planted, settings: Settings) -> Outcome:
-        model = Watched(task.model, settings.access)
+        limit = settings.patience * max(len(task.x), 1)
+        model = Watched(task.model, settings.access, limit)
         attack = self.own
         if settings.planned and settings.budget is not None:
             attack = attack.within(settings.budget)
@@ -208,7 +211,8 @@ class Function(Subject):
         object.__setattr__(self, "dtype", np.float32)
 
     def attack(self, task: Planted, settings: Settings) -> Outcome:
-        model = Watched(task.model, settings.access)
+        limit = settings.patience * max(len(task.x), 1)
+        model = Watched(task.model, settings.access, limit)
         native, into = self._framework(model)
         x, y = into(task.x), into(task.y)
         values = {

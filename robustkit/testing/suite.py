@@ -81,6 +81,7 @@ def conformance(
     framework: str = "torch",
     budget: int | None = None,
     samples: int = 6,
+    patience: int = 30_000,
     laws: Iterable[str] | None = None,
     name: str | None = None,
 ) -> Iterator[Check]:
@@ -113,6 +114,8 @@ def conformance(
         budget: The most passes per sample in each run of an attack, which is planned
             for that; None: its own settings.
         samples: How many inputs a task has, at least 2.
+        patience: The most forward passes per sample before an attack is given up: it
+            has failed, not hung.
         laws: Names of those to ask; None: all.
         name: For people.
 
@@ -150,7 +153,7 @@ def conformance(
                 f"no attack is nearer than the minimum: a factor is at least 1; got "
                 f"{stated}"
             )
-        trial = Trial(subject, norm, stated, complete, samples)
+        trial = Trial(subject, norm, stated, complete, samples, patience)
         for law in chosen:
             statement = (LAWS[law].__doc__ or "").strip()
             yield Check(f"{subject.name}-{norm}-{law}", law, statement, norm, trial)

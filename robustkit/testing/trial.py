@@ -94,6 +94,7 @@ class Trial:
             ratio, where the problem is easy; infinite: it states none.
         complete: Whether it promises to find an adversarial wherever there is one.
         samples: How many inputs a task has.
+        patience: The most forward passes per sample before it is given up.
     """
 
     subject: Subject
@@ -101,6 +102,7 @@ class Trial:
     factor: float
     complete: bool
     samples: int
+    patience: int
     _known: dict[Any, Verdict] = field(default_factory=dict, init=False, repr=False)
 
     def affine(self, **settings: Any) -> Planted:
@@ -164,7 +166,7 @@ class Trial:
 
     def settings(self, task: Planted, **settings: Any) -> Settings:
         """How the attack is run on a task, with an epsilon if it wants one."""
-        chosen = Settings(self.norm, **settings)
+        chosen = Settings(self.norm, patience=self.patience, **settings)
         if self.subject.bounded and chosen.epsilon is None:
             chosen = replace(chosen, epsilon=self.epsilon(task))
         return chosen

@@ -257,6 +257,12 @@ def last_within(model, x, y, epsilon):
     return torch.where(spread(near, x), point, x), near
 
 
+def never_ends(model, x, y):
+    while not (model(x).argmax(dim=1) != y).all():
+        pass
+    return x
+
+
 # Defects of the engine's attacks.
 
 
@@ -435,6 +441,12 @@ DEFECTS = {
     ),
     "outside": Defect(
         "returns points beyond epsilon", "within-epsilon", leaves_the_ball
+    ),
+    "endless": Defect(
+        "waits for a success that never comes",
+        "in-bounds",
+        never_ends,
+        settings={"patience": 500},
     ),
     "sign": Defect(
         "drops the gradient's sign",
