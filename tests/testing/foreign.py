@@ -1,120 +1,119 @@
-"""Attacks of other packages as plain functions, and what is known to be wrong."""
+"""foolbox's attacks as plain functions, and the laws that they are known to break."""
 
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
-import foolbox
 import numpy as np
 
 with warnings.catch_warnings():
+    # It imports names that SciPy deprecates.
     warnings.simplefilter("ignore")
-    import foolbox.attacks as fa
+    import foolbox
+    from foolbox import attacks
 
 
-def on_foolbox(attack):
-    """A foolbox attack that minimises."""
+def native(model):
+    return foolbox.PyTorchModel(model, bounds=model.bounds, device="cpu")
+
+
+def minimising(attack):
+    """One that looks for the nearest adversarials."""
 
     def function(model, x, y):
-        native = foolbox.PyTorchModel(model, bounds=model.bounds, device="cpu")
-        _, points, found = attack(native, x, y, epsilons=None)
+        _, points, found = attack(native(model), x, y, epsilons=None)
         return points, found
 
     return function
 
 
-def on_foolbox_with_starts(attack):
-    """A foolbox attack that minimises, from given starting points."""
+def starting(attack):
+    """One that looks for the nearest adversarials, from given starting points."""
 
     def function(model, x, y, starts=None):
-        native = foolbox.PyTorchModel(model, bounds=model.bounds, device="cpu")
         given = {} if starts is None else {"starting_points": starts}
-        _, points, found = attack(native, x, y, epsilons=None, **given)
+        _, points, found = attack(native(model), x, y, epsilons=None, **given)
         return points, found
 
     return function
 
 
-def on_foolbox_within(attack):
-    """A foolbox attack that searches within an epsilon."""
+def within(attack):
+    """One that searches within an epsilon."""
 
     def function(model, x, y, epsilon):
-        native = foolbox.PyTorchModel(model, bounds=model.bounds, device="cpu")
-        _, points, found = attack(native, x, y, epsilons=epsilon)
+        _, points, found = attack(native(model), x, y, epsilons=epsilon)
         return points, found
 
     return function
 
 
-def torchattacks_pgd(model, x, y, epsilon):
-    import torchattacks
+@dataclass(frozen=True)
+class Foreign:
+    """An attack of another package.
 
-    attack = torchattacks.PGD(model, eps=epsilon, alpha=epsilon / 5, steps=20)
-    return attack(x, y)
+    Attributes:
+        function: Of model, inputs and labels.
+        norm: In which it is tested.
+        fault: What is wrong with it, in words; empty: nothing known.
+        law: That has to catch it.
+        settings: Of the suite.
+    """
+
+    function: Callable[..., Any]
+    norm: str
+    fault: str = ""
+    law: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
-def adv_lib_fmn(model, x, y):
-    from adv_lib.attacks import fmn
-
-    return fmn(model, x, y, norm=2, steps=100)
-
-
-def adv_lib_ddn(model, x, y):
-    from adv_lib.attacks import ddn
-
-    return ddn(model, x, y, steps=100)
-
+DECIDES = {"access": "decision", "samples": 3, "patience": 5_000}
+WEAK = {"complete": False, "factor": np.inf}
 
 FOREIGN = {
-    "l2fmn": (on_foolbox(fa.L2FMNAttack(steps=100)), "l2", {}),
-    "linffmn": (on_foolbox(fa.LInfFMNAttack(steps=100)), "linf", {}),
-    "l1fmn": (on_foolbox(fa.L1FMNAttack(steps=100)), "l1", {}),
-    "newtonfool": (
-        on_foolbox(fa.NewtonFoolAttack(steps=50)),
+    "L2FMNAttack": Foreign(
+        minimising(attacks.L2FMNAttack(steps=100)),
         "l2",
-        dict(factor=np.inf),
+        "projects by norms / norms, so never",
+        "near-minimum",
     ),
-    "l2deepfool": (on_foolbox(fa.L2DeepFoolAttack()), "l2", dict()),
-    "linfdeepfool": (on_foolbox(fa.LinfDeepFoolAttack()), "linf", dict()),
-    "ddn": (on_foolbox(fa.DDNAttack(steps=100)), "l2", dict()),
-    "cw": (
-        on_foolbox(fa.L2CarliniWagnerAttack(steps=100, binary_search_steps=5)),
+    "NewtonFoolAttack": Foreign(
+        minimising(attacks.NewtonFoolAttack(steps=30)),
         "l2",
-        dict(),
+        "divides by the norm of a zero gradient",
+        "zero-gradients",
+        WEAK,
     ),
-    "ead": (on_foolbox(fa.EADAttack(steps=100, binary_search_steps=5)), "l1", dict()),
-    "boundary": (
-        on_foolbox_with_starts(fa.BoundaryAttack(steps=400)),
+    "BoundaryAttack": Foreign(
+        starting(attacks.BoundaryAttack(steps=200)),
         "l2",
-        dict(access="decision"),
+        "draws one noise for the whole batch",
+        "noise-of-its-own",
+        DECIDES | {"factor": np.inf},
     ),
-    "hsj": (
-        on_foolbox_with_starts(
-            fa.HopSkipJumpAttack(steps=8, max_gradient_eval_steps=200)
-        ),
+    "HopSkipJumpAttack": Foreign(
+        starting(attacks.HopSkipJumpAttack(steps=6, max_gradient_eval_steps=100)),
         "l2",
-        dict(access="decision"),
+        "clips to [0, 1] whatever the bounds",
+        "other-bounds",
+        DECIDES,
     ),
-    "hsjinf": (
-        on_foolbox_with_starts(
-            fa.HopSkipJumpAttack(
-                steps=8, max_gradient_eval_steps=200, constraint="linf"
-            )
-        ),
-        "linf",
-        dict(access="decision"),
+    "EADAttack": Foreign(
+        minimising(attacks.EADAttack(steps=60, binary_search_steps=4)),
+        "l1",
+        "returns the best by the elastic-net measure, not by L1",
+        "keeps-the-best",
+        WEAK,
     ),
-    "linfpgd": (
-        on_foolbox_within(fa.LinfPGD(steps=20, rel_stepsize=0.1)),
-        "linf",
-        dict(),
+    "LInfFMNAttack": Foreign(minimising(attacks.LInfFMNAttack(steps=100)), "linf"),
+    "DDNAttack": Foreign(minimising(attacks.DDNAttack(steps=100)), "l2"),
+    "L2DeepFoolAttack": Foreign(minimising(attacks.L2DeepFoolAttack()), "l2"),
+    "LinfDeepFoolAttack": Foreign(minimising(attacks.LinfDeepFoolAttack()), "linf"),
+    "LinfPGD": Foreign(within(attacks.LinfPGD(steps=20, rel_stepsize=0.1)), "linf"),
+    "LinfFastGradientAttack": Foreign(
+        within(attacks.LinfFastGradientAttack()), "linf", settings=WEAK
     ),
-    "l2pgd": (on_foolbox_within(fa.L2PGD(steps=20, rel_stepsize=0.1)), "l2", dict()),
-    "linfbim": (
-        on_foolbox_within(fa.LinfBasicIterativeAttack(steps=20)),
-        "linf",
-        dict(),
-    ),
-    "fgsm": (on_foolbox_within(fa.LinfFastGradientAttack()), "linf", dict()),
-    "ta-pgd": (torchattacks_pgd, "linf", dict()),
-    "al-fmn": (adv_lib_fmn, "l2", {}),
-    "al-ddn": (adv_lib_ddn, "l2", {}),
 }
+# Those that keep every law, but for foolbox's own claims where the answer is NaN.
+SOUND = ("L2DeepFoolAttack", "LinfDeepFoolAttack", "LinfPGD")
