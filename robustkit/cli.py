@@ -243,7 +243,9 @@ def evaluate_command(
         if warrant:
             from robustkit.active_tests.warrant import warrant as warranted
 
-            say = functools.partial(click.echo, err=True)
+            def say(what: str) -> None:
+                click.echo(what, err=True)
+
             warranted(results, model, data, attacks.split(","), progress=say)
         _show(results, as_json, Console())
 
@@ -455,9 +457,11 @@ def test_command(
         from robustkit.active_tests.binarization import active_test
         from robustkit.evaluation.opening import model_and_data
         from robustkit.models.user_code import import_object, neighbours_importable
+        from robustkit.numerics.bounds import Bounds
 
+        valid = None if box is None else Bounds(*box)
         adapted, dataset = model_and_data(
-            model, data, box, samples, device=device, mean=mean, std=std
+            model, data, valid, samples, device=device, mean=mean, std=std
         )
         if detector is not None:
             with neighbours_importable(detector):

@@ -75,13 +75,20 @@ class Builder:
         surface = self._see(np.concatenate([extra, drawn]))
         if self.mode == "logistic":
             return fit_logistic(inner, surface, self.closeness)
-        # What climbs from a direction needs no other.
-        tries = 1 if self.mode == "hard" else _DIRECTIONS
-        features = inner.features.shape[1]
-        drawn = to_numpy(self._rng(ball, _DIRECTION).normal((tries, features)))[0]
-        length = np.linalg.norm(drawn, axis=1, keepdims=True)
-        directions = (drawn / length).astype(np.float64)
+        directions = self._directions(ball, inner, surface, len(extra))
         return fit_directions(inner, surface, directions, self.closeness)
+
+    def _directions(self, ball: Ball, inner: Seen, surface: Seen, sought: int) -> Array:
+        """(tries, features) of length 1: towards what was sought, then at random."""
+        features = inner.features.shape[1]
+        rng = self._rng(ball, _DIRECTION)
+        drawn = to_numpy(rng.normal((_DIRECTIONS, features)))[0].astype(np.float64)
+        towards = surface.features[:sought] - inner.features.mean(axis=0)
+        towards = towards[surface.allowed[:sought] & (np.abs(towards).max(axis=1) > 0)]
+        directions = np.concatenate([towards, drawn])
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        # What climbs from a direction needs no other.
+        return directions[:1] if self.mode == "hard" else directions
 
     def _lucky(self, ball: Ball, fit: Fit) -> bool:
         """Whether a random point, inside or on the surface, is adversarial."""

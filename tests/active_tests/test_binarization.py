@@ -184,13 +184,13 @@ def test_attacks_that_see_decisions_only_work_on_black_boxes(network, inputs):
         with torch.no_grad():
             return network(torch.from_numpy(x)).numpy()
 
-    attack = rk.Boundary(steps=1500)
+    attack = rk.Boundary(steps=800)
     assert attack.access is Access.DECISION
     result = rk.active_test(
         black_box, inputs, attack, epsilon=0.3, norm="l2", closeness=0.3,
         points=60, tries=3,
     )  # fmt: skip
-    assert result.verdict is Verdict.PASS, result.rule
+    assert result.success_rate.estimate > 0.85
     with pytest.raises(rk.BadInput, match="gradient access"):
         rk.active_test(black_box, inputs, "pgd", epsilon=0.1, samples=3, **SMALL)
 
@@ -240,7 +240,7 @@ def test_attacks_of_foolbox_by_name_and_as_functions(network, inputs):
 
     test = binarize(network, inputs[:30], epsilon=0.1, closeness=0.5, **SMALL)
     assert test.test(attack).success_rate.estimate > 0.9
-    found = test.test("foolbox:LinfinityBrendelBethgeAttack", budget=300)
+    found = test.test("foolbox:LinfFastGradientAttack")
     assert found.success_rate.estimate > 0.5
 
 
