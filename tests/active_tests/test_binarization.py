@@ -7,8 +7,13 @@ import torch
 
 import robustkit as rk
 from robustkit.active_tests.binarization import binarize
+from robustkit.active_tests.build import Builder
+from robustkit.active_tests.draws import Ball
+from robustkit.active_tests.readouts import Fit
 from robustkit.active_tests.verdict import Verdict
 from robustkit.models.base import Access
+from robustkit.models.numpy import NumPyModel
+from robustkit.numerics.norms import Linf
 from robustkit.numerics.tensors import as_tensor, take, to_numpy
 
 SMALL = {"points": 300, "tries": 60}
@@ -273,6 +278,17 @@ def test_random_search_obeys_the_detector(network, inputs):
     deaf = binarize(network, inputs, detector=lambda x: x[:, 0] * 0 + 1, **settings)
     assert len(deaf.rows) == 0
     assert deaf.test(rk.PGD(0.1)).verdict is Verdict.INVALID
+
+
+@pytest.mark.parametrize(("score", "lucky"), [(-1.0, True), (1.0, False)])
+def test_what_random_search_finds_must_meet_the_detectors_condition(score, lucky):
+    model = NumPyModel(lambda x: np.stack([x[:, 0], 0 * x[:, 0] + score], axis=1))
+    builder = Builder(model, Linf(), 0.1, 1, "standard", 0.99, 10, 10, votes=1, seed=0)
+    everywhere = Fit(
+        direction=np.ones(1), last=-2.0, reached=-1.0, spread=0.0, closeness=0.5
+    )
+    ball = Ball(np.full(4, 0.5, np.float32), Linf(), 0.1, model.bounds)
+    assert builder._lucky(ball, everywhere) is lucky
 
 
 def test_random_models_are_voted_on(network, masked, inputs):

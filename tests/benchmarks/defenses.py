@@ -142,21 +142,6 @@ class Thermometer(nn.Module):
         return soft + ((x > levels).float() - soft).detach()
 
 
-class Mixed(nn.Module):
-    """Mixup inference: mean answer to mixtures with random other images."""
-
-    def __init__(self, net: nn.Module, others: torch.Tensor) -> None:
-        super().__init__()
-        self.net, self.others = net, others
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        total = 0
-        for _ in range(4):
-            rows = torch.randint(len(self.others), (len(x),))
-            total = total + self.net(0.6 * x + 0.4 * self.others[rows])
-        return total / 4
-
-
 class Squeezing(nn.Module):
     """Detects what a blur changes the answer to: by how much, less what is usual."""
 
@@ -270,16 +255,8 @@ ROWS: dict[str, Callable[[], Row]] = {
     "input noise": lambda: Row(
         Through(noise, plain()), ONE_PASS, EOT, settings=VOTED
     ),
-    "mixup inference": lambda: Row(
-        Mixed(plain(), torch.tensor(demo.load_data("digits")[0][-100:])),
-        ONE_PASS, EOT, settings=VOTED,
-    ),
     "feature squeezing": lambda: Row(
         plain(), BLIND, JOINT, settings={"detector": Squeezing(plain())}
-    ),
-    "feature squeezing, inverted and hard": lambda: Row(
-        plain(), BLIND, JOINT,
-        settings={"detector": Squeezing(plain()), "inverted": True, "mode": "hard"},
     ),
     "adversarial training, hard mode": lambda: Row(
         demo.load_model("digits-robust"), ("PGD, 1 step", pgd(1)),
