@@ -65,6 +65,7 @@ _HOME = {
     "TrustRegion": "robustkit.attacks.gradient.trust_region",
     "UniformNoise": "robustkit.attacks.baseline.noise",
     "VFGA": "robustkit.attacks.gradient.vfga",
+    "active_test": "robustkit.active_tests.binarization",
     "auto": "robustkit.presets",
     "autoattack": "robustkit.presets",
     "check": "robustkit.checks.check",
@@ -77,6 +78,7 @@ _HOME = {
     "resume": "robustkit.evaluation.resume",
     "run": "robustkit.evaluation.single",
     "verify": "robustkit.evaluation.audit",
+    "warrant": "robustkit.active_tests.warrant",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -51,6 +51,24 @@ Examples:
 """
 
 
+_TEST_HELP = """Test whether an attack finds adversarials that are known to exist.
+
+The last layer of MODEL is replaced, for each input, by one that calls a known point
+within epsilon adversarial (the binarization test of Zimmermann et al., 2022). An attack
+that misses such points says little about the model itself. Prints the verdict and a
+paragraph for an appendix. MODEL and DATA are those of `robustkit eval`.
+
+\b
+Exit codes: 0 PASS; 3 FAIL; 4 INCONCLUSIVE, UNINFORMATIVE or INVALID; 2 bad input.
+
+\b
+Examples:
+  robustkit test digits --epsilon 0.1
+  robustkit test model.py:build --data test.npz --attack pgd --norm linf --epsilon 8/255
+  robustkit test model.py:build --data test.npz --epsilon 8/255 --features layer4
+"""
+
+
 class _Numbers(click.ParamType[tuple[float, ...]]):
     """Comma-separated numbers; fractions such as 8/255 are welcome."""
 
@@ -149,6 +167,11 @@ def main() -> None:
     help="Other inputs that attacks may start from; results then depend on them.",
 )
 @click.option(
+    "--warrant",
+    is_flag=True,
+    help="Then test each attack on adversarials known to exist (see robustkit test).",
+)
+@click.option(
     "--shard",
     type=_Shard(),
     help="Evaluate one part of the data, such as 3/16; see `robustkit merge`.",
@@ -172,6 +195,7 @@ def evaluate_command(
     norms: tuple[str, ...],
     attacks: str,
     epsilons: tuple[str, ...],
+    warrant: bool,
     out: str | None,
     resume: str | None,
     as_json: bool,
@@ -217,6 +241,13 @@ def evaluate_command(
                 if ours:
                     Results(folder).report()
             raise
+        if warrant:
+            from robustkit.active_tests.warrant import warrant as warranted
+
+            def say(what: str) -> None:
+                click.echo(what, err=True)
+
+            warranted(results, model, data, attacks.split(","), progress=say)
         _show(results, as_json, Console())
 
 
@@ -424,6 +455,90 @@ def exact_command(
             )
         if as_json:
             click.echo(json.dumps(rows, indent=2))
+
+
+@main.command("test", help=_TEST_HELP)
+@click.argument("model", required=False)
+@click.option(
+    "--data", metavar="DATA", help="As for `robustkit eval`; labels are unused."
+)
+@click.option("--attack", default="auto", show_default=True, metavar="NAME")
+@click.option("--norm", default="linf", show_default=True)
+@click.option(
+    "--epsilon",
+    type=_Numbers(),
+    required=True,
+    metavar="E",
+    help="Size of the adversarials known to exist, such as 8/255.",
+)
+@click.option(
+    "--features", metavar="LAYER", help="Layer to build on.  [default: the logits]"
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["standard", "hard", "logistic"]),
+    default="standard",
+    show_default=True,
+)
+@click.option(
+    "--detector", metavar="FILE.py:NAME", help="A function from inputs to scores."
+)
+@click.option("--inverted", is_flag=True, help="Adversarial is what is detected.")
+@click.option("--votes", type=int, default=1, show_default=True, help="If random.")
+@click.option("--samples", type=int, default=128, show_default=True)
+@click.option("--budget", type=int, help="Model passes per sample.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", help="For torch models, such as cuda:0.")
+@click.option("--bounds", type=_Numbers(), help="Of valid inputs.  [default: 0,1]")
+@click.option("--mean", type=_Numbers(), help="The model is shown (x - mean) / std.")
+@click.option("--std", type=_Numbers(), help="One number, or one per channel.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+def test_command(
+    model: str | None,
+    data: str | None,
+    attack: str,
+    epsilon: tuple[float, ...],
+    detector: str | None,
+    samples: int,
+    bounds: tuple[float, ...] | None,
+    device: str | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """See _TEST_HELP."""
+    with _reporting_errors(lambda: None):
+        model, data = _defaults(model, data)
+        if len(epsilon) != 1:
+            raise BadInput(f"--epsilon takes one number; got {len(epsilon)}")
+        box = _two(bounds)
+        import numpy as np
+
+        from robustkit.active_tests.binarization import active_test
+        from robustkit.evaluation.opening import model_and_data
+        from robustkit.models.user_code import import_object, neighbours_importable
+        from robustkit.numerics.bounds import Bounds
+
+        valid = None if box is None else Bounds(*box)
+        adapted, dataset = model_and_data(
+            model, data, valid, samples, device=device, mean=mean, std=std
+        )
+        if detector is not None:
+            with neighbours_importable(detector):
+                settings["detector"] = import_object(detector)
+        result = active_test(
+            adapted,
+            np.concatenate([x for x, _ in dataset.batches(samples)]),
+            attack,
+            epsilon=epsilon[0],
+            samples=samples,
+            **settings,
+        )
+        click.echo(
+            result.to_json() if as_json else f"{result.verdict}\n\n{result.paragraph()}"
+        )
+    sys.exit({"PASS": 0, "FAIL": 3}.get(result.verdict, 4))
 
 
 @main.command("attacks")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -30,7 +31,23 @@ from robustkit.numerics.tensors import (
     where,
 )
 
-__all__ = ["Answer", "GradientAnswer", "Problem"]
+__all__ = ["Answer", "GradientAnswer", "Head", "Problem"]
+
+T = TypeVar("T")
+
+
+class Head(Protocol):
+    """A linear last layer of each sample's own.
+
+    A dataclass with its per-sample tensors in fields, so that samples can be dropped.
+    """
+
+    def __call__(self, outputs: Tensor) -> Tensor:
+        """From a model's outputs (n, ...) to logits (n, classes)."""
+
+    def pull_back(self, slopes: Tensor) -> Tensor:
+        """From d loss / d logits (n, classes) to d loss / d outputs (n, ...)."""
+
 
 # How many probes the model is shown at once, if the batch has no more rows itself.
 _AT_ONCE = 256
@@ -83,6 +100,7 @@ class Problem:
         starts: Optional (n, ...) points to start from, adversarial or not.
         pool: Optional (m, ...) other inputs that attacks may walk towards.
         keys: The samples' random keys (n,) uint64; None: made from their content.
+        head: Of n samples: makes the logits of the model's outputs; None: they are.
 
     Attributes:
         x: (n, ...) original inputs.
@@ -105,6 +123,7 @@ class Problem:
         starts: Batch | None = None,
         pool: Batch | None = None,
         keys: Array | None = None,
+        head: Head | None = None,
     ) -> None:
         if not 0 <= seed < 2**63:
             raise BadInput(f"the seed must be between 0 and 2**63 - 1; got {seed}")
@@ -125,6 +144,7 @@ class Problem:
         self._keys = keys
         # Known to lie within the bounds.
         self._inside: Batch | None = None
+        self._head = head
 
     @property
     def size(self) -> int:
@@ -224,7 +244,7 @@ class Problem:
         loss = get_loss(loss) if isinstance(loss, str) else loss
         point = x if x is self._inside else self.bounds.clip(x)
         with self._model.session():
-            logits, pull_back = self._model.linearise(point)
+            logits, pull_back = self._linearised(point, None)
             value, slopes = loss(self._criterion, logits)
             gradient = finite_or_zero(pull_back(slopes))
         # So that the memory of the forward pass serves the rest of the step.
@@ -295,7 +315,7 @@ class Problem:
         self._allow(Access.GRADIENT)
         point = self.bounds.clip(x)
         with self._model.session():
-            logits, pull_back = self._model.linearise(point)
+            logits, pull_back = self._linearised(point, rows)
         self._recorded(point, self._criterion_of(rows).margin(logits), rows=rows)
         asked = slice(None) if rows is None else rows
 
@@ -314,6 +334,7 @@ class Problem:
         self.low, self.high = take(self.low, kept), take(self.high, kept)
         self.largest = take(self.largest, kept)
         self._criterion = take(self._criterion, kept)
+        self._head = take(self._head, kept)
         self._keys = None if self._keys is None else self._keys[kept]
         if self.starts is not None:
             self.starts = take(self.starts, kept)
@@ -341,7 +362,7 @@ class Problem:
     ) -> tuple[Tensor, Answer]:
         point = self.bounds.clip(x)
         with self._model.session():
-            logits = self._model.logits(point)
+            logits = self._logits(point, rows)
             margin = self._criterion_of(rows).margin(logits)
         return logits, self._recorded(point, margin, rows=rows, decision=decision)
 
@@ -362,7 +383,7 @@ class Problem:
                 some = places[start : start + size]
                 rows = some // shape[1]
                 point = take(flat, some)
-                logits = self._model.logits(point)
+                logits = self._logits(point, rows)
                 margin[some], distance[some] = together(
                     self._criterion_of(rows).margin(logits),
                     self.norm(point - take(self.x, rows)),
@@ -381,8 +402,19 @@ class Problem:
         )
         return like(self.x, adversarial), like(self.x, margin).astype(self.x.dtype)
 
+    def _logits(self, point: Batch, rows: Array | None) -> Tensor:
+        outputs = self._model.logits(point)
+        return outputs if self._head is None else _of(self._head, rows)(outputs)
+
+    def _linearised(self, point: Batch, rows: Array | None) -> tuple[Tensor, PullBack]:
+        outputs, pull_back = self._model.linearise(point)
+        if self._head is None:
+            return outputs, pull_back
+        head = _of(self._head, rows)
+        return head(outputs), lambda slopes: pull_back(head.pull_back(slopes))
+
     def _criterion_of(self, rows: Array | None) -> Criterion:
-        return self._criterion if rows is None else take(self._criterion, rows)
+        return _of(self._criterion, rows)
 
     def _recorded(
         self,
@@ -406,3 +438,8 @@ class Problem:
             point, distances, wins, rows, backward=backward, decision=decision
         )
         return Answer(point, delta, distance, like(margin, wins), margin)
+
+
+def _of(tree: T, rows: Array | None) -> T:
+    """The rows of something that holds per-sample tensors; None: all."""
+    return tree if rows is None else take(tree, rows)

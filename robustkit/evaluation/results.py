@@ -17,7 +17,13 @@ from robustkit.evaluation.store import SCHEMA, read_json
 from robustkit.evaluation.tables import COLUMNS
 from robustkit.numerics.tensors import Array
 
-__all__ = ["Results"]
+__all__ = ["NOT_WARRANTED", "WARRANTS", "Results"]
+
+WARRANTS = "warrants.json"
+"""Where a run folder keeps the verdicts of active tests on its attacks."""
+
+NOT_WARRANTED = "not warranted"
+"""In place of a verdict where no active test was run."""
 
 
 class Results:
@@ -50,6 +56,7 @@ class Results:
                 f"version of robustkit reads format {SCHEMA}"
             )
         self.norms = tuple(self.run["config"]["norms"])
+        self.reload_warrants()
         self._table = _read_table(self.path / "samples.csv")
         index, first = np.unique(self._table["index"], return_index=True)
         self.index: Array = index
@@ -126,6 +133,34 @@ class Results:
             chosen = best["norm"] == self._norm(norm)
             return {name: best[name][chosen] for name in best.files if name != "norm"}
 
+    def warrant(self, norm: str, attack: str) -> dict[str, Any]:
+        """What an active test said of an attack: `verdict`, `rule` and `epsilon`.
+
+        With the success rates of the attack and of random search, where there was one;
+        else the verdict is `NOT_WARRANTED`.
+        """
+        empty = {
+            "verdict": NOT_WARRANTED,
+            "rule": "no active test was run on this attack",
+            "epsilon": None,
+        }
+        found: dict[str, Any] = self._warrants.get(norm, {}).get(attack, empty)
+        return found
+
+    def reload_warrants(self) -> None:
+        """Read the run folder's warrants again, if it has any."""
+        path = self.path / WARRANTS
+        content = read_json(path).get("norms") if path.exists() else {}
+        by_norm = content.values() if isinstance(content, dict) else [None]
+        tests = [
+            t for n in by_norm for t in (n.values() if isinstance(n, dict) else "?")
+        ]
+        if not all(
+            isinstance(t, dict) and {"verdict", "rule"} <= t.keys() for t in tests
+        ):
+            raise BadInput(f"'{path}' does not hold the verdicts of active tests")
+        self._warrants: dict[str, Any] = content or {}
+
     def summary(self) -> dict[str, Any]:
         """The contents of summary.json."""
         return {
@@ -189,7 +224,14 @@ class Results:
             "errors": int((self._table["status"][worked] == "error").sum()),
             "median": Curve(self._table["distance"][worked]).quantile(0.5),
             **{name: float(self._table[name][worked].sum()) for name in columns},
+            "warrant": self._warrant_summary(norm, attack),
         }
+
+    def _warrant_summary(self, norm: str, attack: str) -> dict[str, Any]:
+        found = self.warrant(norm, attack)
+        rates = {name: found.get(name) for name in ("success_rate", "random_rate")}
+        named = {name: found.get(name) for name in ("verdict", "rule", "epsilon")}
+        return {**named, **rates}
 
     def _norm(self, norm: str | None) -> str:
         if norm is None:

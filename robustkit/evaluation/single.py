@@ -1,6 +1,7 @@
 """One attack on some samples, with plain arrays in and out."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,13 @@ from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.evaluation.preflight import check_labels
 from robustkit.models.base import Model
-from robustkit.models.load import as_model
+from robustkit.models.load import as_model, load_model
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
 from robustkit.registry import get_attack
 
-__all__ = ["AttackResult", "run"]
+__all__ = ["AttackResult", "adapted_inputs", "run"]
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,7 @@ def run(
     >>> rk.run("fmn", model, x, y, norm="linf").distance.round(2)
     array([0.2, 0. ])
     """
-    given = as_tensor(x)
-    host = _inputs(given)
-    box = Bounds(*bounds) if isinstance(bounds, tuple | list) else bounds
-    adapted = as_model(model, box, example=host[:1])
-    lower, upper = adapted.bounds.lower, adapted.bounds.upper
-    if host.size and (host.min() < lower or host.max() > upper):
-        raise BadInput(
-            f"x has values from {host.min():.6g} to {host.max():.6g}, outside the "
-            f"bounds [{lower:g}, {upper:g}]; give bounds=(lower, upper)"
-        )
+    adapted, given, host = adapted_inputs(model, x, bounds)
     originals = adapted.to_tensor(host)
     logits = adapted.logits(originals)
     if not isinstance(criterion, Criterion):
@@ -114,6 +106,33 @@ def run(
     return AttackResult(
         back(ledger.best), back(ledger.distance), back(ledger.found), ledger
     )
+
+
+def adapted_inputs(
+    model: Any, x: Any, bounds: tuple[float, float] | Bounds | None
+) -> tuple[Model, Tensor, Array]:
+    """A model and its inputs: as given, and as a checked array.
+
+    Args:
+        model: Anything `as_model` accepts, or a name or file that `load_model` does.
+        x: (n, ...) floats within the bounds; a torch, JAX or NumPy array.
+        bounds: Of valid inputs; None: the model's own, else (0, 1).
+
+    Raises:
+        BadInput: Something given is not as described.
+    """
+    given = as_tensor(x)
+    host = _inputs(given)
+    box = Bounds(*bounds) if isinstance(bounds, tuple | list) else bounds
+    adapt = load_model if isinstance(model, str | Path) else as_model
+    adapted = adapt(model, box, example=host[:1])
+    lower, upper = adapted.bounds.lower, adapted.bounds.upper
+    if host.size and (host.min() < lower or host.max() > upper):
+        raise BadInput(
+            f"x has values from {host.min():.6g} to {host.max():.6g}, outside the "
+            f"bounds [{lower:g}, {upper:g}]; give bounds=(lower, upper)"
+        )
+    return adapted, given, host
 
 
 def _inputs(given: Tensor) -> Array:

@@ -62,6 +62,18 @@ class Model(ABC):
             "an adapter with gradients"
         )
 
+    def at_layer(self, layer: str) -> "Model":
+        """This model cut short: its outputs are those of a layer, flattened.
+
+        Raises:
+            BadInput: There is no such layer, or this model shows none.
+        """
+        raise BadInput(
+            f"the model '{self.name}' ({type(self).__name__}) shows no inner layers by "
+            f"name, so not '{layer}' either; only torch modules do. Give a function "
+            "from inputs to features instead, or leave the features out"
+        )
+
     @abstractmethod
     def to_tensor(self, x: Array) -> Batch:
         """A NumPy batch as a tensor of this model's framework, on its device."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from robustkit.errors import BadInput
+from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor
@@ -147,6 +147,19 @@ class TorchModel(Model):
         plain._shortcuts, plain._open = False, False
         return plain
 
+    def at_layer(self, layer: str) -> "TorchModel":
+        if not isinstance(self._module, torch.nn.Module):
+            return super().at_layer(layer)  # type: ignore[return-value]
+        # As if in training mode, since what that means was said of this model already.
+        tapped = TorchModel(
+            _Tap(self._module, layer),
+            self.bounds,
+            training=True,
+            name=f"{self.name} at {layer}",
+        )
+        tapped._layers = self._layers
+        return tapped
+
     def to_tensor(self, x: Array) -> Batch:
         return as_tensor(torch.from_numpy(np.array(x)).to(self._device))
 
@@ -215,6 +228,40 @@ class TorchModel(Model):
             f"the model '{self.name}' modifies its input in place, so no answer about "
             "an input can be trusted; let it work on a copy (x = x.clone())"
         )
+
+
+class _Tap(torch.nn.Module):
+    """A module that returns what a layer inside another one returned last, flattened.
+
+    Args:
+        module: The whole network, all of which is run.
+        layer: A name of `module.named_modules()`.
+    """
+
+    def __init__(self, module: torch.nn.Module, layer: str) -> None:
+        super().__init__()
+        layers = {name: child for name, child in module.named_modules() if name}
+        if layer not in layers:
+            raise BadInput(
+                f"the model has no layer '{layer}'; {suggestion(layer, layers)}"
+            )
+        self._whole, self._name = module, layer
+        self._layer = [layers[layer]]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen: list[Any] = []
+        keep = self._layer[0].register_forward_hook(lambda *call: seen.append(call[2]))
+        try:
+            self._whole(x)
+        finally:
+            keep.remove()
+        if not seen or not isinstance(seen[-1], torch.Tensor):
+            what = f"returned a {type(seen[-1]).__name__}" if seen else "was not called"
+            raise BadInput(
+                f"the layer '{self._name}' {what}; expected one that returns a tensor "
+                "(n, ...) in every forward pass"
+            )
+        return seen[-1].flatten(1)
 
 
 def _move(module: torch.nn.Module, device: str | torch.device) -> None:

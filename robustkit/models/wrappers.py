@@ -54,6 +54,10 @@ class Preprocessed(Model):
         mean, std = self._mean.tolist(), self._std.tolist()
         return Preprocessed(inner, mean, std, self._axis)
 
+    def at_layer(self, layer: str) -> "Preprocessed":
+        inner, mean, std = self._model.at_layer(layer), self._mean, self._std
+        return Preprocessed(inner, mean.tolist(), std.tolist(), self._axis)
+
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
 

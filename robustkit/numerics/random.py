@@ -8,13 +8,15 @@ resume. The numbers are made by NumPy on the host.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
 from robustkit.numerics.tensors import Array, Batch, PerSample, Tensor, like
 
-__all__ = ["Rng", "sample_keys"]
+__all__ = ["Rng", "sample_keys", "seeded"]
 
 _Sampler = Callable[[np.random.Generator, Array], object]
 
@@ -99,3 +101,31 @@ class Rng:
             bits.state = state
             sample(generator, values[at : at + 1])
         self._draws += 1
+
+
+@contextmanager
+def seeded(seed: int, device: Any = None) -> Iterator[None]:
+    """Seed the global generators of torch and NumPy, and put them back afterwards.
+
+    For code of others, which draws from them.
+
+    Args:
+        seed: Of which the lowest 32 bits are used.
+        device: A torch device whose generator is seeded too, if it is a GPU.
+    """
+    import torch
+
+    generators = [torch.default_generator]
+    if device is not None and device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index])
+    before = [generator.get_state() for generator in generators]
+    numpy_before = np.random.get_state()  # noqa: NPY002
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002, TID251
+        yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
+        np.random.set_state(numpy_before)  # noqa: NPY002

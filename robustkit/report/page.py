@@ -89,6 +89,8 @@ def _norm(
             }
             for entry in found["robust_accuracy"]
         ],
+        "warrants": words.warrants(found["attacks"]),
+        "warranted": words.warranted(found["attacks"]),
         "drawing": draw(look_at(results, norm), bounds),
         "attacks": [
             _attack(results, norm, name, attack, bounds)
@@ -139,6 +141,7 @@ def _attack(
         "backward": each("backward_passes"),
         "decisions": each("decision_queries"),
         "seconds": each("seconds", 2),
+        "warrant": summary["warrant"],
     }
 
 

@@ -9,7 +9,8 @@ from robustkit.checks.check import Findings
 from robustkit.checks.finding import Severity
 from robustkit.evaluation.compare import Comparison
 from robustkit.evaluation.curve import Interval
-from robustkit.evaluation.results import Results
+from robustkit.evaluation.results import NOT_WARRANTED, Results
+from robustkit.report import words
 
 __all__ = ["print_comparison", "print_findings", "print_results"]
 
@@ -28,6 +29,8 @@ def print_results(results: Results, console: Console) -> None:
     for norm, found in summary["norms"].items():
         console.print(_accuracies(norm, found))
         console.print(_attacks(found))
+        style = None if words.warranted(found["attacks"]) else "yellow"
+        console.print(words.warrants(found["attacks"]), style=style, highlight=False)
         if found["errors"]:
             console.print(
                 f"{found['errors']} samples ended in an error and count as not robust; "
@@ -116,12 +119,15 @@ def _accuracies(norm: str, found: dict[str, object]) -> Table:
 
 def _attacks(found: dict[str, object]) -> Table:
     table = Table(title="attacks", title_justify="left")
-    for name in ("attack", "found", "median size", "passes", "queries", "seconds"):
-        table.add_column(name, justify="left" if name == "attack" else "right")
+    columns = ("attack", "found", "median size", "passes", "queries", "seconds")
+    for name in (*columns, "warrant"):
+        left = name in ("attack", "warrant")
+        table.add_column(name, justify="left" if left else "right")
     attacks = found["attacks"]
     assert isinstance(attacks, dict)
     for name, attack in attacks.items():
         count = max(attack["attacked"], 1)
+        verdict = attack["warrant"]["verdict"]
         table.add_row(
             name,
             f"{attack['found']} of {attack['attacked']}",
@@ -129,11 +135,12 @@ def _attacks(found: dict[str, object]) -> Table:
             f"{attack['forward_passes'] / count:.0f}",
             f"{attack['decision_queries'] / count:.0f}",
             f"{attack['seconds']:.1f}",
+            "none" if verdict == NOT_WARRANTED else verdict,
         )
     table.add_section()
     nearest = found["median_of_attacked"]
     assert isinstance(nearest, float)
-    table.add_row("nearest of all", "", _size(nearest), "", "", "")
+    table.add_row("nearest of all", "", _size(nearest), "", "", "", "")
     return table
 
 

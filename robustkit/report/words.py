@@ -1,8 +1,11 @@
 """Numbers as people read them."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from robustkit.evaluation.curve import Interval
+from robustkit.evaluation.results import NOT_WARRANTED
 
 __all__ = [
     "DASH",
@@ -16,6 +19,8 @@ __all__ = [
     "percent",
     "size",
     "symbol",
+    "warranted",
+    "warrants",
 ]
 
 SPACE = "\N{NARROW NO-BREAK SPACE}"
@@ -128,6 +133,34 @@ def epsilon(value: float, norm: str, bounds: tuple[float, float]) -> tuple[str, 
     if levels and "." not in levels and round(value, 3) != value:
         return levels, size(value)
     return size(value), levels
+
+
+def warranted(attacks: Mapping[str, Any]) -> bool:
+    """Whether some attack of a norm's summary passed its active test."""
+    return any(attack["warrant"]["verdict"] == "PASS" for attack in attacks.values())
+
+
+def warrants(attacks: Mapping[str, Any]) -> str:
+    """What active tests say about the attacks of a norm's summary, in a sentence."""
+    tests = {name: attack["warrant"] for name, attack in attacks.items()}
+    if all(test["verdict"] == NOT_WARRANTED for test in tests.values()):
+        return (
+            "Not warranted: no active test was run that shows whether these attacks "
+            "could have found adversarials of this model (robustkit eval --warrant)."
+        )
+    said = []
+    for name, test in tests.items():
+        at = "" if test["epsilon"] is None else f" at {size(test['epsilon'])}"
+        rate = ""
+        if test["success_rate"] is not None:
+            found, luck = test["success_rate"], test["random_rate"]
+            rate = (
+                f" (found {100 * found['estimate']:.0f} % of the adversarials known "
+                f"to exist, random search {100 * luck['estimate']:.0f} %)"
+            )
+        said.append(f"{name} {test['verdict']}{at}{rate}")
+    start = "Warrant" if warranted(attacks) else "Not warranted"
+    return f"{start}, by active tests: {'; '.join(said)}."
 
 
 def _decimals(count: int) -> int:

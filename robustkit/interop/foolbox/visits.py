@@ -2,8 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.interop.foolbox.translation import from_torch, to_foolbox, to_torch
 from robustkit.models.base import Access, Model
+from robustkit.numerics.random import seeded
 from robustkit.numerics.tensors import (
     Array,
     Batch,
@@ -67,7 +67,7 @@ def visit(
         settings["starting_points"] = as_tensor(to_torch(take(p.starts, rows)))
     seed = int(to_numpy(p.rng(step).integers(2**31))[rows[0]])
     try:
-        with _seeded(seed, originals.device), warnings.catch_warnings():
+        with seeded(seed, originals.device), warnings.catch_warnings():
             # SpatialAttack calls it as older versions of torch wanted it.
             warnings.filterwarnings("ignore", "torch.meshgrid")
             guest(watched, originals.clone(), criterion, **settings)
@@ -177,25 +177,6 @@ class _Question(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor, None]:
         return ctx.pull_back(slopes[0]), None
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the generators that foolbox draws from, and put them back afterwards."""
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index])
-    before = [generator.get_state() for generator in generators]
-    numpy_before = np.random.get_state()  # noqa: NPY002
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
-        np.random.seed(seed)  # noqa: NPY002, TID251
-        yield
-    finally:
-        for generator, state in zip(generators, before, strict=True):
-            generator.set_state(state)
-        np.random.set_state(numpy_before)  # noqa: NPY002
 
 
 def _takes_starts(guest: base.Attack) -> bool:

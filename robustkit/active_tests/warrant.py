@@ -1,0 +1,107 @@
+"""The warrant of an evaluation: each of its attacks, tested on its model."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from robustkit.active_tests.binarization import binarize
+from robustkit.active_tests.problems import Binarized
+from robustkit.engine.attack import Attack
+from robustkit.evaluation.opening import model_and_data
+from robustkit.evaluation.results import WARRANTS, Results
+from robustkit.evaluation.store import SCHEMA, write_json
+from robustkit.models.base import Access
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.norms import get_norm
+from robustkit.registry import choose_attacks
+
+__all__ = ["warrant"]
+
+
+def warrant(
+    results: Results,
+    model: Any,
+    data: Any,
+    attacks: str | Sequence[str] | Mapping[str, Attack[Any]] = "auto",
+    *,
+    samples: int = 128,
+    progress: Callable[[str], None] | None = None,
+) -> Results:
+    """Test every attack of an evaluation on its model, and keep the verdicts.
+
+    On the first samples, at the middle one of the evaluation's sizes, with readouts of
+    the logits. The verdicts are written to warrants.json and summary.json in the run
+    folder, where reports find them.
+
+    Args:
+        results: Of the evaluation.
+        model: As it was given to the evaluation.
+        data: Likewise.
+        attacks: Likewise.
+        samples: How many to use.
+        progress: Called with what comes next, in words.
+
+    Returns:
+        The results again, with their warrants.
+
+    Raises:
+        BadInput: Something given is not as described. What goes wrong in a test becomes
+            part of its warrant instead.
+
+    >>> import robustkit as rk
+    >>> results = rk.evaluate("digits", "digits", attacks=["fgsm"], samples=80)
+    >>> results = warrant(results, "digits", "digits", ["fgsm"])
+    >>> results.warrant("linf", "fgsm")["verdict"]
+    'PASS'
+    """
+    config = results.run["config"]
+    adapted, dataset = model_and_data(
+        model,
+        data,
+        Bounds(*config["bounds"]),
+        samples,
+        device=config["device"],
+        mean=config["mean"],
+        std=config["std"],
+    )
+    x = np.concatenate([x for x, _ in dataset.batches(samples)])
+    verdicts: dict[str, dict[str, Any]] = {}
+    for name in config["norms"]:
+        norm, sizes = get_norm(name), config["epsilons"][name]
+        epsilon = sizes[len(sizes) // 2]
+        chosen = choose_attacks(
+            attacks, norm, Access[config["access"].upper()], config["budget"]
+        )
+        built: Binarized | Exception
+        try:
+            built = binarize(
+                adapted, x, epsilon=epsilon, norm=norm, seed=config["seed"]
+            )
+        except Exception as error:
+            built = error
+        verdicts[name] = {}
+        for label, attack in chosen.items():
+            if progress is not None:
+                progress(f"warrant: {name} {label}")
+            verdicts[name][label] = {
+                "epsilon": epsilon,
+                **_tested(built, attack, config["budget"]),
+            }
+    write_json(results.path / WARRANTS, {"schema": SCHEMA, "norms": verdicts})
+    results.reload_warrants()
+    write_json(results.path / "summary.json", results.summary())
+    return results
+
+
+def _tested(
+    built: Binarized | Exception, attack: Attack[Any], budget: int | None
+) -> dict[str, Any]:
+    """The summary of a test, or why there is none."""
+    try:
+        if isinstance(built, Exception):
+            raise built
+        return built.test(attack, budget=budget).summary()
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return {"verdict": "ERROR", "rule": f"the test could not be run: {reason}"}
