@@ -47,9 +47,13 @@ _OURS = {
     "boundary": "robustkit.attacks.decision.boundary:Boundary",
     "pointwise": "robustkit.attacks.decision.pointwise:Pointwise",
     "rays": "robustkit.attacks.decision.rays:RayS",
+    "surfree": "robustkit.attacks.decision.surfree:SurFree",
+    "triangle": "robustkit.attacks.decision.triangle:Triangle",
     "uniform-noise": "robustkit.attacks.baseline.noise:UniformNoise",
     "gaussian-noise": "robustkit.attacks.baseline.noise:GaussianNoise",
     "salt-and-pepper": "robustkit.attacks.baseline.salt_and_pepper:SaltAndPepper",
+    "gaussian-blur": "robustkit.attacks.baseline.blur:GaussianBlur",
+    "spatial": "robustkit.attacks.baseline.spatial:Spatial",
     "contrast": "robustkit.attacks.baseline.contrast:Contrast",
     "blend": "robustkit.attacks.baseline.blend:Blend",
 }

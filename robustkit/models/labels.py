@@ -73,8 +73,9 @@ class LabelModel(Model):
         self._places = {name: place for place, name in enumerate(names)}
 
     def logits(self, x: Batch) -> Tensor:
-        # The function gets its own copy: what it writes into it is its own affair.
-        answers = self._function(np.array(to_numpy(x)))
+        # The function gets its own copy: what it writes into it is its own affair. In
+        # one layout, since sums may depend on it.
+        answers = self._function(np.array(to_numpy(x), order="C"))
         answers = list(answers) if isinstance(answers, Iterable) else [answers]
         if len(answers) != x.shape[0]:
             raise BadInput(

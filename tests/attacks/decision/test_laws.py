@@ -7,6 +7,8 @@ import pytest
 
 from robustkit.attacks.decision.pointwise import Pointwise
 from robustkit.attacks.decision.rays import RayS
+from robustkit.attacks.decision.surfree import SurFree
+from robustkit.attacks.decision.triangle import Triangle
 from robustkit.engine.criteria import Misclassification, Targeted
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
@@ -22,6 +24,8 @@ CASES = [
     (Pointwise, "l0"),
     (Pointwise, "l0-pixels"),
     (Pointwise, "l1"),
+    (SurFree, "l2"),
+    (Triangle, "l2"),
 ]
 SHAPE = (2, 4, 4)
 KEYS = np.arange(6, dtype=np.uint64)
