@@ -54,6 +54,11 @@ class Boundary(Attack[State]):
         target: The share of steps that should succeed.
         rate: How fast step sizes change: by this logarithm in a success.
         converged: Stop a sample whose source step is below this share of its distance.
+        frequencies: For L1 and L2, the share of each side's frequencies that random
+            steps have; 1: all. Low ones bring much more at first, and less once a small
+            perturbation cannot be smooth. On a CIFAR-10 network the median L2 distance
+            after 250 and 1,000 questions was 1.7 and 1.0 with a quarter of them, 5.5
+            and 2.0 with all (8 images, one seed).
 
     Source:
         Brendel, Rauber, Bethge: Decision-Based Adversarial Attacks: Reliable Attacks
