@@ -43,8 +43,9 @@ class NumPyModel(Model):
         self._gradient = gradient
 
     def logits(self, x: Batch) -> Tensor:
-        # The function gets its own copy: what it writes into it is its own affair.
-        out = np.asarray(self._function(np.array(to_numpy(x))))
+        # The function gets its own copy: what it writes into it is its own affair. In
+        # one layout, since sums may depend on it.
+        out = np.asarray(self._function(np.array(to_numpy(x), order="C")))
         return as_tensor(out.astype(x.dtype) if out.dtype.kind in "fiu" else out)
 
     def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:

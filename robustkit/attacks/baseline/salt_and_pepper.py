@@ -7,7 +7,8 @@ from typing import ClassVar
 from robustkit.attacks.baseline.walk import Walk
 from robustkit.engine.problem import Problem
 from robustkit.numerics.random import Rng
-from robustkit.numerics.tensors import Batch, expand, flatten, where
+from robustkit.numerics.tensors import Batch, PerSample, expand, flatten, minimum, where
+from robustkit.numerics.thresholds import nonzero
 
 __all__ = ["SaltAndPepper"]
 
@@ -16,8 +17,10 @@ __all__ = ["SaltAndPepper"]
 class SaltAndPepper(Walk):
     """Set random features to the lowest or the highest value.
 
-    Each step draws which features, and how many: every order of magnitude is as likely
-    as any other, since few features may do and all may be needed.
+    Each step draws which features, and how many. In every other step each order of
+    magnitude is as likely as any other, since few features may do and all may be
+    needed; in those between, about as many as come a little nearer than the best, or
+    rather many until there is one.
 
     Args:
         steps: How many noises to try; most cost 1 question.
@@ -26,8 +29,8 @@ class SaltAndPepper(Walk):
         Folklore; as an attack in Rauber, Brendel, Bethge: Foolbox, ICML workshop 2017.
 
     Differences from the paper:
-        Each draw is followed down to the boundary by bisection; features are set one
-        by one, not all channels of a position at once.
+        Each draw is followed down to the boundary by bisection. Every other two draws
+        set all channels of a position alike.
 
     >>> import robustkit as rk, torch
     >>> model = torch.nn.Linear(3, 2).eval()
@@ -45,9 +48,24 @@ class SaltAndPepper(Walk):
 
     def far(self, p: Problem, rng: Rng, t: int) -> Batch:
         shape = p.x.shape[1:]
+        if len(shape) > 1 and t % 4 < 2:
+            # All channels of a position alike.
+            shape = (1, *shape[1:])
+        black = p.x.zeros_like() + p.bounds.lower
+        extreme = where(rng.uniform(shape) < 0.5, p.bounds.upper, black)
         features = flatten(p.x).shape[1]
         share = (rng.uniform(()) * -math.log(features)).exp()
-        changed = rng.uniform(shape) < expand(share, p.x)
-        salt = rng.uniform(shape) < 0.5
-        extreme = where(salt, p.x.zeros_like() + p.bounds.upper, p.bounds.lower)
-        return where(changed, extreme, p.x)
+        if t % 2:
+            share = where(p.ledger.found, self._nearer(p, rng, extreme), share.sqrt())
+        spots = p.x.zeros_like() + rng.uniform(shape)
+        return where(spots < expand(share, p.x), extreme, p.x)
+
+    def _nearer(self, p: Problem, rng: Rng, extreme: Batch) -> PerSample:
+        """The share (n,) of features that makes about the best distance."""
+        if p.norm.name == "linf":
+            # Any number does.
+            return rng.uniform(())
+        reach = minimum(p.ledger.distance / nonzero(p.norm(extreme - p.x)), 1.0)
+        if p.norm.name == "l2":
+            reach = reach.square()
+        return rng.uniform((), 0.5, 1.1) * reach

@@ -7,6 +7,7 @@ from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.engine.search import starting_point
 from robustkit.models.base import Access
+from robustkit.numerics.frequencies import low_frequencies
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
     Batch,
@@ -53,6 +54,11 @@ class Boundary(Attack[State]):
         target: The share of steps that should succeed.
         rate: How fast step sizes change: by this logarithm in a success.
         converged: Stop a sample whose source step is below this share of its distance.
+        frequencies: For L1 and L2, the share of each side's frequencies that random
+            steps have; 1: all. Low ones bring much more at first, and less once a small
+            perturbation cannot be smooth. On a CIFAR-10 network the median L2 distance
+            after 250 and 1,000 questions was 1.7 and 1.0 with a quarter of them, 5.5
+            and 2.0 with all (8 images, one seed).
 
     Source:
         Brendel, Rauber, Bethge: Decision-Based Adversarial Attacks: Reliable Attacks
@@ -92,13 +98,14 @@ class Boundary(Attack[State]):
     target: float = 0.25
     rate: float = 0.05
     converged: float = 1e-7
+    frequencies: float = 1.0
 
     def init(self, p: Problem) -> State:
         start, _ = starting_point(p, p.rng(-1), self.tries)
         return State(start - p.x, full(p.x, self.stepsize))
 
     def step(self, p: Problem, s: State, t: int) -> State:
-        noise = _moves if p.norm.name == "linf" else _turn
+        noise = _moves if p.norm.name == "linf" else self._turn
         distance = p.norm(s.delta)
         radius = distance * (1 - _source_step(s))
         moved = s.delta + noise(p, s, p.rng(t))
@@ -117,20 +124,24 @@ class Boundary(Attack[State]):
         converged = _source_step(s) < self.converged
         return converged.logical_or(p.ledger.found.logical_not())
 
+    def _turn(self, p: Problem, s: State, rng: Rng) -> Batch:
+        """(n, ...) random steps, `stepsize` times as long as delta."""
+        shape = p.x.shape[1:]
+        if self.frequencies < 1:
+            smooth = low_frequencies(shape, self.frequencies)
+            noise = smooth.images(rng.normal(smooth.inner))
+        else:
+            noise = rng.normal(shape)
+        length = magnitude(s.delta, 2)
+        if p.norm.name == "l2":
+            along = total(noise * s.delta) / length.square()
+            noise = noise - expand(along, noise) * s.delta
+        size = magnitude(noise, 2)
+        return noise * expand(s.stepsize * length / where(size == 0, 1.0, size), noise)
+
 
 def _source_step(s: State) -> PerSample:
     return s.stepsize.square() / 2
-
-
-def _turn(p: Problem, s: State, rng: Rng) -> Batch:
-    """(n, ...) random steps, `stepsize` times as long as delta."""
-    noise = rng.normal(p.x.shape[1:])
-    length = magnitude(s.delta, 2)
-    if p.norm.name == "l2":
-        along = total(noise * s.delta) / length.square()
-        noise = noise - expand(along, noise) * s.delta
-    size = magnitude(noise, 2)
-    return noise * expand(s.stepsize * length / where(size == 0, 1.0, size), noise)
 
 
 def _moves(p: Problem, s: State, rng: Rng) -> Batch:

@@ -308,6 +308,24 @@ def test_the_state_is_per_sample():
         assert getattr(state, field.name).shape[0] == 6
 
 
+@pytest.mark.parametrize(("norm", "factor"), [("l2", 0.9), ("l1", 1.0)])
+def test_low_frequencies_find_smooth_boundaries_in_fewer_questions(norm, factor):
+    rows, columns = np.indices((8, 8)) + 0.5
+    weights = np.cos(rows * np.pi / 8) + np.cos(columns * np.pi / 8)
+    x = np.random.default_rng(0).uniform(0.4, 0.6, (6, 1, 8, 8))
+    offset = (x * weights).sum(axis=(1, 2, 3)).min() - 1.0
+
+    def function(images):
+        score = (images * weights).reshape(len(images), -1).sum(axis=1) - offset
+        return np.stack([score, np.zeros_like(score)], axis=1)
+
+    low, all_of_them = (
+        attacked(NumPyModel(function), x, norm, 150, Boundary(frequencies=share))
+        for share in (0.25, 1.0)
+    )
+    assert np.median(low.distance.raw / all_of_them.distance.raw) < factor
+
+
 @pytest.mark.slow
 def test_at_least_as_good_as_foolbox_after_5000_questions(shared):
     import torch
