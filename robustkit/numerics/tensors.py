@@ -36,6 +36,7 @@ __all__ = [
     "highest",
     "like",
     "magnitude",
+    "matmul",
     "maximum",
     "minimum",
     "one_hot",
@@ -240,6 +241,24 @@ def magnitude(x: Batch, order: float) -> PerSample:
     if order == 2:
         return flat.square().sum(axis=1).sqrt()
     return flat.abs().max(axis=1)
+
+
+def matmul(x: Tensor, y: Tensor) -> Tensor:
+    """The products (n, a, c) of each matrix of `x` (n, a, b) with `y` (b, c).
+
+    Each by itself, so that no rounding depends on how many there are.
+    """
+    framework = _framework(x)
+    if framework == "torch":
+        import torch
+
+        return type(x)(torch.bmm(x.raw, y.raw.expand(x.shape[0], *y.shape)))
+    if framework == "tensorflow":
+        import tensorflow as tf
+
+        return type(x)(tf.matmul(x.raw, y.raw))
+    # JAX would take another order of summation for another number.
+    return like(x, to_numpy(x) @ to_numpy(y))
 
 
 def cumulative_sum(x: Tensor) -> Tensor:

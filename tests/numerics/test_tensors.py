@@ -454,3 +454,9 @@ def test_choose_takes_rows_of_one_state_or_the_other(convert):
     assert_array_equal(chosen.batch.numpy()[:, 0, 1], [1, 0, 1])
     assert_array_equal(chosen.inner.values.numpy(), [1, 0, 1])
     assert chosen.inner.name == "yes"
+
+
+def test_matmul_multiplies_each_matrix(convert):
+    x = np.arange(24.0).reshape(2, 3, 4)
+    y = np.arange(20.0).reshape(4, 5)
+    agrees(tensors.matmul(convert(x), convert(y)), x @ y, convert(x))
