@@ -121,7 +121,8 @@ def starting_point(p: Problem, rng: Rng, tries: int = 20) -> tuple[Batch, Mask]:
         if not bool(searching.any()):
             break
         approach(p, _noise(p, rng, attempt), searching, _ROUGH)
-    return p.ledger.best, p.ledger.found
+    # A copy, since the ledger may write over what it holds.
+    return p.ledger.best * 1.0, p.ledger.found
 
 
 def nearest(p: Problem, pool: Batch) -> Array:
