@@ -45,6 +45,7 @@ _OURS = {
     "apgd": "robustkit.presets:minimum_norm_apgd",
     "square": "robustkit.presets:minimum_norm_square",
     "boundary": "robustkit.attacks.decision.boundary:Boundary",
+    "rays": "robustkit.attacks.decision.rays:RayS",
     "uniform-noise": "robustkit.attacks.baseline.noise:UniformNoise",
     "gaussian-noise": "robustkit.attacks.baseline.noise:GaussianNoise",
     "salt-and-pepper": "robustkit.attacks.baseline.salt_and_pepper:SaltAndPepper",
