@@ -56,6 +56,7 @@ _HOME = {
     "Polish": "robustkit.attacks.gradient.polish",
     "Preprocessed": "robustkit.models.wrappers",
     "Problem": "robustkit.engine.problem",
+    "RayS": "robustkit.attacks.decision.rays",
     "Relay": "robustkit.attacks.gradient.relay",
     "Results": "robustkit.evaluation.results",
     "SaltAndPepper": "robustkit.attacks.baseline.salt_and_pepper",

@@ -1,0 +1,174 @@
+"""What holds for every attack here that goes without estimates of normals."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from robustkit.attacks.decision.rays import RayS
+from robustkit.engine.criteria import Misclassification, Targeted
+from robustkit.engine.loop import run
+from robustkit.engine.problem import Problem
+from robustkit.errors import BadInput
+from robustkit.models.base import Access
+from robustkit.models.numpy import NumPyModel
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.norms import get_norm
+from robustkit.numerics.tensors import Tensor, as_tensor
+
+CASES = [(RayS, "linf")]
+SHAPE = (2, 4, 4)
+KEYS = np.arange(6, dtype=np.uint64)
+
+
+def images(count=6, seed=0):
+    """Images, of which some features are at a bound, and smooth class patterns."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-0.2, 1.2, (count, *SHAPE)).clip(0, 1)
+    rows, columns = np.indices(SHAPE[1:])
+    waves = [np.cos(rows * k + columns * (3 - k)) + k / 5 for k in range(4)]
+    patterns = np.stack([np.stack([wave, 0.5 * wave + 0.1]) for wave in waves])
+    return x, patterns + rng.normal(size=patterns.shape) / 5
+
+
+def linear(patterns, log=None, lower=0.0, width=1.0):
+    """Four classes; row by row, so that scores do not depend on the batch."""
+
+    def function(x):
+        if log is not None:
+            log.append(len(x))
+        unit = (x - lower) / width - 0.5
+        return np.stack([(unit * w).sum(axis=(1, 2, 3)) for w in patterns], axis=1)
+
+    return NumPyModel(function, Bounds(lower, lower + width))
+
+
+def attacked(attack, model, x, norm, labels=None, *, criterion=None, **more):
+    budget = more.pop("budget", None)
+    if labels is None:
+        labels = model.logits(as_tensor(x)).raw.argmax(axis=1)
+    criterion = criterion or Misclassification(as_tensor(labels))
+    p = Problem(model, as_tensor(x), criterion, get_norm(norm), **more)
+    return run(attack, p, budget=budget)
+
+
+@pytest.mark.parametrize(("attack", "norm"), CASES)
+def test_a_sample_gets_the_same_result_in_any_company(attack, norm):
+    x, patterns = images()
+    model = linear(patterns)
+    pool = as_tensor(images(5, seed=1)[0])
+
+    def results(rows):
+        return attacked(attack(), model, x[rows], norm, budget=120, pool=pool)
+
+    together = results(np.arange(6))
+    order = np.array([4, 2, 0, 1, 5, 3])
+    permuted = results(order)
+    assert (permuted.distance.raw == together.distance.raw[order]).all()
+    assert (permuted.best.raw == together.best.raw[order]).all()
+    assert (permuted.forwards == together.forwards[order]).all()
+    for row in range(6):
+        alone = results(np.array([row]))
+        assert alone.distance.raw[0] == together.distance.raw[row]
+        assert (alone.best.raw[0] == together.best.raw[row]).all()
+        assert alone.forwards[0] == together.forwards[row]
+
+
+@pytest.mark.parametrize(("attack", "norm"), CASES)
+def test_only_samples_without_a_start_are_given_up(attack, norm):
+    x, patterns = images()
+    model = linear(patterns)
+    labels = model.logits(as_tensor(x)).raw.argmax(axis=1)
+    whole = attacked(attack(), model, x, norm, budget=120, keys=KEYS)
+
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Stubborn(Misclassification):
+        free: Tensor
+
+        def margin(self, logits):
+            return super().margin(logits) * self.free + (1 - self.free)
+
+    free = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
+    stubborn = Stubborn(as_tensor(labels), as_tensor(free))
+    mixed = attacked(
+        attack(), model, x, norm, criterion=stubborn, budget=120, keys=KEYS
+    )
+    moved = free == 1
+    assert (mixed.found.raw == moved).all()
+    assert (mixed.distance.raw[moved] == whole.distance.raw[moved]).all()
+    assert (mixed.steps[~moved] == 0).all()
+
+
+@pytest.mark.parametrize(("attack", "norm"), CASES)
+@pytest.mark.parametrize(("lower", "width"), [(-1.0, 4.0), (-1e-4, 2e-4), (-8.0, 16.0)])
+def test_other_bounds_give_the_rescaled_result(attack, norm, lower, width):
+    x, patterns = images()
+    unit = attacked(attack(), linear(patterns), x, norm, budget=150, keys=KEYS)
+    moved = linear(patterns, None, lower, width)
+    scaled = attacked(attack(), moved, lower + width * x, norm, budget=150, keys=KEYS)
+    factor = 1 if norm.startswith("l0") else width
+    assert scaled.distance.raw == pytest.approx(factor * unit.distance.raw, rel=0.05)
+    assert scaled.best.raw.min() >= lower
+    assert scaled.best.raw.max() <= lower + width
+
+
+@pytest.mark.parametrize(("attack", "norm"), CASES)
+def test_every_question_is_a_counted_decision_and_budgets_are_kept(attack, norm):
+    x, patterns = images()
+    log = []
+    model = linear(patterns, log)
+    whole = attacked(attack(), model, x, norm, budget=150)
+    assert sum(log) - len(x) == whole.decisions.sum()
+    assert (whole.decisions == whole.forwards).all()
+    assert (whole.backwards == 0).all()
+    for budget in (1, 7, 50):
+        part = attacked(attack(), model, x, norm, budget=budget)
+        assert (part.distance.raw == whole.distance_after(budget)).all()
+        assert (part.forwards <= budget).all()
+
+
+@pytest.mark.parametrize(("attack", "norm"), CASES)
+def test_targets_are_reached_from_samples_of_the_target_class(attack, norm):
+    x, patterns = images(40)
+    model = linear(patterns)
+    classes = model.logits(as_tensor(x)).raw.argmax(axis=1)
+    target = np.bincount(classes).argmax()
+    others = np.flatnonzero(classes != target)[:5]
+    pool = as_tensor(x[classes == target])
+    criterion = Targeted(as_tensor(np.full(5, target)))
+    ledger = attacked(
+        attack(), model, x[others], norm, criterion=criterion, budget=300, pool=pool
+    )
+    assert ledger.found.raw.all()
+    assert (model.logits(ledger.best).raw.argmax(axis=1) == target).all()
+    first = get_norm(norm)(pool[:1] - as_tensor(x[others])).raw
+    assert (ledger.distance.raw < first).all()
+    given = attacked(
+        attack(),
+        model,
+        x[others],
+        norm,
+        criterion=criterion,
+        budget=300,
+        starts=pool[:1] + as_tensor(np.zeros_like(x[others])),
+    )
+    assert given.found.raw.all()
+
+
+@pytest.mark.parametrize(("attack", "norm"), CASES)
+def test_a_constant_model_has_no_adversarial_and_that_is_no_error(attack, norm):
+    model = NumPyModel(lambda x: np.ones((len(x), 2)) * [1, 0])
+    x, _ = images(3)
+    ledger = attacked(attack(), model, x, norm, budget=100)
+    assert not ledger.found.raw.any()
+    assert (ledger.forwards < 100).all()
+    assert (ledger.steps == 0).all()
+
+
+@pytest.mark.parametrize(("attack", "norm"), CASES)
+def test_it_sees_decisions_only_and_names_its_norms(attack, norm):
+    assert attack.access is Access.DECISION
+    x, patterns = images(2)
+    other = "l0" if norm in ("l2", "linf") else "linf"
+    with pytest.raises(BadInput, match="cannot minimise the norm"):
+        attacked(attack(), linear(patterns), x, other)

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+from robustkit.attacks.decision.rays import RayS, _rank
+from robustkit.engine.criteria import Misclassification
+from robustkit.engine.loop import run
+from robustkit.engine.problem import Problem
+from robustkit.models.numpy import NumPyModel
+from robustkit.numerics.norms import get_norm
+from robustkit.numerics.tensors import as_tensor
+
+
+def attacked(model, x, y, budget=None, attack=None, **more):
+    criterion = Misclassification(as_tensor(y))
+    p = Problem(model, as_tensor(x), criterion, get_norm("linf"), **more)
+    return run(attack or RayS(), p, budget=budget)
+
+
+def test_it_finds_the_exact_minimum_of_linear_models_to_its_tolerance(plant):
+    planted = plant(classes=2)
+    ledger = attacked(planted.model(), planted.x, planted.y)
+    ratio = ledger.distance.raw / planted.exact("linf")
+    assert (ratio >= 1 - 1e-9).all()
+    assert (ratio <= 1 + 3 * RayS().tolerance).all()
+    # A whole round without a better ray ends the search: 2 * 8 - 1 turns.
+    assert (ledger.forwards < 400).all()
+
+
+def test_with_several_classes_it_stops_in_a_near_local_minimum(plant):
+    planted = plant(samples=20, features=16)
+    ledger = attacked(planted.model(), planted.x, planted.y, budget=1000)
+    ratio = ledger.distance.raw / planted.exact("linf")
+    assert (ratio >= 1 - 1e-9).all()
+    assert np.median(ratio) < 1.01
+    assert (ledger.forwards < 1000).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_few_questions_do_where_whole_blocks_point_one_way(plant, dtype):
+    # 64 features, two blocks: the corner is found within the first levels.
+    planted = plant(features=64, classes=2, dtype=dtype)
+    signs = np.where(np.arange(64) < 32, 1, -1)[:, None]
+    planted.w = (np.abs(planted.w) * signs * [1, -1]).astype(dtype)
+    planted.b = (-(planted.x @ planted.w).mean(axis=0)).astype(dtype)
+    planted.y = planted.logits(planted.x).argmax(axis=1)
+    ledger = attacked(planted.model(), planted.x, planted.y, budget=80)
+    ratio = ledger.distance.raw / planted.exact("linf")
+    assert (ratio >= 1 - 1e-5).all()
+    assert (ratio <= 1.005).all()
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (3, 8, 8), (5, 6, 3), (1, 28, 28)])
+def test_the_order_of_features_is_a_permutation(shape):
+    assert sorted(_rank(shape)) == list(range(np.prod(shape)))
+
+
+def test_blocks_are_compact():
+    rank = _rank((3, 8, 8)).reshape(3, 8, 8)
+    # A quarter of the features is a quarter of the image, in all channels.
+    corner = rank[:, :4, :4]
+    assert sorted(corner.ravel()) == list(range(48))
+    # Down to squares of four pixels.
+    assert sorted(rank[:, 2:4, 6:8].ravel() - rank[:, 2:4, 6:8].min()) == list(
+        range(12)
+    )
+
+
+def test_one_feature_is_enough():
+    model = NumPyModel(lambda x: np.concatenate([x, 0.4 + 0 * x], axis=1))
+    ledger = attacked(model, np.array([[0.9]]), np.zeros(1, dtype=np.int64))
+    assert 0.5 < ledger.distance.raw[0] < 0.501
+
+
+def test_starts_need_not_lie_in_a_corner():
+    # Adversarial in a ball around a grey image only, which no corner is near to.
+    centre = np.full((1, 9), 0.5)
+    centre[0, :5] = 0.6
+
+    def function(x):
+        score = np.abs(x - centre).max(axis=1) - 0.05
+        return np.stack([score, np.zeros_like(score)], axis=1)
+
+    x = np.linspace(0.1, 0.9, 9)[None]
+    model, y = NumPyModel(function), np.zeros(1, dtype=np.int64)
+    assert not attacked(model, x, y, 200).found.raw.any()
+    ledger = attacked(model, x, y, 200, starts=as_tensor(centre))
+    exact = (np.abs(x - centre) - 0.05).max()
+    assert exact <= ledger.distance.raw[0] <= 1.01 * exact
