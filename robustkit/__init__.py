@@ -26,6 +26,7 @@ _HOME = {
     "CarliniWagnerL2": "robustkit.attacks.gradient.carlini_wagner",
     "CarliniWagnerLinf": "robustkit.attacks.gradient.carlini_wagner",
     "Cascade": "robustkit.combine",
+    "Compass": "robustkit.attacks.decision.compass",
     "Confident": "robustkit.engine.criteria",
     "Contrast": "robustkit.attacks.baseline.contrast",
     "Criterion": "robustkit.engine.criteria",

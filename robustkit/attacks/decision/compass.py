@@ -1,0 +1,278 @@
+"""The default attack for decisions at L2: a compass needle at the boundary."""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy import ndimage
+
+from robustkit.attacks.decision.probing import (
+    cross,
+    estimate_normal,
+    follow,
+    semicircle,
+    subspace_of,
+    unit,
+)
+from robustkit.engine.attack import Attack
+from robustkit.engine.problem import Problem
+from robustkit.engine.search import ROUGH, approach, starting_point
+from robustkit.models.base import Access
+from robustkit.numerics.frequencies import low_frequencies
+from robustkit.numerics.random import Rng
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Mask,
+    PerSample,
+    Tensor,
+    expand,
+    full,
+    like,
+    magnitude,
+    times,
+    to_numpy,
+    where,
+)
+
+__all__ = ["Compass"]
+
+# What probes are made of: the lowest frequencies, as a share of each side's; or all of
+# them, each as strong as the perturbation is there.
+_SHARES = (0.25, 0.5, None)
+# In place of an untried kind's gain; kinds are tried first in these steps.
+_UNTRIED = np.inf
+_FIRST = (0, 2, 4)
+# Of what is learned from the perturbation, this share stays as if nothing were known.
+_FLAT_FREQUENCIES, _FLAT_PIXELS = 0.05, 0.1
+_BLUR = 5
+# Smooth noises to start from: the shares of their frequencies.
+_SMOOTH = (0.08, 0.15, 0.25)
+_LEAST_SLOPE = 1e-3
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the search stands.
+
+    Attributes:
+        delta: (n, ...) adversarial, at the boundary but for the gap.
+        gap: (n,) the share of its length by which it may be too long.
+        slope: (n,) of the last move around the circle.
+        gain: (n, kinds) of each kind of probes: how much the logarithm of the distance
+            fell for each question, lately.
+    """
+
+    delta: Batch
+    gap: PerSample
+    slope: PerSample
+    gain: Tensor
+
+
+@dataclass(frozen=True)
+class Compass(Attack[State]):
+    """Turn the perturbation towards the boundary's normal, as far as decisions show it.
+
+    At the nearest point of the boundary the perturbation is the normal. Elsewhere what
+    is missing is the normal's part across the perturbation, so probes are across it
+    too: their answers then tell of that part only, however small it is beside the rest.
+    Their sum spans a plane with the perturbation, and in it the boundary is followed
+    around the circle on which it would be nearest if it were flat, from the move of the
+    step before on, to a share of the move.
+
+    Probes are smooth or not, whichever kind has brought a sample more per question. All
+    are stronger where the perturbation is, because the model looks there; the kind that
+    has every frequency gives each the perturbation's own strength. So the number of
+    directions worth asking about shrinks while the search goes on.
+
+    Args:
+        steps: How many; each costs the probes and about 6 questions on the circle.
+        tries: How many starting points of each kind to try (see `starting_point`).
+            Without a pool or starts of the problem, as many smooth noises, which cost
+            one question each where they are no nearer than what is known.
+        probes: In the first step; the square root of the step's number times as many
+            later.
+        size: Of the probes, as a share of the distance. Large, so that they see what
+            the boundary is like on the scale of the next move.
+        tolerance: Of the move around the circle, as a share of it.
+
+    Source:
+        The circle: Reza, Rahmati, Wu, Dai: CGBA, ICCV 2023. The probes: ours.
+
+    >>> import robustkit as rk, torch
+    >>> model = torch.nn.Linear(2, 2, bias=False).eval()
+    >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    >>> x, y = torch.tensor([[0.8, 0.4]]), torch.tensor([0])
+    >>> result = rk.run(rk.Compass(steps=5), model, x, y, norm="l2")
+    >>> round(float(result.distance[0]), 2)
+    0.28
+    """
+
+    access: ClassVar[Access] = Access.DECISION
+    norms: ClassVar[frozenset[str]] = frozenset({"l2"})
+    cost: ClassVar[str] = "40 forwards and more"
+    source: ClassVar[str] = "ours, with the circle of Reza et al., ICCV 2023"
+
+    steps: int = 60
+    tries: int = 20
+    probes: int = 20
+    size: float = 0.2
+    tolerance: float = 0.2
+
+    def init(self, p: Problem) -> State:
+        start, found = starting_point(p, p.rng(-1), self.tries)
+        if p.starts is None and p.pool is None:
+            rng = p.rng(-1)
+            for number in range(self.tries):
+                approach(p, p.x + _smooth_noise(p, rng, number), tolerance=2 * ROUGH)
+            start, found = p.ledger.best * 1.0, p.ledger.found
+        delta = start - p.x
+
+        def path(share: PerSample) -> Batch:
+            return p.x + delta * expand(share, delta)
+
+        one = full(p.x, 1.0)
+        gap = self.size * 1e-2
+        share = cross(p, path, one, one * (1 - 2 * ROUGH), found, gap)
+        return State(
+            delta * expand(share, delta),
+            full(p.x, gap),
+            full(p.x, 0.3),
+            like(p.x, np.full((p.size, len(_SHARES)), _UNTRIED)),
+        )
+
+    def step(self, p: Problem, s: State, t: int) -> State:
+        gains, rows = to_numpy(s.gain).copy(), np.arange(p.size)
+        kinds = _chosen(gains, t)
+        asked = p.ledger.forwards.copy()
+        distance = magnitude(s.delta, 2)
+        normal = estimate_normal(
+            p,
+            p.x + s.delta * expand(1 - s.gap / 2, s.delta),
+            distance * self.size,
+            np.full(p.size, int(self.probes * np.sqrt(t + 1))),
+            p.rng(t),
+            subspace_of(p, "all", 1.0),
+            shape=_shaped(p, s, kinds),
+        )
+        path = semicircle(p, s.delta, normal.direction)
+        slope = follow(p, path, s.slope, self.tolerance)
+        moved = slope > 0
+        delta = where(moved, path(slope) - p.x, s.delta)
+        # How much shorter the first point of the circle known not to be adversarial is.
+        beyond = (1 + slope.square()) / (1 + (slope * (1 + self.tolerance)).square())
+        gap = (1 - beyond.sqrt()).clip(1e-4, 1.0)
+
+        shorter = to_numpy((distance / magnitude(delta, 2)).log())
+        gain = shorter / np.maximum(p.ledger.forwards - asked, 1)
+        before = gains[rows, kinds]
+        gains[rows, kinds] = np.where(before == _UNTRIED, gain, (before + gain) / 2)
+        return State(
+            delta,
+            where(moved, gap, s.gap),
+            where(moved, slope, (s.slope / 4).clip(_LEAST_SLOPE, np.inf)),
+            like(p.x, gains),
+        )
+
+    def finished(self, p: Problem, s: State) -> Mask:
+        return p.ledger.found.logical_not()
+
+
+def _chosen(gains: Array, t: int) -> Array:
+    """(n,) the kind of probes that has brought most, each being tried in its turn.
+
+    What a kind brought long ago is more than it would bring now, since all gains fall,
+    so no kind is forgotten.
+    """
+    due = np.asarray(_FIRST) <= t
+    return np.asarray(np.where(due, gains, -np.inf).argmax(axis=1))
+
+
+def _smooth_noise(p: Problem, rng: Rng, number: int) -> Batch:
+    """(n, ...) of few frequencies, and of two values in every other turn."""
+    space = low_frequencies(tuple(p.x.shape[1:]), _SMOOTH[number % len(_SMOOTH)])
+    noise = space.images(rng.normal(space.inner))
+    if number % 2:
+        two: Batch = noise.sign() * (p.bounds.width / 2)
+        return two
+    length = 0.3 * p.bounds.width * math.sqrt(math.prod(p.x.shape[1:]))
+    return unit(noise) * length
+
+
+def _shaped(p: Problem, s: State, kinds: Array) -> Callable[[Tensor], Tensor]:
+    """From white noise (n, k, ...) to probes of each sample's kind."""
+    strengths, pixels = _strengths(s, kinds), _pixels(s)
+    space = low_frequencies(tuple(p.x.shape[1:]), 1.0)
+
+    def shape(noise: Tensor) -> Tensor:
+        coefficients = times(noise, like(p.x, strengths), reuse=True)
+        probes = times(space.images(coefficients), like(p.x, pixels), reuse=True)
+        return _across(probes, s.delta)
+
+    return shape
+
+
+def _strengths(s: State, kinds: Array) -> Array:
+    """(n, 1, 1, *sides) of each frequency in a sample's probes, in every channel."""
+    shape = tuple(s.delta.shape[1:])
+    sides = shape[1:]
+    if not sides:
+        return np.ones((len(kinds), 1, 1), dtype=np.float32)
+    energy = to_numpy(low_frequencies(shape, 1.0).coefficients(s.delta)) ** 2
+    energy = energy.mean(axis=1).reshape(len(kinds), -1)
+    bands, sizes = _bands(sides)
+    strengths = np.empty((len(kinds), len(bands)), dtype=energy.dtype)
+    for row, kind in enumerate(kinds):
+        share = _SHARES[kind]
+        if share is None:
+            mean = np.bincount(bands, weights=energy[row]) / sizes
+            strengths[row] = np.sqrt(_mixed(mean[bands], _FLAT_FREQUENCIES))
+        else:
+            strengths[row] = _lowest(sides, share)
+    return strengths.reshape((len(kinds), 1, 1, *sides))
+
+
+def _pixels(s: State) -> Array:
+    """(n, 1, 1, *sides) or (n, 1, features): how strong probes are where."""
+    delta = to_numpy(s.delta)
+    energy = delta**2 if delta.ndim == 2 else (delta**2).mean(axis=1, keepdims=True)
+    for axis in range(2, delta.ndim):
+        for _ in range(2):
+            energy = ndimage.uniform_filter1d(energy, _BLUR, axis, mode="nearest")
+    energy = np.maximum(energy, 0)
+    return np.stack([np.sqrt(_mixed(one, _FLAT_PIXELS)) for one in energy])[:, None]
+
+
+def _mixed(energy: Array, flat: float) -> Array:
+    """With the mean 1, and the share `flat` of it everywhere."""
+    mean = energy.mean()
+    return (1 - flat) * energy / (mean if mean > 0 else 1.0) + flat
+
+
+@functools.lru_cache(maxsize=32)
+def _bands(sides: tuple[int, ...]) -> tuple[Array, Array]:
+    """To which band each frequency belongs, by its length, and how many each has."""
+    longest = max(sides)
+    axes = [np.arange(side) * (longest / side) for side in sides]
+    squares = sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij"))
+    bands = np.sqrt(squares).round().astype(np.int64).ravel()
+    return bands, np.maximum(np.bincount(bands), 1)
+
+
+@functools.lru_cache(maxsize=32)
+def _lowest(sides: tuple[int, ...], share: float) -> Array:
+    """1 for the lowest frequencies of each side, 0 for the others; in one row."""
+    kept = [np.arange(side) < max(round(share * side), 1) for side in sides]
+    grid = np.meshgrid(*kept, indexing="ij")
+    return np.asarray(np.logical_and.reduce(grid).ravel())
+
+
+def _across(probes: Tensor, delta: Batch) -> Tensor:
+    """Probes (n, k, ...) without their part along each sample's `delta`."""
+    flat = probes.reshape((*probes.shape[:2], -1))
+    along = unit(delta).reshape((delta.shape[0], 1, -1))
+    share = (flat * along).sum(axis=2, keepdims=True)
+    return (flat - share * along).reshape(probes.shape)
