@@ -45,6 +45,7 @@ _OURS = {
     "apgd": "robustkit.presets:minimum_norm_apgd",
     "square": "robustkit.presets:minimum_norm_square",
     "boundary": "robustkit.attacks.decision.boundary:Boundary",
+    "pointwise": "robustkit.attacks.decision.pointwise:Pointwise",
     "rays": "robustkit.attacks.decision.rays:RayS",
     "uniform-noise": "robustkit.attacks.baseline.noise:UniformNoise",
     "gaussian-noise": "robustkit.attacks.baseline.noise:GaussianNoise",
