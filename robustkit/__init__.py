@@ -54,6 +54,7 @@ _HOME = {
     "PDGD": "robustkit.attacks.gradient.pdgd",
     "PDPGD": "robustkit.attacks.gradient.pdgd",
     "PGD": "robustkit.attacks.gradient.pgd",
+    "Pointwise": "robustkit.attacks.decision.pointwise",
     "Polish": "robustkit.attacks.gradient.polish",
     "Preprocessed": "robustkit.models.wrappers",
     "Problem": "robustkit.engine.problem",

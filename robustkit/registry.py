@@ -51,6 +51,7 @@ _OURS = {
     "cgba-h": "robustkit.attacks.decision.cgba:CGBAH",
     "geoda": "robustkit.attacks.decision.geoda:GeoDA",
     "sign-opt": "robustkit.attacks.decision.sign_opt:SignOPT",
+    "pointwise": "robustkit.attacks.decision.pointwise:Pointwise",
     "rays": "robustkit.attacks.decision.rays:RayS",
     "uniform-noise": "robustkit.attacks.baseline.noise:UniformNoise",
     "gaussian-noise": "robustkit.attacks.baseline.noise:GaussianNoise",

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from robustkit.attacks.decision.pointwise import Pointwise
 from robustkit.attacks.decision.rays import RayS
 from robustkit.engine.criteria import Misclassification, Targeted
 from robustkit.engine.loop import run
@@ -16,7 +17,12 @@ from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Tensor, as_tensor
 
-CASES = [(RayS, "linf")]
+CASES = [
+    (RayS, "linf"),
+    (Pointwise, "l0"),
+    (Pointwise, "l0-pixels"),
+    (Pointwise, "l1"),
+]
 SHAPE = (2, 4, 4)
 KEYS = np.arange(6, dtype=np.uint64)
 

@@ -214,8 +214,9 @@ def _peer(
             one, label = x[row : row + 1], y[row : row + 1]
             curve = Curve(model, one, label, norm, options.peer_queries)
             start = None if others is None else _start(model, one, label, others, norm)
-            torch.manual_seed(row)
-            np.random.seed(row)  # noqa: NPY002 (what ART draws from)
+            # What peers draw from.
+            torch.manual_seed(row)  # noqa: TID251
+            np.random.seed(row)  # noqa: TID251, NPY002
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 try:
@@ -224,7 +225,7 @@ def _peer(
                     pass
                 except ImportError:
                     return None
-                except Exception as error:  # noqa: BLE001 (its other samples count)
+                except Exception as error:
                     print(f"{name}, sample {row}: {error!r}")
             curves.append(curve.steps)
             kept.parent.mkdir(parents=True, exist_ok=True)
@@ -268,7 +269,7 @@ def _art(name: str, **settings: Any) -> Callable[..., None]:
         curve: Curve, x: Tensor, y: Tensor, norm: str, start: Tensor | None
     ) -> None:
         # GeoDA asks for what NumPy 2 no longer has.
-        np.mat = getattr(np, "mat", np.asmatrix)
+        vars(np).setdefault("mat", np.asmatrix)
         from art.attacks import evasion
         from art.estimators.classification import PyTorchClassifier
 
