@@ -8,6 +8,7 @@ import numpy as np
 from robustkit.attacks.decision.probing import (
     estimate_normal,
     follow,
+    noise,
     semicircle,
     subspace_of,
     unspent,
@@ -190,5 +191,5 @@ def _across(p: Problem, s: State, attack: CGBA | CGBAH, t: int) -> Batch:
     count = np.full(p.size, int(attack.probes * np.sqrt(t + 1)))
     size = attack.size * magnitude(s.delta, 2)
     subspace = subspace_of(p, "frequencies", attack.share)
-    normal = estimate_normal(p, p.x + s.delta, size, count, p.rng(t), subspace)
+    normal = estimate_normal(p, p.x + s.delta, size, count, p.rng(t), noise(subspace))
     return normal.direction

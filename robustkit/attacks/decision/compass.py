@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,11 +9,12 @@ import numpy as np
 from scipy import ndimage
 
 from robustkit.attacks.decision.probing import (
+    Draw,
+    across,
     cross,
     estimate_normal,
     follow,
     semicircle,
-    subspace_of,
     unit,
 )
 from robustkit.engine.attack import Attack
@@ -33,6 +33,8 @@ from robustkit.numerics.tensors import (
     full,
     like,
     magnitude,
+    stack_rows,
+    take,
     times,
     to_numpy,
     where,
@@ -52,6 +54,7 @@ _BLUR = 5
 # Smooth noises to start from: the shares of their frequencies.
 _SMOOTH = (0.08, 0.15, 0.25)
 _LEAST_SLOPE = 1e-3
+_GROWTH = 0.5
 
 
 @dataclass(frozen=True)
@@ -153,10 +156,9 @@ class Compass(Attack[State]):
             p,
             p.x + s.delta * expand(1 - s.gap / 2, s.delta),
             distance * self.size,
-            np.full(p.size, int(self.probes * np.sqrt(t + 1))),
+            np.full(p.size, int(self.probes * (t + 1) ** _GROWTH)),
             p.rng(t),
-            subspace_of(p, "all", 1.0),
-            shape=_shaped(p, s, kinds),
+            _shaped(p, s, kinds),
         )
         path = semicircle(p, s.delta, normal.direction)
         slope = follow(p, path, s.slope, self.tolerance)
@@ -202,37 +204,46 @@ def _smooth_noise(p: Problem, rng: Rng, number: int) -> Batch:
     return unit(noise) * length
 
 
-def _shaped(p: Problem, s: State, kinds: Array) -> Callable[[Tensor], Tensor]:
-    """From white noise (n, k, ...) to probes of each sample's kind."""
-    strengths, pixels = _strengths(s, kinds), _pixels(s)
-    space = low_frequencies(tuple(p.x.shape[1:]), 1.0)
+def _shaped(p: Problem, s: State, kinds: Array) -> Draw:
+    """Probes of each sample's kind, across its perturbation."""
+    shape = tuple(p.x.shape[1:])
+    pixels = _pixels(s)
 
-    def shape(noise: Tensor) -> Tensor:
-        coefficients = times(noise, like(p.x, strengths), reuse=True)
-        probes = times(space.images(coefficients), like(p.x, pixels), reuse=True)
-        return _across(probes, s.delta)
+    def draw(rng: Rng, number: int) -> Tensor:
+        parts, rows = [], []
+        for kind, share in enumerate(_SHARES):
+            some = np.flatnonzero(kinds == kind)
+            if len(some) == 0:
+                continue
+            space = low_frequencies(shape, share or 1.0)
+            drawn = rng.of(some).signs((number, *space.inner))
+            if share is None:
+                strengths = _strengths(take(s.delta, some))
+                drawn = times(drawn, like(p.x, strengths), reuse=True)
+            probes = space.images(drawn)
+            parts.append(times(probes, like(p.x, pixels[some]), reuse=True))
+            rows.append(some)
+        back = np.argsort(np.concatenate(rows))
+        probes = stack_rows(parts)
+        return across(probes if len(parts) == 1 else take(probes, back), s.delta)
 
-    return shape
+    return draw
 
 
-def _strengths(s: State, kinds: Array) -> Array:
-    """(n, 1, 1, *sides) of each frequency in a sample's probes, in every channel."""
-    shape = tuple(s.delta.shape[1:])
+def _strengths(delta: Batch) -> Array:
+    """(n, 1, 1, *sides) of each frequency in the perturbations, in every channel."""
+    shape = tuple(delta.shape[1:])
     sides = shape[1:]
+    energy = to_numpy(low_frequencies(shape, 1.0).coefficients(delta)) ** 2
     if not sides:
-        return np.ones((len(kinds), 1, 1), dtype=np.float32)
-    energy = to_numpy(low_frequencies(shape, 1.0).coefficients(s.delta)) ** 2
-    energy = energy.mean(axis=1).reshape(len(kinds), -1)
+        return np.ones((len(energy), 1, 1), dtype=energy.dtype)
+    energy = energy.mean(axis=1).reshape(len(energy), -1)
     bands, sizes = _bands(sides)
-    strengths = np.empty((len(kinds), len(bands)), dtype=energy.dtype)
-    for row, kind in enumerate(kinds):
-        share = _SHARES[kind]
-        if share is None:
-            mean = np.bincount(bands, weights=energy[row]) / sizes
-            strengths[row] = np.sqrt(_mixed(mean[bands], _FLAT_FREQUENCIES))
-        else:
-            strengths[row] = _lowest(sides, share)
-    return strengths.reshape((len(kinds), 1, 1, *sides))
+    strengths = np.empty_like(energy)
+    for row, one in enumerate(energy):
+        mean = np.bincount(bands, weights=one) / sizes
+        strengths[row] = np.sqrt(_mixed(mean[bands], _FLAT_FREQUENCIES))
+    return np.asarray(strengths.reshape((len(energy), 1, 1, *sides)))
 
 
 def _pixels(s: State) -> Array:
@@ -243,7 +254,8 @@ def _pixels(s: State) -> Array:
         for _ in range(2):
             energy = ndimage.uniform_filter1d(energy, _BLUR, axis, mode="nearest")
     energy = np.maximum(energy, 0)
-    return np.stack([np.sqrt(_mixed(one, _FLAT_PIXELS)) for one in energy])[:, None]
+    mixed = [np.sqrt(_mixed(one, _FLAT_PIXELS)) for one in energy]
+    return np.stack(mixed)[:, None]
 
 
 def _mixed(energy: Array, flat: float) -> Array:
@@ -260,19 +272,3 @@ def _bands(sides: tuple[int, ...]) -> tuple[Array, Array]:
     squares = sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij"))
     bands = np.sqrt(squares).round().astype(np.int64).ravel()
     return bands, np.maximum(np.bincount(bands), 1)
-
-
-@functools.lru_cache(maxsize=32)
-def _lowest(sides: tuple[int, ...], share: float) -> Array:
-    """1 for the lowest frequencies of each side, 0 for the others; in one row."""
-    kept = [np.arange(side) < max(round(share * side), 1) for side in sides]
-    grid = np.meshgrid(*kept, indexing="ij")
-    return np.asarray(np.logical_and.reduce(grid).ravel())
-
-
-def _across(probes: Tensor, delta: Batch) -> Tensor:
-    """Probes (n, k, ...) without their part along each sample's `delta`."""
-    flat = probes.reshape((*probes.shape[:2], -1))
-    along = unit(delta).reshape((delta.shape[0], 1, -1))
-    share = (flat * along).sum(axis=2, keepdims=True)
-    return (flat - share * along).reshape(probes.shape)

@@ -9,6 +9,7 @@ import numpy as np
 from robustkit.attacks.decision.probing import (
     cross,
     estimate_normal,
+    noise,
     subspace_of,
     unspent,
 )
@@ -106,7 +107,7 @@ class GeoDA(Attack[State]):
             self.size * magnitude(s.delta, 2),
             np.full(p.size, int(min(self.probes * self.growth**t, 1e6))),
             p.rng(t),
-            subspace_of(p, "frequencies", self.share),
+            noise(subspace_of(p, "frequencies", self.share)),
         ).direction
         # By which a plane through delta is reached.
         gain = total(normal * s.delta).abs()

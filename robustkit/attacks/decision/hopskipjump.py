@@ -5,7 +5,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from robustkit.attacks.decision.probing import estimate_normal, subspace_of, unspent
+from robustkit.attacks.decision.probing import (
+    estimate_normal,
+    noise,
+    subspace_of,
+    unspent,
+)
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.engine.search import bisect, starting_point
@@ -104,8 +109,10 @@ class HopSkipJump(Attack[State]):
             size,
             np.full(p.size, int(min(self.probes * np.sqrt(t + 1), self.most))),
             p.rng(t),
-            subspace_of(p, self.subspace, self.share),
-            uniform=p.norm.name == "linf",
+            noise(
+                subspace_of(p, self.subspace, self.share),
+                uniform=p.norm.name == "linf",
+            ),
         )
         direction = normal.direction
         if p.norm.name == "linf":

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,14 +17,17 @@ from robustkit.numerics.tensors import (
     Mask,
     PerSample,
     Tensor,
+    clip,
     expand,
     flatten,
     full,
     like,
     magnitude,
     matmul,
+    plus,
     stack_rows,
     take,
+    times,
     to_numpy,
     total,
     where,
@@ -31,10 +35,13 @@ from robustkit.numerics.tensors import (
 from robustkit.numerics.thresholds import nonzero
 
 __all__ = [
+    "Draw",
     "Normal",
+    "across",
     "cross",
     "estimate_normal",
     "follow",
+    "noise",
     "orthogonal",
     "semicircle",
     "subspace_of",
@@ -47,6 +54,10 @@ _AT_ONCE = 2**20
 # Then a place is found or given up.
 _DOUBLINGS = 10
 _HALVINGS = 60
+
+
+Draw: TypeAlias = Callable[[Rng, int], Tensor]
+"""From random numbers and a number k to probes (n, k, ...) of any length."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +104,19 @@ def subspace_of(p: Problem, name: str, share: float) -> Subspace:
 _SUBSPACES = {"frequencies": low_frequencies, "resized": resized}
 
 
+def noise(subspace: Subspace, *, uniform: bool = False) -> Draw:
+    """Probes with independent normal, or uniform, coefficients in a subspace."""
+
+    def draw(rng: Rng, number: int) -> Tensor:
+        inner = (number, *subspace.inner)
+        drawn = rng.uniform(inner, -1.0) if uniform else rng.normal(inner)
+        return subspace.images(drawn)
+
+    return draw
+
+
 def estimate_normal(
-    p: Problem,
-    center: Batch,
-    size: PerSample,
-    count: Array,
-    rng: Rng,
-    subspace: Subspace,
-    *,
-    shape: Callable[[Tensor], Tensor] | None = None,
-    uniform: bool = False,
+    p: Problem, center: Batch, size: PerSample, count: Array, rng: Rng, draw: Draw
 ) -> Normal:
     """Ask about random points around `center`; sum them up by their answers.
 
@@ -115,39 +129,38 @@ def estimate_normal(
         center: (n, ...) points near the boundary.
         size: (n,) L2 length of the probes, in input units.
         count: (n,) int64, how many to ask for each sample; less where fewer count.
-        rng: Random numbers. All draws have one size, so a sample's probes do not
-            depend on how many others get.
-        subspace: Where probes are drawn from.
-        shape: Changes probes (n, k, ...) before they are brought to their length.
-        uniform: Whether coefficients are uniform, not normal.
+        rng: Random numbers.
+        draw: From these and a number k to probes (n, k, ...) of any length.
     """
     count = np.minimum(count, p.ledger.left())
-    features = flatten(p.x).shape[1]
-    chunk = int(np.clip(_AT_ONCE // features, 1, max(count.max(initial=0), 1)))
+    # All draws but the last have one size, so a sample's probes do not depend on how
+    # many others get.
+    chunk = max(_AT_ONCE // flatten(p.x).shape[1], 1)
     sums = [p.x.zeros_like(), p.x.zeros_like()]
     passed = np.zeros(p.size, np.int64)
     for start in range(0, int(count.max(initial=0)), chunk):
-        inner = (chunk, *subspace.inner)
-        drawn = rng.uniform(inner, -1.0) if uniform else rng.normal(inner)
-        noise = subspace.images(drawn)
-        noise = noise if shape is None else shape(noise)
-        flat = noise.reshape((p.size * chunk, -1))
-        flat = flat * expand(1 / nonzero(magnitude(flat, 2)), flat)
-        moved = flat.reshape(noise.shape) * size.reshape((-1,) + (1,) * p.x.ndim)
-        points = p.bounds.clip(center.expand_dims(1) + moved)
-        asked = start + np.arange(chunk) < count[:, None]
+        probes = draw(rng, min(chunk, int(count.max()) - start))
+        flat = probes.reshape((-1, *probes.shape[2:]))
+        scale = size.expand_dims(1) / nonzero(magnitude(flat, 2)).reshape(
+            probes.shape[:2]
+        )
+        scale = scale.reshape((*scale.shape, *(1 for _ in p.x.shape[1:])))
+        middle = center.expand_dims(1)
+        points = plus(times(probes, scale, reuse=True), middle, reuse=True)
+        points = clip(points, p.bounds.lower, p.bounds.upper, reuse=True)
+        asked = start + np.arange(probes.shape[1]) < count[:, None]
         answers = to_numpy(p.probe(points, like(p.x, asked)))
         passed += answers.sum(axis=1)
-        moved = points - center.expand_dims(1)
+        moved = plus(points, -middle, reuse=True)
         weights = np.stack([asked, answers], axis=1)
         for which, part in enumerate(_sums(moved, weights, asked)):
             sums[which] = sums[which] + part
     share = like(p.x, passed / np.maximum(count, 1)).astype(p.x.dtype)
-    # With answers 1 and -1: every answer's distance from their mean.
+    # As if answers were 1 and 0: every answer's distance from their mean.
     direction = sums[1] - expand(share, p.x) * sums[0]
-    same = like(p.x, (passed == 0) | (passed == count))
-    toward = where(like(p.x, passed == 0), -sums[0], sums[0])
-    direction = where(same, toward, direction)
+    none = like(p.x, passed == 0)
+    every = like(p.x, passed == count)
+    direction = where(every, sums[0], where(none, -sums[0], direction))
     return Normal(unit(direction), share, count)
 
 
@@ -184,6 +197,14 @@ def orthogonal(direction: Batch, delta: Batch) -> Batch:
     """`direction` without its part along `delta`."""
     share = total(direction * delta) / nonzero(total(delta.square()))
     return direction - expand(share, delta) * delta
+
+
+def across(probes: Tensor, delta: Batch) -> Tensor:
+    """Probes (n, k, ...) without their part along each sample's `delta`."""
+    flat = probes.reshape((*probes.shape[:2], -1))
+    along = unit(delta).reshape((delta.shape[0], 1, -1))
+    share = (flat * along).sum(axis=2, keepdims=True)
+    return plus(flat, -share * along, reuse=True).reshape(probes.shape)
 
 
 def follow(

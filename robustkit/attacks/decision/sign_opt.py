@@ -6,8 +6,9 @@ from typing import ClassVar
 import numpy as np
 
 from robustkit.attacks.decision.probing import (
+    across,
     estimate_normal,
-    orthogonal,
+    noise,
     subspace_of,
     unit,
     unspent,
@@ -16,6 +17,7 @@ from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.engine.search import bisect, starting_point
 from robustkit.models.base import Access
+from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
     Batch,
     Mask,
@@ -24,7 +26,6 @@ from robustkit.numerics.tensors import (
     expand,
     full,
     magnitude,
-    stack_columns,
     where,
 )
 
@@ -103,12 +104,10 @@ class SignOPT(Attack[State]):
         return State(delta, full(p.x, self.stepsize), full(p.x, self.size))
 
     def step(self, p: Problem, s: State, t: int) -> State:
-        def turned(probes: Tensor) -> Tensor:
-            columns = [
-                orthogonal(probes[:, at], s.delta).expand_dims(1)
-                for at in range(probes.shape[1])
-            ]
-            return stack_columns(columns)
+        white = noise(subspace_of(p, "all", 1.0))
+
+        def draw(rng: Rng, number: int) -> Tensor:
+            return across(white(rng, number), s.delta)
 
         distance = magnitude(s.delta, 2)
         descent = estimate_normal(
@@ -117,8 +116,7 @@ class SignOPT(Attack[State]):
             distance * s.size,
             np.full(p.size, self.probes),
             p.rng(t),
-            subspace_of(p, "all", 1.0),
-            shape=turned,
+            draw,
         ).direction
         delta, stepsize = self._searched(p, s, descent)
         moved = magnitude(delta, 2) < distance
