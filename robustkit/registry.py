@@ -44,6 +44,7 @@ _OURS = {
     "ni-fgsm": "robustkit.presets:minimum_norm_ni_fgsm",
     "apgd": "robustkit.presets:minimum_norm_apgd",
     "square": "robustkit.presets:minimum_norm_square",
+    "compass": "robustkit.attacks.decision.compass:Compass",
     "boundary": "robustkit.attacks.decision.boundary:Boundary",
     "hopskipjump": "robustkit.attacks.decision.hopskipjump:HopSkipJump",
     "qeba": "robustkit.attacks.decision.hopskipjump:qeba",
@@ -168,9 +169,9 @@ def choose_attacks(
 
 def _named(name: str, norm: Norm, access: Access) -> dict[str, Attack[Any]]:
     """The attack of that name, or those that a preset's name stands for."""
-    if name == "auto" and access is Access.GRADIENT:
+    if name == "auto" and access is not Access.SCORE:
         preset = importlib.import_module("robustkit.presets").auto
-        return {name: preset(norm)}
+        return {name: preset(norm, access=access)}
     if name not in ("auto", "standard"):
         return {name: get_attack(name)}
     chosen = {name: get_attack(name) for name in _STANDARD[access]}

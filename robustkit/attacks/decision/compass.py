@@ -54,7 +54,6 @@ _BLUR = 5
 # Smooth noises to start from: the shares of their frequencies.
 _SMOOTH = (0.08, 0.15, 0.25)
 _LEAST_SLOPE = 1e-3
-_GROWTH = 0.5
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class State:
         gap: (n,) the share of its length by which it may be too long.
         slope: (n,) of the last move around the circle.
         gain: (n, kinds) of each kind of probes: how much the logarithm of the distance
-            fell for each question, lately.
+            fell for each question, the last time.
     """
 
     delta: Batch
@@ -116,13 +115,13 @@ class Compass(Attack[State]):
 
     access: ClassVar[Access] = Access.DECISION
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
-    cost: ClassVar[str] = "40 forwards and more"
+    cost: ClassVar[str] = "20 forwards and more"
     source: ClassVar[str] = "ours, with the circle of Reza et al., ICCV 2023"
 
     steps: int = 60
     tries: int = 20
-    probes: int = 20
-    size: float = 0.2
+    probes: int = 12
+    size: float = 0.25
     tolerance: float = 0.2
 
     def init(self, p: Problem) -> State:
@@ -156,7 +155,7 @@ class Compass(Attack[State]):
             p,
             p.x + s.delta * expand(1 - s.gap / 2, s.delta),
             distance * self.size,
-            np.full(p.size, int(self.probes * (t + 1) ** _GROWTH)),
+            np.full(p.size, int(self.probes * np.sqrt(t + 1))),
             p.rng(t),
             _shaped(p, s, kinds),
         )
@@ -169,9 +168,7 @@ class Compass(Attack[State]):
         gap = (1 - beyond.sqrt()).clip(1e-4, 1.0)
 
         shorter = to_numpy((distance / magnitude(delta, 2)).log())
-        gain = shorter / np.maximum(p.ledger.forwards - asked, 1)
-        before = gains[rows, kinds]
-        gains[rows, kinds] = np.where(before == _UNTRIED, gain, (before + gain) / 2)
+        gains[rows, kinds] = shorter / np.maximum(p.ledger.forwards - asked, 1)
         return State(
             delta,
             where(moved, gap, s.gap),

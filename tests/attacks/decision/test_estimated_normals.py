@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from robustkit.attacks.decision.cgba import CGBA, CGBAH
+from robustkit.attacks.decision.compass import Compass
 from robustkit.attacks.decision.geoda import GeoDA
 from robustkit.attacks.decision.hopskipjump import HopSkipJump, qeba
 from robustkit.attacks.decision.sign_opt import SignOPT
@@ -30,6 +31,7 @@ ATTACKS = {
     "cgba-h": CGBAH(share=1.0),
     "geoda": GeoDA(share=1.0),
     "sign-opt": SignOPT(probes=30),
+    "compass": Compass(),
 }
 CASES = [
     (name, norm) for name, attack in ATTACKS.items() for norm in sorted(attack.norms)
@@ -91,6 +93,7 @@ FACTORS = {
     ("geoda", "l2"): 1.2,
     ("geoda", "linf"): 1.2,
     ("sign-opt", "l2"): 1.02,
+    ("compass", "l2"): 1.005,
 }
 
 
@@ -225,7 +228,9 @@ def test_an_unknown_subspace_is_refused():
         attacked(half_space(weights, offset), x, HopSkipJump(subspace="pca"), "l2")
 
 
-@pytest.mark.parametrize("name", ["hopskipjump", "qeba", "cgba", "cgba-h", "geoda"])
+@pytest.mark.parametrize(
+    "name", ["hopskipjump", "qeba", "cgba", "cgba-h", "geoda", "sign-opt", "compass"]
+)
 def test_they_are_known_by_name(name):
     attack = get_attack(name)
     assert attack.access is Access.DECISION
