@@ -79,8 +79,11 @@ _HOME = {
     "get_attack": "robustkit.registry",
     "load_data": "robustkit.evaluation.data",
     "load_model": "robustkit.models.load",
+    "merge": "robustkit.evaluation.merge",
     "qeba": "robustkit.attacks.decision.hopskipjump",
+    "resume": "robustkit.evaluation.resume",
     "run": "robustkit.evaluation.single",
+    "verify": "robustkit.evaluation.audit",
 }
 
 __all__ = ["__version__", *_HOME]

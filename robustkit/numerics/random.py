@@ -78,8 +78,15 @@ class Rng:
         values = bits.astype(dtype) * 2 - 1
         return like(self._reference, values.reshape((len(values), *shape)))
 
+    def skip(self) -> None:
+        """Pass over one draw."""
+        self._draws += 1
+
     def of(self, rows: Array) -> "Rng":
-        """The random numbers of some of the samples, as they would be in `self`."""
+        """The random numbers of some of the samples, as they would be in `self`.
+
+        Drawing them passes over nothing in `self`.
+        """
         part = Rng(
             self._seed, self._keys[rows], self._step, self._reference, self._stream
         )

@@ -1,5 +1,6 @@
 """The default attack for decisions at L2: a compass needle at the boundary."""
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from robustkit.attacks.decision.probing import (
     follow,
     semicircle,
     unit,
+    unspent,
 )
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
-from robustkit.engine.search import ROUGH, approach, starting_point
+from robustkit.engine.search import ROUGH, approach, bisect, starting_point
 from robustkit.models.base import Access
 from robustkit.numerics.frequencies import low_frequencies
 from robustkit.numerics.random import Rng
@@ -29,10 +31,12 @@ from robustkit.numerics.tensors import (
     Mask,
     PerSample,
     Tensor,
+    choose,
     expand,
     full,
     like,
     magnitude,
+    minimum,
     stack_rows,
     take,
     times,
@@ -53,7 +57,14 @@ _FLAT_FREQUENCIES, _FLAT_PIXELS = 0.05, 0.1
 _BLUR = 5
 # Smooth noises to start from: the shares of their frequencies.
 _SMOOTH = (0.08, 0.15, 0.25)
-_LEAST_SLOPE = 1e-3
+_SLOPE, _LEAST_SLOPE = 0.3, 1e-3
+# To this share of the probes' size starts are bisected.
+_FINE = 1e-2
+# So often a descent is looked at; it is given up where the distance has lately fallen
+# by less than this logarithm, or by less than half of what it is behind the best known.
+_CHECK, _STUCK = 6, 0.01
+# Perturbations to choose another start from, and where their random numbers are.
+_OTHERS, _APART = 5, 2**32
 
 
 @dataclass(frozen=True)
@@ -66,12 +77,16 @@ class State:
         slope: (n,) of the last move around the circle.
         gain: (n, kinds) of each kind of probes: how much the logarithm of the distance
             fell for each question, the last time.
+        age: (n,) steps since the start.
+        mark: (n,) the distance when it was last looked at whether this goes anywhere.
     """
 
     delta: Batch
     gap: PerSample
     slope: PerSample
     gain: Tensor
+    age: PerSample
+    mark: PerSample
 
 
 @dataclass(frozen=True)
@@ -131,31 +146,28 @@ class Compass(Attack[State]):
             for number in range(self.tries):
                 approach(p, p.x + _smooth_noise(p, rng, number), tolerance=2 * ROUGH)
             start, found = p.ledger.best * 1.0, p.ledger.found
-        delta = start - p.x
-
-        def path(share: PerSample) -> Batch:
-            return p.x + delta * expand(share, delta)
-
-        one = full(p.x, 1.0)
-        gap = self.size * 1e-2
-        share = cross(p, path, one, one * (1 - 2 * ROUGH), found, gap)
+        delta = _refined(p, start - p.x, found, self.size)
         return State(
-            delta * expand(share, delta),
-            full(p.x, gap),
-            full(p.x, 0.3),
+            delta,
+            full(p.x, self.size * _FINE),
+            full(p.x, _SLOPE),
             like(p.x, np.full((p.size, len(_SHARES)), _UNTRIED)),
+            full(p.x, 0.0),
+            magnitude(delta, 2),
         )
 
     def step(self, p: Problem, s: State, t: int) -> State:
+        s = self._started_anew(p, s, t)
         gains, rows = to_numpy(s.gain).copy(), np.arange(p.size)
-        kinds = _chosen(gains, t)
+        ages = to_numpy(s.age)
+        kinds = _chosen(gains, ages)
         asked = p.ledger.forwards.copy()
         distance = magnitude(s.delta, 2)
         normal = estimate_normal(
             p,
             p.x + s.delta * expand(1 - s.gap / 2, s.delta),
             distance * self.size,
-            np.full(p.size, int(self.probes * np.sqrt(t + 1))),
+            (self.probes * np.sqrt(ages + 1)).astype(np.int64),
             p.rng(t),
             _shaped(p, s, kinds),
         )
@@ -174,20 +186,76 @@ class Compass(Attack[State]):
             where(moved, gap, s.gap),
             where(moved, slope, (s.slope / 4).clip(_LEAST_SLOPE, np.inf)),
             like(p.x, gains),
+            s.age + 1,
+            s.mark,
         )
 
     def finished(self, p: Problem, s: State) -> Mask:
         return p.ledger.found.logical_not()
 
+    def _started_anew(self, p: Problem, s: State, t: int) -> State:
+        """The states, with another start for those of whom no more is to be hoped."""
+        age = to_numpy(s.age)
+        distance = magnitude(s.delta, 2)
+        gain = to_numpy((s.mark / distance).log())
+        behind = to_numpy((distance / p.ledger.distance).log())
+        due = (age > 0) & (age % _CHECK == 0)
+        slow = due & (gain < np.maximum(_STUCK, behind / 2))
+        mark = where(like(p.x, due), distance, s.mark)
+        s = dataclasses.replace(s, mark=mark)
+        if not slow.any():
+            return s
+        delta, found = _another_start(p, like(p.x, slow), t)
+        delta = _refined(p, delta, found, self.size)
+        fresh = State(
+            delta,
+            full(p.x, self.size * _FINE),
+            full(p.x, _SLOPE),
+            like(p.x, np.full((p.size, len(_SHARES)), _UNTRIED)),
+            full(p.x, 0.0),
+            magnitude(delta, 2),
+        )
+        return choose(found, fresh, s)
 
-def _chosen(gains: Array, t: int) -> Array:
+
+def _chosen(gains: Array, ages: Array) -> Array:
     """(n,) the kind of probes that has brought most, each being tried in its turn.
 
     What a kind brought long ago is more than it would bring now, since all gains fall,
     so no kind is forgotten.
     """
-    due = np.asarray(_FIRST) <= t
+    due = np.asarray(_FIRST) <= ages[:, None]
     return np.asarray(np.where(due, gains, -np.inf).argmax(axis=1))
+
+
+def _refined(p: Problem, delta: Batch, found: Mask, size: float) -> Batch:
+    """Perturbations known to `ROUGH` brought so near to the boundary as probes need."""
+
+    def path(share: PerSample) -> Batch:
+        return p.x + delta * expand(share, delta)
+
+    one = full(p.x, 1.0)
+    share = cross(p, path, one, one * (1 - 2 * ROUGH), found, size * _FINE)
+    return delta * expand(share, delta)
+
+
+def _another_start(p: Problem, asked: Mask, t: int) -> tuple[Batch, Mask]:
+    """The nearest of a few perturbations chosen at random, and who has one."""
+    rng = p.rng(t + _APART)
+    delta, radius, found = p.x.zeros_like(), full(p.x, math.inf), full(p.x, 1.0) < 0
+    for number in range(_OTHERS):
+        if p.pool is None or not p.pool.shape[0]:
+            far = p.bounds.clip(p.x + _smooth_noise(p, rng, number)) - p.x
+        else:
+            far = take(p.pool, to_numpy(rng.integers(p.pool.shape[0]))) - p.x
+        reach = minimum(radius * (1 - 2 * ROUGH), p.norm(far))
+        point = p.bounds.clip(p.x + p.norm.project(far, reach))
+        passed = p.decide(point, asked.logical_and(unspent(p)))
+        nearer = bisect(p, point, passed, ROUGH) - p.x
+        delta = where(passed, nearer, delta)
+        radius = where(passed, p.norm(nearer), radius)
+        found = found.logical_or(passed)
+    return delta, found
 
 
 def _smooth_noise(p: Problem, rng: Rng, number: int) -> Batch:
@@ -220,6 +288,7 @@ def _shaped(p: Problem, s: State, kinds: Array) -> Draw:
             probes = space.images(drawn)
             parts.append(times(probes, like(p.x, pixels[some]), reuse=True))
             rows.append(some)
+        rng.skip()
         back = np.argsort(np.concatenate(rows))
         probes = stack_rows(parts)
         return across(probes if len(parts) == 1 else take(probes, back), s.delta)
