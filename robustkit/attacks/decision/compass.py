@@ -105,6 +105,9 @@ class Compass(Attack[State]):
     has every frequency gives each the perturbation's own strength. So the number of
     directions worth asking about shrinks while the search goes on.
 
+    Where that goes no further, or cannot catch up with the nearest adversarial known,
+    it begins anew from another start, of the pool or smooth noise.
+
     Args:
         steps: How many; each costs the probes and about 6 questions on the circle.
         tries: How many starting points of each kind to try (see `starting_point`).
@@ -146,15 +149,7 @@ class Compass(Attack[State]):
             for number in range(self.tries):
                 approach(p, p.x + _smooth_noise(p, rng, number), tolerance=2 * ROUGH)
             start, found = p.ledger.best * 1.0, p.ledger.found
-        delta = _refined(p, start - p.x, found, self.size)
-        return State(
-            delta,
-            full(p.x, self.size * _FINE),
-            full(p.x, _SLOPE),
-            like(p.x, np.full((p.size, len(_SHARES)), _UNTRIED)),
-            full(p.x, 0.0),
-            magnitude(delta, 2),
-        )
+        return self._begun(p, start - p.x, found)
 
     def step(self, p: Problem, s: State, t: int) -> State:
         s = self._started_anew(p, s, t)
@@ -193,6 +188,18 @@ class Compass(Attack[State]):
     def finished(self, p: Problem, s: State) -> Mask:
         return p.ledger.found.logical_not()
 
+    def _begun(self, p: Problem, delta: Batch, found: Mask) -> State:
+        """The states at new starts, which are known to `ROUGH`."""
+        delta = _refined(p, delta, found, self.size)
+        return State(
+            delta,
+            full(p.x, self.size * _FINE),
+            full(p.x, _SLOPE),
+            like(p.x, np.full((p.size, len(_SHARES)), _UNTRIED)),
+            full(p.x, 0.0),
+            magnitude(delta, 2),
+        )
+
     def _started_anew(self, p: Problem, s: State, t: int) -> State:
         """The states, with another start for those of whom no more is to be hoped."""
         age = to_numpy(s.age)
@@ -206,15 +213,7 @@ class Compass(Attack[State]):
         if not slow.any():
             return s
         delta, found = _another_start(p, like(p.x, slow), t)
-        delta = _refined(p, delta, found, self.size)
-        fresh = State(
-            delta,
-            full(p.x, self.size * _FINE),
-            full(p.x, _SLOPE),
-            like(p.x, np.full((p.size, len(_SHARES)), _UNTRIED)),
-            full(p.x, 0.0),
-            magnitude(delta, 2),
-        )
+        fresh = self._begun(p, delta, found)
         return choose(found, fresh, s)
 
 

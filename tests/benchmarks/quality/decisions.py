@@ -130,7 +130,8 @@ def _table(options: argparse.Namespace, norm: str, net: str, pool: bool) -> None
     for name in options.attacks:
         curve, seconds = _ours(name, norm, model, x, y, others if pool else None, asked)
         _line(f"ours: {name}", np.median(curve, axis=1))
-        _line("  over the best peer", np.median(curve, axis=1) / best)
+        known = np.where(np.isfinite(best), best, np.nan)
+        _line("  over the best peer", np.median(curve, axis=1) / known)
         share = np.mean(np.isfinite(curve[-1]))
         print(f"  found {share:.0%}, time {seconds / _bare(model, x, asked[-1]):.2f}")
     white = rk.run(rk.auto(norm), model, x, y, norm=norm)
