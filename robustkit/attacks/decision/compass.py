@@ -62,7 +62,7 @@ _SLOPE, _LEAST_SLOPE = 0.3, 1e-3
 _FINE = 1e-2
 # So often a descent is looked at; it is given up where the distance has lately fallen
 # by less than this logarithm, or by less than half of what it is behind the best known.
-_CHECK, _STUCK = 6, 0.01
+_CHECK, _STUCK = 6, 0.005
 # Perturbations to choose another start from, and where their random numbers are.
 _OTHERS, _APART = 5, 2**32
 

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from robustkit.attacks.decision import compass
+from robustkit.attacks.decision import compass, probing
 from robustkit.attacks.decision.compass import Compass
 from robustkit.engine.criteria import Misclassification
 from robustkit.engine.loop import run
@@ -115,3 +115,23 @@ def test_the_state_is_per_sample():
     state = attack.step(p, attack.init(p), 0)
     for field in dataclasses.fields(state):
         assert getattr(state, field.name).shape[0] == 3
+
+
+def test_probes_of_all_chunks_are_different(monkeypatch):
+    """Inputs may be so large that probes are drawn a few at a time."""
+    monkeypatch.setattr(probing, "_AT_ONCE", 256 * 4)
+    shown = []
+
+    def function(x):
+        shown.extend(image.tobytes() for image in x)
+        return two_classes(1.0 - x.sum(axis=(1, 2, 3)))
+
+    keys = np.arange(2, dtype=np.uint64)
+    p = problem(function, np.zeros((2, 1, 16, 16)), keys=keys)
+    p.limit(Compass.access, None)
+    attack = Compass(probes=20)
+    state = attack.init(p)
+    before = len(shown)
+    attack.step(p, state, 0)
+    probes = shown[before : before + 40]
+    assert len(set(probes)) == 40
