@@ -43,6 +43,9 @@ def own(tmp_path_factory):
         "    net.weight.data = weights.sin() * 3\n"
         "    net.bias.data = torch.zeros(3)\n"
         "    return net\n"
+        "def flat():\n"
+        "    net = build()\n"
+        "    return lambda x: net((x * 4).round() / 4)\n"
         "def numpy_model(x):\n"
         "    return x @ np.sin(np.arange(15.0)).reshape(3, 5).T\n"
         "def probabilities(x):\n"
@@ -319,3 +322,78 @@ def test_a_folder_that_was_there_before_is_not_called_ours(own, tmp_path, monkey
     done = CliRunner().invoke(main, ["eval", "--out", str(own)])
     assert done.exit_code == 2
     assert "what was finished" not in done.stderr
+
+
+def test_checks_and_comparisons_of_runs(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(own)
+
+    def answer(*arguments):
+        return CliRunner().invoke(main, list(map(str, arguments)))
+
+    for attack in ("fgsm", "fmn"):
+        answer(
+            "eval", "net.py:build", "--data", "data.npz", "--attacks", attack,
+            "--budget", 30, "--out", tmp_path / attack,
+        )  # fmt: skip
+    done = answer("compare", tmp_path / "fgsm", tmp_path / "fmn")
+    assert done.exit_code == 0, done.stderr
+    assert "fmn against fgsm" in done.stdout
+    assert "local optimality" in done.stdout
+    done = answer("compare", tmp_path / "fgsm", "--json")
+    assert json.loads(done.stdout)["attacks"][0]["local_optimality"] == 1
+    asked = ("check", "net.py:build", "--data", "data.npz")
+    done = answer(*asked, "--run", tmp_path / "fgsm", "--strict")
+    assert done.exit_code == 0, done.stderr
+    assert "C9 suspicious" in done.stdout
+    done = answer("check", "net.py:flat", "--data", "data.npz", "--strict", "--json")
+    assert done.exit_code == 3, done.stderr
+    assert json.loads(done.stdout)["worst"] == "invalidates"
+    done = answer(*asked, "--epsilon", "1,2")
+    assert done.exit_code == 2
+    assert "one number" in done.stderr
+
+
+def test_exact_distances_row_by_row_or_as_json(own, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "def build():\n"
+        "    net = torch.nn.Sequential(torch.nn.Linear(5, 3)).eval()\n"
+        "    weights = torch.arange(15.0).reshape(3, 5).sin()\n"
+        "    net[0].weight.data, net[0].bias.data = weights, torch.zeros(3)\n"
+        "    return net\n"
+    )
+    model, data = f"{tmp_path / 'net.py'}:build", str(own / "data.npz")
+    runner = CliRunner()
+    given = ["exact", model, "--data", data, "--norm", "l1", "--samples", "3"]
+    done = runner.invoke(main, given)
+    assert done.exit_code == 0, done.output
+    header, *rows = done.output.splitlines()
+    assert header.split() == ["sample", "label", "lower", "upper", "status", "seconds"]
+    assert len(rows) == 3
+    listed = json.loads(runner.invoke(main, [*given, "--json"]).output)
+    x = np.load(own / "data.npz")["x"].astype(np.float64)
+    weights = np.sin(np.arange(15.0, dtype=np.float32)).reshape(3, 5).astype(float)
+    for row, entry in enumerate(listed):
+        gaps = weights[entry["label"]] - np.delete(weights, entry["label"], axis=0)
+        # Unboxed, hence no more than a lower bound.
+        least = ((gaps @ x[row]) / np.abs(gaps).max(axis=1)).min()
+        assert entry["upper"] >= least - 1e-6
+        assert entry["status"] == "exact"
+        assert str(entry["label"]) == rows[row].split()[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits", "--norm", "l2"], "not computed in the norm l2"),
+        (["digits", "--timeout", "0"], "timeout must be above 0"),
+        (["digits", "--target", "99"], "the target must be 0 to 9; got 99"),
+        (["net.py:numpy_model", "--data", "data.npz"], "torch Sequential"),
+        (["digits", "--bounds", "0"], "--bounds takes two numbers"),
+    ],
+)
+def test_exact_refuses_what_it_cannot_do(own, monkeypatch, arguments, message):
+    monkeypatch.chdir(own)
+    done = CliRunner().invoke(main, ["exact", *arguments, "--samples", "1"])
+    assert done.exit_code == 2
+    assert message in done.output

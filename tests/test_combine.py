@@ -150,7 +150,7 @@ class TestCascade:
         class Noted(PGD):
             def start(self, p, epsilon, rng):
                 state = super().start(p, epsilon, rng)
-                starts.append(state.delta.numpy())
+                starts.append(state.point.numpy())
                 return state
 
         inner = Noted(1e-6, steps=2, random_start=True)

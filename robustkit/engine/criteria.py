@@ -20,6 +20,7 @@ from robustkit.numerics.tensors import (
     best_other,
     differentiate,
     highest,
+    lead,
     maximum,
     minimum,
     one_hot,
@@ -92,7 +93,7 @@ class Misclassification(Criterion):
     labels: Tensor
 
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
-        return _above_best(logits, self.labels)
+        return lead(logits, self.labels)
 
     def margin(self, logits: Tensor) -> PerSample:
         return at_label(logits, self.labels) - best_other(logits, self.labels)[0]
@@ -122,7 +123,7 @@ class Targeted(Criterion):
     targets: Tensor
 
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
-        margin, slopes = _above_best(logits, self.targets)
+        margin, slopes = lead(logits, self.targets)
         return -margin, -slopes
 
     def cross_entropy(self, logits: Tensor) -> tuple[PerSample, Tensor]:
@@ -279,13 +280,6 @@ class Custom(Criterion):
 
     def margin(self, logits: Tensor) -> PerSample:
         return self.function(logits, *self.data)
-
-
-def _above_best(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
-    """How far each row's own class is above the best other one, with slopes."""
-    best, rival = best_other(logits, labels)
-    margin = at_label(logits, labels) - best
-    return margin, one_less_another(logits, labels, rival)
 
 
 def _above(logits: Tensor, one: Tensor, other: Tensor) -> tuple[PerSample, Tensor]:

@@ -178,12 +178,14 @@ class Ledger:
     def left(self) -> Array:
         """(n,) int64: how many more questions count; very many without a budget."""
         if self.budget is None:
-            return np.full(len(self.forwards), np.iinfo(np.int64).max)
+            return np.full(len(self.forwards), _UNLIMITED)
         return np.asarray(np.maximum(self.budget - self.forwards, 0))
 
     def spent(self) -> Array:
         """(n,) booleans: whose budget is used up."""
-        return np.asarray(self.left() == 0)
+        if self.budget is None:
+            return np.zeros(len(self.forwards), dtype=bool)
+        return np.asarray(self.forwards >= self.budget)
 
     def settled(self) -> Array:
         """(n,) booleans: for whom nothing nearer can be found, or is rewarded."""
@@ -236,4 +238,6 @@ class Ledger:
         )
 
 
+# Made once, since NumPy takes longer for it than for a whole question's bill.
+_UNLIMITED = np.iinfo(np.int64).max
 _COUNTS = ("forwards", "backwards", "decisions", "steps", "unknown")

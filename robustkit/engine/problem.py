@@ -21,6 +21,8 @@ from robustkit.numerics.tensors import (
     finite_or_zero,
     like,
     maximum,
+    minus,
+    plus,
     put,
     take,
     to_numpy,
@@ -121,6 +123,8 @@ class Problem:
         self._access = model.access
         self._seed = seed
         self._keys = keys
+        # Known to lie within the bounds.
+        self._inside: Batch | None = None
 
     @property
     def size(self) -> int:
@@ -218,7 +222,7 @@ class Problem:
         """
         self._allow(Access.GRADIENT)
         loss = get_loss(loss) if isinstance(loss, str) else loss
-        point = self.bounds.clip(x)
+        point = x if x is self._inside else self.bounds.clip(x)
         with self._model.session():
             logits, pull_back = self._model.linearise(point)
             value, slopes = loss(self._criterion, logits)
@@ -229,6 +233,35 @@ class Problem:
         margin = value if is_margin else self._criterion.margin(logits)
         answer = self._recorded(point, margin, backward=True)
         return GradientAnswer(**vars(answer), gradient=gradient)
+
+    def descend(
+        self,
+        here: GradientAnswer,
+        radius: PerSample,
+        share: PerSample | float,
+        *,
+        gradient: Batch | None = None,
+        norm: Norm | None = None,
+    ) -> Batch:
+        """The points (n, ...) one step down the gradient, in ball and bounds again.
+
+        The step is `Norm.stride`, the way back `Norm.project_box`. Asks nothing.
+
+        Args:
+            here: Where the step starts.
+            radius: (n,) of the ball around the originals, in norm units.
+            share: How long the step is, as a share of the ball; (n,) or one for all.
+            gradient: (n, ...) to go down; None: that of `here`.
+            norm: Whose ball it is; None: the problem's.
+        """
+        norm = self.norm if norm is None else norm
+        gradient = here.gradient if gradient is None else gradient
+        stride = norm.stride(gradient, radius, share, here.point, self.bounds)
+        moved = minus(here.delta, stride, reuse=True)
+        delta = norm.project_loosely(moved, radius, self.low, self.high)
+        point = plus(delta, self.x, reuse=True)
+        self._inside = self.bounds.clip(point, reuse=True)
+        return self._inside
 
     def logits(self, x: Batch, rows: Array | None = None) -> Tensor:
         """Ask for the scores themselves: one forward pass per row.

@@ -139,10 +139,11 @@ def verify(
         mean=config["mean"],
         std=config["std"],
     )
+    precise = opened.precise()
     auditor = _Auditor(
-        opened,
+        precise,
         make_criterion(
-            opened,
+            precise,
             config["target"],
             criterion,
             examine(opened, dataset.example).classes,

@@ -170,11 +170,11 @@ class BatchEvaluator:
             )
 
     def _clean(self, x: Array, label: Array, index: Array) -> _Batch:
-        broken = [""] * len(x)
+        broken, model = [""] * len(x), self.model.precise()
 
         def asked(rows: Array) -> Array:
             with deadline(self.time_limit):
-                return to_numpy(self.model.logits(self.model.to_tensor(x[rows])))
+                return to_numpy(model.logits(model.to_tensor(x[rows])))
 
         answers = _isolating(asked, np.arange(len(x)), broken)
         logits = np.full((len(x), self.classes), np.nan, dtype=np.float32)

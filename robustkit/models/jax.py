@@ -19,6 +19,8 @@ except ImportError as error:
 
 __all__ = ["JaxModel"]
 
+# Of batches between which a model is compiled anew.
+_MOST_SIZES = 4
 _UNTRACEABLE = (
     jax.errors.ConcretizationTypeError,
     jax.errors.NonConcreteBooleanIndexError,
@@ -31,10 +33,10 @@ _UNTRACEABLE = (
 class JaxModel(Model):
     """A function from a JAX batch to logits, compiled.
 
-    Batches are filled up, by repeating their last row, to a power of 4 or to the
-    largest batch seen, so that samples leaving the batch do not compile it anew. A
-    function that cannot be compiled, because its Python depends on values, runs as it
-    is, with a warning.
+    Batches are filled up, by repeating their last row, to the largest batch seen or to
+    a quarter, a sixteenth or a 64th of it, so that samples leaving the batch compile it
+    four times at most. A function that cannot be compiled, because its Python depends
+    on values, runs as it is, with a warning.
 
     Args:
         function: (n, ...) to logits (n, classes), or to an object with such `.logits`;
@@ -144,11 +146,13 @@ class JaxModel(Model):
         count = raw.shape[0]
         if not self._compiles or count == 0:
             return raw
-        self._largest = max(self._largest, count)
-        size = 1
-        while size < count:
-            size *= 4
-        return _fill(raw, min(size, self._largest))
+        size = self._largest = max(self._largest, count)
+        for _ in range(_MOST_SIZES - 1):
+            quarter = -(-size // 4)
+            if quarter < count:
+                break
+            size = quarter
+        return _fill(raw, size)
 
 
 def _pull_back(way_back: Callable[..., Any], slopes: jax.Array) -> jax.Array:

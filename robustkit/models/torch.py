@@ -1,5 +1,6 @@
 """PyTorch modules."""
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,12 +26,22 @@ class TorchModel(Model):
     `requires_grad` is restored afterwards. A module in training mode is evaluated in
     evaluation mode, with a warning, unless `training` says otherwise.
 
+    Attacks may work faster and less precisely: with `autocast`, `channels_last` or
+    `compiled`. What they find is then verified by the plain module (`precise`), and
+    moved outwards where it does not hold there.
+
     Args:
         module: (n, ...) to logits (n, classes), or to an object with such `.logits`.
         bounds: Of valid inputs, in input units.
         device: Where questions are asked; the module is moved there. None: where the
             module's first parameter is.
         training: Leave the module's mode as it is.
+        autocast: Compute in this precision what torch deems safe to (`torch.autocast`),
+            such as `torch.bfloat16`, on devices made for it.
+        channels_last: Lay images (n, channels, height, width), and the weights of the
+            module, out with the channels innermost, which many devices prefer.
+        compiled: Compile the module (`torch.compile`), for any batch size; takes from
+            seconds to minutes, and on a CPU a C++ compiler.
         name: For people.
 
     >>> module = torch.nn.Linear(4, 3).eval()
@@ -48,11 +59,15 @@ class TorchModel(Model):
         *,
         device: str | torch.device | None = None,
         training: bool = False,
+        autocast: torch.dtype | None = None,
+        channels_last: bool = False,
+        compiled: bool = False,
         name: str | None = None,
     ) -> None:
         self.bounds = bounds or Bounds()
         self.name = name or native_name(module)
         self._module = module
+        self._autocast, self._channels_last = autocast, channels_last
         self._open = False
         self._layers: list[torch.nn.Module] = []
         self._parameters: list[torch.nn.Parameter] = []
@@ -65,6 +80,18 @@ class TorchModel(Model):
         found = "cpu" if first is None else first.device
         self._device = torch.device(device or found)
         self._dtype = first.dtype if first is not None else None
+        self._fast: Callable[..., Any] = module
+        if autocast is not None:
+            _check_autocast(autocast, self._device)
+        if channels_last and isinstance(module, torch.nn.Module):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if compiled:
+            self._fast = torch.compile(module, dynamic=True)
+        self._shortcuts = autocast is not None or channels_last or compiled
+        if self._shortcuts:
+            what = [autocast and str(autocast), channels_last and "channels last"]
+            names = ", ".join(w for w in [*what, compiled and "compiled"] if w)
+            self.notes = (f"attacked faster ({names}), verified by the plain module",)
         if any(layer.training for layer in self._layers):
             warnings.warn(
                 f"the module '{self.name}', or a layer of it, is in training mode; "
@@ -72,6 +99,11 @@ class TorchModel(Model):
                 "or build TorchModel(module, training=True) to attack it as it is",
                 stacklevel=2,
             )
+
+    @property
+    def module(self) -> Callable[..., Any]:
+        """What answers."""
+        return self._module
 
     def logits(self, x: Batch) -> Tensor:
         raw = x.raw
@@ -104,9 +136,16 @@ class TorchModel(Model):
             )
             if gradient is None:
                 raise NoGradient(self._no_gradient())
-            return as_tensor(gradient)
+            return as_tensor(gradient.contiguous())
 
         return as_tensor(out.detach().to(raw.dtype)), pull_back
+
+    def precise(self) -> "TorchModel":
+        if not self._shortcuts:
+            return self
+        plain = copy.copy(self)
+        plain._shortcuts, plain._open = False, False
+        return plain
 
     def to_tensor(self, x: Array) -> Batch:
         return as_tensor(torch.from_numpy(np.array(x)).to(self._device))
@@ -144,6 +183,14 @@ class TorchModel(Model):
                 layer.training = True
             self._open = False
 
+    def _fast_call(self, raw: torch.Tensor) -> Any:
+        if self._channels_last and raw.ndim == 4:
+            raw = raw.contiguous(memory_format=torch.channels_last)
+        if self._autocast is None:
+            return self._fast(raw)
+        with torch.autocast(self._device.type, self._autocast):
+            return self._fast(raw)
+
     def _no_gradient(self) -> str:
         return (
             f"the output of the model '{self.name}' does not depend on its input in a "
@@ -154,7 +201,7 @@ class TorchModel(Model):
     def _call(self, raw: torch.Tensor) -> torch.Tensor:
         if self._dtype is not None and raw.dtype != self._dtype:
             raw = raw.to(self._dtype)
-        out = self._module(raw)
+        out = self._fast_call(raw) if self._shortcuts else self._module(raw)
         out = getattr(out, "logits", out)
         if not isinstance(out, torch.Tensor):
             raise BadInput(
@@ -178,6 +225,18 @@ def _move(module: torch.nn.Module, device: str | torch.device) -> None:
         raise BadInput(
             f"cannot move the model to the device '{device}' ({reason}); `robustkit "
             "doctor` lists the devices there are"
+        ) from error
+
+
+def _check_autocast(dtype: torch.dtype, device: torch.device) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            torch.autocast(device.type, dtype)
+    except (RuntimeError, UserWarning) as error:
+        raise BadInput(
+            f"{dtype} is no precision that torch.autocast knows on '{device}'; "
+            "try torch.bfloat16"
         ) from error
 
 

@@ -47,6 +47,13 @@ class Preprocessed(Model):
         logits, pull_back = self._model.linearise(self._normalise(x))
         return logits, lambda slopes: pull_back(slopes) / self._channels(self._std, x)
 
+    def precise(self) -> Model:
+        inner = self._model.precise()
+        if inner is self._model:
+            return self
+        mean, std = self._mean.tolist(), self._std.tolist()
+        return Preprocessed(inner, mean, std, self._axis)
+
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
 

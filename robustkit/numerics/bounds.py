@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from robustkit.errors import BadInput
-from robustkit.numerics.tensors import Batch
+from robustkit.numerics.tensors import Batch, clip
 
 __all__ = ["Bounds"]
 
@@ -38,6 +38,9 @@ class Bounds:
         """Upper minus lower bound, in input units."""
         return self.upper - self.lower
 
-    def clip(self, x: Batch) -> Batch:
-        """`x` with every value moved to the nearest valid one."""
-        return x.clip(self.lower, self.upper)
+    def clip(self, x: Batch, *, reuse: bool = False) -> Batch:
+        """`x` with every value moved to the nearest valid one.
+
+        With `reuse`, the memory of `x` may be taken for the result.
+        """
+        return clip(x, self.lower, self.upper, reuse=reuse)

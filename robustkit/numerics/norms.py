@@ -29,9 +29,14 @@ from robustkit.numerics.tensors import (
     magnitude,
     maximum,
     minimum,
+    minus,
     plus,
+    plus_times,
+    put,
     reaches,
+    take,
     times,
+    to_numpy,
     total,
     where,
 )
@@ -76,6 +81,15 @@ class Norm(ABC):
     ) -> Batch:
         """The point of ball and box together nearest to `delta` in the L2 sense."""
 
+    def project_loosely(
+        self, delta: Batch, radius: PerSample, low: Batch, high: Batch
+    ) -> Batch:
+        """What becomes `project_box` once it is clipped to the box.
+
+        For what is clipped anyway. The memory of `delta` may be taken for the result.
+        """
+        return self.project_box(delta, radius, low, high)
+
     @abstractmethod
     def project_halfspace(
         self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
@@ -113,7 +127,7 @@ class Norm(ABC):
         Features that stand at a bound and would be pushed out of it by a step *down*
         take no part, so that the others share the whole length: without this, attacks
         on images with many black or white pixels find little. Zero where the gradient
-        is.
+        is. In memory that nobody else holds.
 
         Args:
             gradient: (n, ...) of what is to be lowered.
@@ -262,6 +276,12 @@ class Linf(Norm):
     ) -> Batch:
         return clip(self.project(delta, radius), low, high, reuse=True)
 
+    def project_loosely(
+        self, delta: Batch, radius: PerSample, low: Batch, high: Batch
+    ) -> Batch:
+        edge = expand(radius, delta)
+        return clip(delta, -edge, edge, reuse=True)
+
     def project_halfspace(
         self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
     ) -> Batch:
@@ -301,7 +321,7 @@ class L1(Norm):
     def project_box(
         self, delta: Batch, radius: PerSample, low: Batch, high: Batch
     ) -> Batch:
-        outside = (delta - clip(delta, low, high)).abs()
+        outside = minus(delta, clip(delta, low, high), reuse=True).abs()
         threshold = capped_threshold(flatten(delta.abs()), flatten(outside), radius)
         return clip(_shrunk(delta, threshold), low, high, reuse=True)
 
@@ -474,19 +494,25 @@ def get_norm(name: str | Norm) -> Norm:
 
 def _unblocked(gradient: Batch, point: Batch, bounds: Bounds) -> Batch:
     """`gradient` without the features that cannot go down it inside the bounds."""
-    step = times(gradient.sign(), -bounds.width, reuse=True)
-    corner = plus(step, point, reuse=True)
-    corner = clip(corner, bounds.lower, bounds.upper, reuse=True)
+    far = plus_times(point, gradient, -_FURTHEST * bounds.width)
+    corner = clip(far, bounds.lower, bounds.upper, reuse=True)
     return times(differs(corner, point, reuse=True), gradient, reuse=True)
 
 
 def _along(gradient: Batch, length: PerSample) -> Batch:
-    """`gradient` at the given length; zero stays zero."""
-    # Over the largest entry first, since the squares of tiny values would vanish.
-    peak = nonzero(magnitude(gradient, math.inf))
-    gradient = gradient / expand(peak, gradient)
-    share = length / nonzero(magnitude(gradient, 2))
-    return times(gradient, expand(share, gradient), reuse=True)
+    """`gradient`, whose memory is taken, at the given length; zero stays zero."""
+    with np.errstate(over="ignore"):
+        size = magnitude(gradient, 2)
+    lengths = to_numpy(size)
+    rows = np.flatnonzero(~((lengths > 1e-15) & (lengths < 1e15)))
+    if len(rows):
+        # Over the largest entry first, since the squares of tiny values vanish, and
+        # those of huge ones are infinite.
+        some = take(gradient, rows)
+        some = some / expand(nonzero(magnitude(some, math.inf)), some)
+        gradient = put(gradient, rows, some, reuse=True)
+        size = put(size, rows, magnitude(some, 2))
+    return times(gradient, expand(length / nonzero(size), gradient), reuse=True)
 
 
 def _along_until(
@@ -506,7 +532,7 @@ def _along_until(
 def _shrunk(delta: Batch, threshold: PerSample) -> Batch:
     """Every feature nearer to zero by the threshold, or there."""
     edge = expand(threshold, delta)
-    return delta - clip(delta, -edge, edge)
+    return minus(delta, clip(delta, -edge, edge), reuse=True)
 
 
 def _room(direction: Batch, low: Batch, high: Batch) -> Batch:

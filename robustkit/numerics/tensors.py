@@ -34,14 +34,17 @@ __all__ = [
     "flatten",
     "full",
     "highest",
+    "lead",
     "like",
     "magnitude",
     "matmul",
     "maximum",
     "minimum",
+    "minus",
     "one_hot",
     "one_less_another",
     "plus",
+    "plus_times",
     "put",
     "reaches",
     "rounding",
@@ -165,16 +168,17 @@ def clip(
     With `reuse`, here and below, the memory of `x` may be taken for the result: new
     memory costs as much as the work on it.
     """
-    if _framework(x) == "torch":
+    if not isinstance(lower, Tensor) and not isinstance(upper, Tensor):
+        if reuse and _framework(x) == "torch":
+            return type(x)(x.raw.clamp_(lower, upper))
+        return x.clip(lower, upper)
+    tensors = isinstance(lower, Tensor) and isinstance(upper, Tensor)
+    if tensors and _framework(x) == "torch":
         import torch
 
-        out = x.raw if reuse else None
-        if isinstance(lower, Tensor) and isinstance(upper, Tensor):
-            # Twice as fast as one clamp between tensors.
-            out = torch.maximum(x.raw, lower.raw, out=out)
-            return type(x)(torch.minimum(out, upper.raw, out=out))
-        if not isinstance(lower, Tensor) and not isinstance(upper, Tensor):
-            return type(x)(torch.clamp(x.raw, lower, upper, out=out))
+        # Twice as fast as one clamp between tensors.
+        out = torch.maximum(x.raw, _raw(lower), out=x.raw if reuse else None)
+        return type(x)(torch.minimum(out, _raw(upper), out=out))
     return minimum(maximum(x, lower), upper)
 
 
@@ -183,6 +187,23 @@ def plus(x: Tensor, y: Tensor, *, reuse: bool = False) -> Tensor:
     if reuse and _framework(x) == "torch":
         return type(x)(x.raw.add_(y.raw))
     return x + y
+
+
+def plus_times(x: Tensor, y: Tensor, factor: float) -> Tensor:
+    """The sum of `x` and `factor` times `y`, which may be infinite."""
+    if _framework(x) == "torch":
+        return type(x)(x.raw.add(y.raw, alpha=factor))
+    with np.errstate(over="ignore"):
+        return x + y * factor
+
+
+def minus(x: Tensor, y: Tensor, *, reuse: bool = False) -> Tensor:
+    """The difference, in the shape of both; `reuse` takes the memory of `y`."""
+    if reuse and _framework(x) == "torch":
+        import torch
+
+        return type(x)(torch.sub(x.raw, y.raw, out=y.raw))
+    return x - y
 
 
 def times(x: Tensor, y: Tensor | float, *, reuse: bool = False) -> Tensor:
@@ -304,8 +325,10 @@ def top(x: Tensor, count: int) -> Tensor:
     """The `count` highest entries of each row of a matrix, descending."""
     if _framework(x) == "numpy" or _on_host(x):
         # Faster than torch's own selection, and eagerpy's is wrong for wide rows.
-        rows = np.sort(to_numpy(x), axis=1)[:, x.shape[1] - count :]
-        return like(x, rows[:, ::-1].copy())
+        rows, start = to_numpy(x), x.shape[1] - count
+        if 4 * count < x.shape[1]:
+            rows, start = np.partition(rows, start, axis=1)[:, start:], 0
+        return like(x, np.sort(rows, axis=1)[:, start:][:, ::-1].copy())
     return highest(x, count)[0]
 
 
@@ -359,6 +382,27 @@ def one_less_another(logits: Tensor, plus: Tensor, minus: Tensor) -> Tensor:
         return type(logits)(out.scatter_(1, minus.raw.unsqueeze(1), -1.0))
     classes, dtype = logits.shape[1], logits.dtype
     return one_hot(plus, classes).astype(dtype) - one_hot(minus, classes).astype(dtype)
+
+
+def lead(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
+    """How far each row's entry at its label is above the best other one (n,).
+
+    And the slopes of that: 1 at the label, -1 at the best other, else 0.
+    """
+    if _framework(logits) == "numpy" or _on_host(logits):
+        # Tiny arrays: one call of a framework costs as much as all of this.
+        values, own = to_numpy(logits), to_numpy(labels)
+        rows, others = np.arange(len(values)), np.array(values)
+        others[rows, own] = -math.inf
+        rival = others.argmax(axis=1)
+        slopes = np.zeros_like(values)
+        slopes[rows, own] = 1
+        slopes[rows, rival] = -1
+        gap = values[rows, own] - others[rows, rival]
+        return like(logits, gap), like(logits, slopes)
+    best, rival = best_other(logits, labels)
+    gap = at_label(logits, labels) - best
+    return gap, one_less_another(logits, labels, rival)
 
 
 def at_label(logits: Tensor, labels: Tensor) -> PerSample:
@@ -467,8 +511,13 @@ def put(x: Batch, rows: Array, values: Batch, *, reuse: bool = False) -> Batch:
     With `reuse`, the memory of `x` may be taken for the result; else it is a copy.
     """
     if _framework(x) == "torch":
-        raw = x.raw if reuse else x.raw.clone()
-        return type(x)(raw.index_copy_(0, _index(x, rows), values.raw))
+        out = x if reuse else type(x)(x.raw.clone())
+        if _on_host(x):
+            # Twice as fast as torch's own.
+            to_numpy(out)[rows] = to_numpy(values)
+        else:
+            out.raw.index_copy_(0, _index(x, rows), values.raw)
+        return out
     if _framework(x) == "jax":
         return type(x)(x.raw.at[rows].set(values.raw))
     if _framework(x) == "tensorflow":

@@ -1,24 +1,36 @@
 """What attacks cost beside the passes they make: `python tests/benchmarks/speed.py`.
 
-Each attack is timed beside the bare forward and backward passes of the same number and
-batch (parameters frozen), one round after the other, so that whatever else the machine
-does slows both. The table shows the median over the rounds of each ratio.
+Each attack, and its likes of other packages where those are installed, is timed beside
+the bare forward and backward passes of the same number and batch (parameters frozen),
+one round after the other, so that whatever else the machine does slows all. Time is
+that of the processor, on one thread, since waiting for others is nobody's cost. Two
+ratios are shown per pass: the median over the rounds, and the quickest round over the
+quickest of the bare passes. An attack that makes more than one forward and one backward
+pass per step pays for it here.
 """
 
 import argparse
+import functools
 import importlib.util
+import itertools
+import math
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from robustkit.attacks.gradient.apgd import APGD
+from robustkit.attacks.gradient.ddn import DDN
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.attacks.gradient.pgd import PGD
+from robustkit.attacks.gradient.relay import Relay
+from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Misclassification
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
@@ -27,6 +39,7 @@ from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+PEERS = Path(__file__).resolve().parents[1] / "peers" / "conftest.py"
 
 
 def load_data() -> Any:
@@ -49,7 +62,11 @@ def batch(
     Misclassified ones would leave the batch of our attacks and make them look faster.
     """
     x, y = (torch.tensor(values) for values in load_data().images(dataset))
-    right = torch.nonzero(module(x).argmax(dim=1) == y).flatten()
+    with torch.no_grad():
+        guesses = module(x).argmax(dim=1)
+    # Nothing is right about a network of random weights.
+    y = guesses if isinstance(module, Residual) else y
+    right = torch.nonzero(guesses == y).flatten()
     rows = right[torch.arange(size) % len(right)]
     return x[rows], y[rows]
 
@@ -67,76 +84,158 @@ def bare(
         torch.autograd.grad(logits[rows, y].sum(), point)
 
 
-def attack(
-    chosen: FMN | PGD,
+class Residual(torch.nn.Module):
+    """A mid-size network of random weights for inputs (n, 3, 32, 32)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        def convolution(inputs: int, outputs: int, stride: int) -> torch.nn.Module:
+            return torch.nn.Sequential(
+                torch.nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+                torch.nn.BatchNorm2d(outputs),
+                torch.nn.ReLU(),
+            )
+
+        widths = (32, 64, 128)
+        self.first = convolution(3, widths[0], 1)
+        self.down = torch.nn.ModuleList(
+            convolution(a, b, 2) for a, b in itertools.pairwise(widths)
+        )
+        self.beside = torch.nn.ModuleList(convolution(w, w, 1) for w in widths[1:])
+        self.last = torch.nn.Linear(widths[-1], 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, 3, 32, 32) to (n, 10)."""
+        x = self.first(x)
+        for down, beside in zip(self.down, self.beside, strict=True):
+            x = down(x)
+            x = x + beside(x)
+        return self.last(x.mean(dim=(2, 3)))
+
+
+def network(name: str) -> tuple[torch.nn.Module, str]:
+    """A network of models.json, or "residual"; and the data set it is for."""
+    if name == "residual":
+        return Residual().eval(), "cifar10"
+    return load_data().torch_model(name), "cifar10" if "cifar" in name else "mnist"
+
+
+def ours(
+    chosen: Attack[Any],
     norm: str,
     module: torch.nn.Module,
     x: torch.Tensor,
     y: torch.Tensor,
 ) -> None:
     """One run of an attack of this package."""
-    problem = Problem(
-        TorchModel(module),
-        as_tensor(x),
-        Misclassification(as_tensor(y)),
-        get_norm(norm),
-    )
+    criterion = Misclassification(as_tensor(y))
+    problem = Problem(TorchModel(module), as_tensor(x), criterion, get_norm(norm))
     run(chosen, problem)
 
 
-def foolbox_fmn(
+def attacks(passes: int) -> dict[str, tuple[Attack[Any], str]]:
+    """Attacks of this package of that many passes, and the norm of each.
+
+    Without stopping, so that every step is of the whole batch; one step fewer where a
+    last question is asked after the last step.
+    """
+    epsilon = {"linf": 8 / 255, "l2": 0.5, "l1": 10.0}
+    chosen: dict[str, tuple[Attack[Any], str]] = {}
+    for norm in ("linf", "l2", "l1", "l0"):
+        chosen[f"FMN {norm}"] = FMN(steps=passes), norm
+    for norm in ("linf", "l2", "l1", "l0"):
+        chosen[f"Relay {norm}"] = Relay(steps=passes - 1), norm
+    for norm, size in epsilon.items():
+        chosen[f"PGD {norm}"] = PGD(size, steps=passes - 1, stop=False), norm
+    chosen["DDN l2"] = DDN(steps=passes), "l2"
+    chosen["APGD linf"] = APGD(8 / 255, steps=passes - 1, stop=False), "linf"
+    return chosen
+
+
+def peers(
     module: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, passes: int
-) -> None:
-    """The same attack of foolbox."""
-    import foolbox
-
-    model = foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu")
-    foolbox.attacks.LInfFMNAttack(steps=passes).run(model, x, y)
-
-
-def tasks(
-    module: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, passes: int
-) -> dict[str, Callable[[], None]]:
-    """What is timed, the bare passes first."""
-
-    def ours(chosen: FMN | PGD, norm: str) -> Callable[[], None]:
-        return lambda: attack(chosen, norm, module, x, y)
-
-    fmn = FMN(steps=passes)
-    # Without stopping, so that every step is of the whole batch; one step fewer,
-    # because its last question is asked after the last step.
-    pgd = PGD(epsilon=8 / 255, steps=passes - 1, stop=False)
-    work = {"bare passes": lambda: bare(module, x, y, passes)}
-    work |= {f"FMN {norm}": ours(fmn, norm) for norm in ("linf", "l2", "l1", "l0")}
-    work |= {f"PGD {norm}": ours(pgd, norm) for norm in ("linf", "l2", "l1")}
+) -> dict[str, Callable[[], object]]:
+    """Those of other packages, as far as these are installed."""
+    work: dict[str, Callable[[], object]] = {}
     if importlib.util.find_spec("foolbox"):
-        work["foolbox FMN"] = lambda: foolbox_fmn(module, x, y, passes)
+        import foolbox
+
+        its: Any
+        model = foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu")
+        its = foolbox.attacks
+        for label, attack, size in (
+            ("FMN linf", its.LInfFMNAttack(steps=passes), None),
+            ("FMN l2", its.L2FMNAttack(steps=passes), None),
+            ("DDN l2", its.DDNAttack(steps=passes), None),
+            ("PGD linf", its.LinfPGD(steps=passes), 8 / 255),
+        ):
+            work[f"{label} foolbox"] = partial(attack, model, x, y, epsilons=size)
+    if importlib.util.find_spec("adv_lib"):
+        its = _shim().import_peer("adv_lib.attacks")
+        work["FMN linf adv-lib"] = partial(
+            its.fmn, module, x, y, math.inf, steps=passes
+        )
+        work["FMN l2 adv-lib"] = partial(its.fmn, module, x, y, 2, steps=passes)
+        work["DDN l2 adv-lib"] = partial(its.ddn, module, x, y, steps=passes)
+        work["APGD linf adv-lib"] = partial(
+            its.apgd, module, x, y, 8 / 255, math.inf, n_iter=passes
+        )
+    if importlib.util.find_spec("torchattacks"):
+        its = _shim().import_peer("torchattacks")
+        for name in ("PGD", "APGD"):
+            attack = getattr(its, name)(module, eps=8 / 255, steps=passes)
+            work[f"{name} linf torchattacks"] = partial(attack, x, y)
     return work
 
 
-def speed(name: str, passes: int, rounds: int, sizes: list[int]) -> None:
+@functools.cache
+def _shim() -> Any:
+    spec = importlib.util.spec_from_file_location("shim", PEERS)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def speed(
+    name: str, passes: int, rounds: int, sizes: list[int], only: list[str]
+) -> None:
     """Print the table of ratios."""
-    module = load_data().torch_model(name)
-    dataset = "cifar10" if "cifar" in name else "mnist"
-    print(f"{name}, {passes} passes, median of {rounds} rounds, 1 thread")
-    print(f"{'batch':>5}  {'':14} {'ms per pass':>11} {'to the bare passes':>19}")
+    module, dataset = network(name)
+    print(f"{name}, {passes} passes, {rounds} rounds, 1 thread")
+    print(f"batch  {'':24} ms per pass  median ratio  quickest")
     for size in sizes:
         x, y = batch(dataset, module, size)
         count = passes if size > 1 else 10 * passes
-        work = tasks(module, x, y, count)
+        work: dict[str, Callable[[], object]] = {
+            "bare passes": partial(bare, module, x, y, count)
+        }
+        for label, (chosen, norm) in attacks(count).items():
+            work[label] = partial(ours, chosen, norm, module, x, y)
+        work |= peers(module, x, y, count)
+        if only:
+            kept = ["bare passes", *only]
+            work = {k: v for k, v in work.items() if any(part in k for part in kept)}
         seconds: dict[str, list[float]] = {label: [] for label in work}
         for _ in range(rounds + 1):
             for label, task in work.items():
-                start = time.perf_counter()
+                start = time.process_time()
                 task()
-                seconds[label].append(time.perf_counter() - start)
-        base = seconds["bare passes"]
-        for label, values in seconds.items():
-            # The first round is for warming up.
-            pairs = list(zip(values, base, strict=True))[1:]
+                seconds[label].append(time.process_time() - start)
+        # The first round is for warming up.
+        base = seconds["bare passes"][1:]
+        for label in sorted(work):
+            values = seconds[label][1:]
+            pairs = zip(values, base, strict=True)
             ratio = statistics.median(v / b for v, b in pairs)
-            each = 1000 * statistics.median(values[1:]) / count
-            print(f"{size:5d}  {label:14} {each:11.3f} {ratio:19.3f}", flush=True)
+            each = 1000 * statistics.median(values) / count
+            quickest = min(values) / min(base)
+            print(
+                f"{size:5d}  {label:24} {each:11.3f} {ratio:13.3f} {quickest:9.3f}",
+                flush=True,
+            )
 
 
 def memory(name: str) -> None:
@@ -144,11 +243,11 @@ def memory(name: str) -> None:
 
     What may grow within one run is the record of improvements, some bytes for each.
     """
-    module = load_data().torch_model(name)
-    x, y = batch("cifar10" if "cifar" in name else "mnist", module, 32)
+    module, dataset = network(name)
+    x, y = batch(dataset, module, 32)
     print("batch  steps  peak memory in MB (the first one also loads code)")
     for number, steps in enumerate((100, 100, 100, 100, 100, 100, 500)):
-        attack(FMN(steps=steps), "linf", module, x, y)
+        ours(FMN(steps=steps), "linf", module, x, y)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"{number:5d}  {steps:5d}  {peak:10.1f}")
 
@@ -157,20 +256,26 @@ def main() -> None:
     """Read the options and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--model", default="cifar_cnn_a_adv", help="name in models.json"
+        "--models",
+        nargs="+",
+        default=["mnist_toy_2_20", "cifar_cnn_a_adv", "residual"],
+        help='names in models.json, or "residual"',
     )
     parser.add_argument(
         "--passes", type=int, default=20, help="10 times more at batch 1"
     )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 1])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 16, 1])
+    parser.add_argument("--only", nargs="+", default=[], help="parts of attacks' names")
     parser.add_argument("--memory", action="store_true", help="peak memory instead")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.memory:
-        memory(options.model)
-    else:
-        speed(options.model, options.passes, options.rounds, options.batch_sizes)
+    for name in options.models:
+        if options.memory:
+            memory(name)
+        else:
+            sizes, only = options.batch_sizes, options.only
+            speed(name, options.passes, options.rounds, sizes, only)
 
 
 if __name__ == "__main__":

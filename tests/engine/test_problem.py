@@ -95,6 +95,32 @@ def test_geometry_of_the_box(planted):
     assert np.allclose(p.largest.numpy(), room.max(axis=1))
 
 
+@pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
+def test_a_descent_is_a_stride_and_the_way_back(planted, norm):
+    weights, biases = torch.from_numpy(planted.w), torch.from_numpy(planted.b)
+    model = TorchModel(
+        lambda x: x @ weights + biases, Bounds(planted.lower, planted.upper)
+    )
+    x, y = torch.from_numpy(planted.x.copy()), torch.from_numpy(planted.y)
+    criterion = Misclassification(as_tensor(y))
+    p = Problem(model, as_tensor(x), criterion, get_norm(norm))
+    here = p.gradient(p.x)
+    parts = [to_numpy(v).copy() for v in (here.point, here.delta, here.gradient)]
+    radius = p.largest * 0.2
+    stride = p.norm.stride(here.gradient, radius, 0.7, here.point, p.bounds)
+    delta = p.norm.project_box(here.delta - stride, radius, p.low, p.high)
+    point = p.descend(here, radius, 0.7)
+    assert np.allclose(to_numpy(point), to_numpy(p.x + delta), atol=1e-12)
+    assert to_numpy(point).min() >= planted.lower
+    assert to_numpy(point).max() <= planted.upper
+    # What was answered, and the originals, are nobody's scratch memory.
+    for before, after in zip(
+        parts, (here.point, here.delta, here.gradient), strict=True
+    ):
+        assert np.array_equal(before, to_numpy(after))
+    assert np.array_equal(to_numpy(p.x), planted.x)
+
+
 def test_dropped_samples_leave_every_attribute(planted):
     starts = as_tensor(planted.x[::-1].copy())
     p = problem_of(planted, starts=starts)

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import robustkit as rk
+from robustkit import demo
 from robustkit.engine.criteria import TopK
 from robustkit.errors import BadInput
 from robustkit.models.numpy import NumPyModel
+from robustkit.models.torch import TorchModel
 
 
 def rows_of(results):
@@ -490,3 +492,22 @@ class TestNoFalseClaims:
         )
         assert all("nothing to start from" in row["reason"] for row in rows_of(results))
         assert np.isinf(results.distance).all()
+
+
+def test_what_a_rough_model_finds_holds_for_the_plain_one(tmp_path):
+    module = demo.load_model("digits")
+    rough = TorchModel(module, autocast=torch.bfloat16)
+    settings = {"attacks": ["fmn"], "samples": 20, "norm": "linf"}
+    results = rk.evaluate(rough, "digits", out=tmp_path / "rough", **settings)
+    exact = rk.evaluate(module, "digits", **settings)
+    assert results.clean_accuracy == exact.clean_accuracy
+    right = exact.distance > 0
+    assert ((results.distance > 0) == right).all()
+    assert np.median(results.distance[right] / exact.distance[right]) < 1.1
+    best = np.load(tmp_path / "rough" / "best.npz")
+    points = best["x_adversarial"]
+    assert len(points) == right.sum() > 15
+    with torch.no_grad():
+        classes = module(torch.from_numpy(points)).argmax(dim=1).numpy()
+    assert (classes != best["label"]).all()
+    assert (results.distance[best["index"]] == best["distance"]).all()

@@ -58,3 +58,17 @@ def test_a_margin_of_zero_is_no_adversarial():
     constant = NumPyModel(lambda x: np.zeros((len(x), 2)))
     _, _, wrong = confirm(constant, CRITERION, X, points, L0())
     assert all("margin 0" in reason for reason in wrong)
+
+
+def test_the_precise_model_has_the_last_word():
+    rough = model(shift=0.05)
+    rough.precise = model
+    # To the rough model, the first is adversarial by far, the second by little.
+    points = np.array([[0.6, 0.58], [0.4, 0.395]], dtype=np.float32)
+    kept, distance, wrong = confirm(rough, CRITERION, X, points, Linf())
+    assert wrong == ["", ""]
+    assert (kept[:, 1] > kept[:, 0]).all()
+    assert distance[0] == pytest.approx(0.38 * 1.1, rel=1e-5)
+    assert distance[1] == pytest.approx(0.2 * 1.03, rel=1e-5)
+    # A precise model is not forgiven that much.
+    assert all(confirm(model(), CRITERION, X, points, Linf())[2])

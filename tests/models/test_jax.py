@@ -4,10 +4,16 @@ import pytest
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
+from robustkit.attacks.gradient.pgd import PGD  # noqa: E402
+from robustkit.engine.criteria import Misclassification  # noqa: E402
+from robustkit.engine.loop import run  # noqa: E402
+from robustkit.engine.problem import Problem  # noqa: E402
 from robustkit.errors import BadInput, MissingPackage  # noqa: E402
 from robustkit.models.base import NoGradient  # noqa: E402
 from robustkit.models.jax import JaxModel, _compiled_pull_back  # noqa: E402
+from robustkit.models.numpy import NumPyModel  # noqa: E402
 from robustkit.numerics.bounds import Bounds  # noqa: E402
+from robustkit.numerics.norms import get_norm  # noqa: E402
 from robustkit.numerics.tensors import as_tensor, like, to_numpy  # noqa: E402
 
 WEIGHTS = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
@@ -34,6 +40,14 @@ def ask(model, x):
     return to_numpy(model.logits(x)), to_numpy(pull_back(logits.ones_like()))
 
 
+def exact(x):
+    return np.tanh(x) @ WEIGHTS
+
+
+def exact_gradient(x, slopes):
+    return slopes @ WEIGHTS.T * (1 - np.tanh(x) ** 2)
+
+
 def test_shrinking_batches_compile_a_few_sizes():
     function, before = Counted(), _compiled_pull_back._cache_size()
     model = JaxModel(function)
@@ -43,9 +57,48 @@ def test_shrinking_batches_compile_a_few_sizes():
         np.testing.assert_allclose(logits, np.tanh(x) @ WEIGHTS, atol=1e-5)
         expected = (1 - np.tanh(x) ** 2) * WEIGHTS.sum(axis=1)
         np.testing.assert_allclose(gradient, expected, atol=1e-5)
-    # For scores and for gradients: 20, 16 and 4 rows.
-    assert sorted(function.shapes) == sorted(2 * [(size, 4) for size in (20, 16, 4)])
+    # For scores and for gradients: 20, 5 and 2 rows.
+    assert sorted(function.shapes) == sorted(2 * [(size, 4) for size in (20, 5, 2)])
     assert _compiled_pull_back._cache_size() - before == 3
+
+
+@pytest.mark.parametrize("largest", [1, 3, 64, 128, 257])
+def test_no_batch_is_compiled_in_more_than_four_sizes(largest):
+    function = Counted()
+    model = JaxModel(function)
+    for count in (*range(largest, 1, -max(largest // 20, 1)), 1):
+        model.logits(model.to_tensor(inputs(count)))
+    assert 1 <= len(function.shapes) <= 4
+
+
+def test_a_run_whose_samples_leave_one_by_one_compiles_four_times():
+    x = inputs(12)
+    labels = exact(x).argmax(axis=1)
+    function, before = Counted(), _compiled_pull_back._cache_size()
+    sizes = set()
+
+    class Watch:
+        def after_step(self, p, step):
+            sizes.add(p.size)
+
+    results = []
+    for model in (JaxModel(function), NumPyModel(exact, gradient=exact_gradient)):
+        tensors = (model.to_tensor(x), model.to_tensor(labels))
+        problem = Problem(
+            model, tensors[0], Misclassification(tensors[1]), get_norm("linf")
+        )
+        # Small steps, so that each sample needs as many as it is far off.
+        attack = PGD(epsilon=0.5, steps=9, stepsize=0.1)
+        results.append(run(attack, problem, observers=[Watch()]))
+    assert len(sizes) > 4
+    found, expected = (to_numpy(ledger.distance) for ledger in results)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for name in ("forwards", "backwards"):
+        np.testing.assert_array_equal(*(getattr(ledger, name) for ledger in results))
+    # Gradients in at most 4 sizes, and scores, which are asked for once at the end.
+    gradients = _compiled_pull_back._cache_size() - before
+    assert 1 < gradients <= 4
+    assert len(function.shapes) <= gradients + 1
 
 
 def test_the_same_batch_size_compiles_once():

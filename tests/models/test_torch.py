@@ -7,6 +7,7 @@ import torch
 from robustkit.errors import BadInput
 from robustkit.models.base import NoGradient
 from robustkit.models.torch import TorchModel
+from robustkit.models.wrappers import Preprocessed
 from robustkit.numerics.tensors import as_tensor, to_numpy
 
 
@@ -241,3 +242,83 @@ def test_names():
     assert TorchModel(classify).name == "classify"
     assert TorchModel(linear().eval()).name == "Linear"
     assert TorchModel(classify, name="mine").name == "mine"
+
+
+SHORTCUTS = [
+    {"channels_last": True},
+    {"autocast": torch.bfloat16},
+    {"autocast": torch.bfloat16, "channels_last": True},
+]
+
+
+def convolutional():
+    rng = np.random.default_rng(0)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(128, 4),
+    )
+    for parameter in module.parameters():
+        values = rng.normal(size=tuple(parameter.shape)) / 10
+        parameter.data = torch.from_numpy(values.astype(np.float32))
+    return module.eval()
+
+
+@pytest.mark.parametrize("options", SHORTCUTS)
+def test_shortcuts_come_close_and_the_precise_model_is_the_plain_one(options):
+    module = convolutional()
+    plain, fast = TorchModel(convolutional()), TorchModel(module, **options)
+    x = as_tensor(torch.rand(5, 3, 6, 6))
+    exact, slopes = to_numpy(plain.logits(x)), to_numpy(gradient(plain, x))
+    near = 0.03 if "autocast" in options else 1e-6
+    assert np.allclose(to_numpy(fast.logits(x)), exact, atol=near)
+    assert np.allclose(to_numpy(gradient(fast, x)), slopes, atol=near)
+    assert fast.logits(x).dtype == torch.float32
+    assert gradient(fast, x).raw.is_contiguous()
+    assert ("autocast" in options) == (
+        not np.allclose(to_numpy(fast.logits(x)), exact, atol=1e-6)
+    )
+    with fast.session():
+        precise = fast.precise()
+    assert np.allclose(to_numpy(precise.logits(x)), exact, atol=1e-6)
+    assert precise.precise() is precise
+    assert plain.precise() is plain
+    assert "plain module" in fast.notes[0]
+    assert fast.fingerprint() == plain.fingerprint()
+    # Made inside of a session, it freezes the parameters for itself afterwards.
+    gradient(precise, x)
+    assert all(parameter.grad is None for parameter in module.parameters())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_wrapped_models_are_precise_too():
+    fast = TorchModel(convolutional(), autocast=torch.bfloat16)
+    wrapped = Preprocessed(fast, [0.5], [2.0])
+    plain = Preprocessed(TorchModel(convolutional()), [0.5], [2.0])
+    x = as_tensor(torch.rand(5, 3, 6, 6))
+    exact = to_numpy(plain.logits(x))
+    assert np.allclose(to_numpy(wrapped.precise().logits(x)), exact, atol=1e-6)
+    assert plain.precise() is plain
+
+
+def test_precisions_that_torch_cannot_work_in():
+    with pytest.raises(BadInput, match="bfloat16"):
+        TorchModel(convolutional(), autocast=torch.float64)
+
+
+def test_a_compiled_module_is_asked_and_the_plain_one_verifies():
+    module, asked = convolutional(), []
+
+    def compile_of(function, **options):
+        assert options == {"dynamic": True}
+        return lambda x: asked.append(len(x)) or function(x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", compile_of)
+        model = TorchModel(module, compiled=True)
+    x = as_tensor(torch.rand(5, 3, 6, 6))
+    gradient(model, x)
+    assert asked == [5]
+    model.precise().logits(x)
+    assert asked == [5]

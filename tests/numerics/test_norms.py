@@ -109,6 +109,9 @@ OPERATIONS = {
     "dual": lambda norm, c: norm.dual(c.gradient),
     "project": lambda norm, c: norm.project(c.delta, c.radius),
     "project_box": lambda norm, c: norm.project_box(c.delta, c.radius, c.low, c.high),
+    "project_loosely": lambda norm, c: norm.project_loosely(
+        c.delta, c.radius, c.low, c.high
+    ),
     "project_halfspace": lambda norm, c: norm.project_halfspace(
         c.gradient, c.margin, c.low, c.high
     ),
@@ -427,6 +430,14 @@ class TestProjectBox:
         for row, point in rows_of(name, "project_box", example(seed)):
             nearest = nearest_by_solver(name, row.delta, row.radius, row.low, row.high)
             assert_allclose(point, nearest, atol=1e-5)
+
+    @every_norm
+    @law()
+    def test_is_the_loose_projection_clipped(self, name, case):
+        delta = case.delta.copy()
+        loose = run("project_loosely", name, dataclasses.replace(case, delta=delta))
+        found = np.clip(loose, case.low, case.high)
+        assert_allclose(found, run("project_box", name, case), atol=1e-12)
 
     def test_is_more_than_projecting_and_clipping(self):
         # Clipping the projection (0.6, 0.8) would leave part of the radius unused.

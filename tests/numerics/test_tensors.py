@@ -376,6 +376,15 @@ def test_best_other_and_one_less_another(convert):
     assert_array_equal(tensors.to_numpy(slopes), [[1, 0, -1], [-1, 1, 0]])
 
 
+def test_lead(convert):
+    logits = np.array([[3.0, 1.0, 2.0], [0.0, 5.0, 7.0]], dtype=np.float32)
+    scores = convert(logits)
+    gap, slopes = tensors.lead(scores, convert(np.array([0, 1])))
+    agrees(gap, [1.0, -2.0], scores)
+    agrees(slopes, [[1, 0, -1], [0, 1, -1]], scores)
+    assert_array_equal(scores.numpy(), logits)
+
+
 @pytest.mark.parametrize("columns", [3, 500])
 def test_highest(convert, columns):
     values = np.random.default_rng(0).permuted(
@@ -405,6 +414,9 @@ def test_together(convert):
 def test_arithmetic_in_memory_that_may_be_reused(convert, reuse):
     x, y = np.array(MIXED, dtype=np.float32), convert(np.array([[1.0, 0.5, 3.0]]))
     agrees(tensors.plus(convert(x), y, reuse=reuse), x + y.numpy(), y)
+    whole = convert(np.array([[1.0, 0.5, 3.0], [2.0, 0.0, -1.0]], np.float32))
+    expected = x - whole.numpy()
+    agrees(tensors.minus(convert(x), whole, reuse=reuse), expected, y)
     agrees(tensors.times(convert(x), y, reuse=reuse), x * y.numpy(), y)
     agrees(tensors.times(convert(x), 3.0, reuse=reuse), 3 * x, y)
     agrees(tensors.clip(convert(x), -1.0, 0.5, reuse=reuse), x.clip(-1, 0.5), y)
@@ -415,6 +427,7 @@ def test_arithmetic_in_memory_that_may_be_reused(convert, reuse):
 def test_without_reuse_the_argument_stays(convert):
     x, y = convert(MIXED), convert([[1.0, 0.5, 3.0]])
     tensors.plus(x, y)
+    tensors.minus(x, x)
     tensors.times(x, y)
     tensors.differs(x, y)
     tensors.clip(x, 0.0, 1.0)

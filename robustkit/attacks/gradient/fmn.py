@@ -17,11 +17,11 @@ class State:
     """Where the walk stands.
 
     Attributes:
-        delta: (n, ...) perturbation, in input units.
-        radius: (n,) of the ball that holds delta, in norm units.
+        point: (n, ...) to be asked about next.
+        radius: (n,) of the ball that holds it, in norm units.
     """
 
-    delta: Batch
+    point: Batch
     radius: PerSample
 
 
@@ -76,12 +76,12 @@ class FMN(Attack[State]):
 
     def init(self, p: Problem) -> State:
         # Not zero, since it could not grow from there where the margin is zero.
-        return State(delta=p.x.zeros_like(), radius=1e-5 * p.largest)
+        return State(point=p.x, radius=1e-5 * p.largest)
 
     def step(self, p: Problem, s: State, t: int) -> State:
         stepsize = cosine(t / self.steps, self.stepsize, self.stepsize / 50)
         gamma = cosine(t / self.steps, self.gamma, self.gamma / 50)
-        a = p.gradient(p.x + s.delta, self.loss)
+        a = p.gradient(s.point, self.loss)
         best = p.ledger.distance
         shrink = p.norm.scale(minimum(s.radius, best), 1 - gamma)
         grow = p.norm.scale(s.radius, 1 + gamma)
@@ -90,6 +90,4 @@ class FMN(Attack[State]):
             reach = 1.05 * (a.distance + p.norm.to_boundary(a.margin, a.gradient))
             search = where(p.ledger.found, search, maximum(reach, grow))
         radius = minimum(where(a.adversarial, shrink, search), p.largest)
-        stride = p.norm.stride(a.gradient, radius, stepsize, a.point, p.bounds)
-        delta = p.norm.project_box(a.delta - stride, radius, p.low, p.high)
-        return State(delta, radius)
+        return State(p.descend(a, radius, stepsize), radius)

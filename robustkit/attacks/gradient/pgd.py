@@ -18,11 +18,11 @@ class State:
     """Where the descent stands.
 
     Attributes:
-        delta: (n, ...) perturbation, in input units.
+        point: (n, ...) to be asked about next.
         epsilon: (n,) radius of the ball that holds it, in norm units.
     """
 
-    delta: Batch
+    point: Batch
     epsilon: PerSample
 
 
@@ -78,20 +78,19 @@ class PGD(FixedBudget[State]):
         if self.random_start:
             noise = rng.uniform(p.x.shape[1:], -1.0, 1.0)
             delta = noise * expand(epsilon / p.norm(noise), noise)
-        return State(p.norm.project_box(delta, epsilon, p.low, p.high), epsilon)
+        delta = p.norm.project_box(delta, epsilon, p.low, p.high)
+        return State(p.x + delta, epsilon)
 
     def advance(self, p: Problem, s: State, progress: PerSample, rng: Rng) -> State:
-        a = p.gradient(p.x + s.delta, self.loss)
+        a = p.gradient(s.point, self.loss)
         share = self.stepsize * (1 - 0.95 * progress)
-        stride = p.norm.stride(a.gradient, s.epsilon, share, a.point, p.bounds)
-        delta = p.norm.project_box(a.delta - stride, s.epsilon, p.low, p.high)
-        return State(delta, s.epsilon)
+        return State(p.descend(a, s.epsilon, share), s.epsilon)
 
     def finished(self, p: Problem, s: State) -> Mask | None:
         return p.ledger.found if self.stop else None
 
     def finalise(self, p: Problem, s: State) -> None:
-        p.score(p.x + s.delta)
+        p.score(s.point)
 
     def within(self, budget: int) -> "PGD":
         """The last question is about the point that the last step leads to."""

@@ -95,7 +95,7 @@ def test_random_starts_depend_on_the_sample_and_the_seed_alone(plant):
 
     def starts(rows, seed=0):
         p = problem_of(planted, "l2", rows, seed=seed)
-        return to_numpy(attack.init(p).delta)
+        return to_numpy(attack.init(p).point)
 
     all_rows = np.arange(len(planted.x))
     whole = starts(all_rows)

@@ -1,0 +1,1 @@
+"""Attack unit tests: problems whose adversarials are known to exist, and how near."""
