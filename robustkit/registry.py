@@ -44,7 +44,14 @@ _OURS = {
     "ni-fgsm": "robustkit.presets:minimum_norm_ni_fgsm",
     "apgd": "robustkit.presets:minimum_norm_apgd",
     "square": "robustkit.presets:minimum_norm_square",
+    "compass": "robustkit.attacks.decision.compass:Compass",
     "boundary": "robustkit.attacks.decision.boundary:Boundary",
+    "hopskipjump": "robustkit.attacks.decision.hopskipjump:HopSkipJump",
+    "qeba": "robustkit.attacks.decision.hopskipjump:qeba",
+    "cgba": "robustkit.attacks.decision.cgba:CGBA",
+    "cgba-h": "robustkit.attacks.decision.cgba:CGBAH",
+    "geoda": "robustkit.attacks.decision.geoda:GeoDA",
+    "sign-opt": "robustkit.attacks.decision.sign_opt:SignOPT",
     "pointwise": "robustkit.attacks.decision.pointwise:Pointwise",
     "rays": "robustkit.attacks.decision.rays:RayS",
     "surfree": "robustkit.attacks.decision.surfree:SurFree",
@@ -166,9 +173,9 @@ def choose_attacks(
 
 def _named(name: str, norm: Norm, access: Access) -> dict[str, Attack[Any]]:
     """The attack of that name, or those that a preset's name stands for."""
-    if name == "auto" and access is Access.GRADIENT:
+    if name == "auto" and access is not Access.SCORE:
         preset = importlib.import_module("robustkit.presets").auto
-        return {name: preset(norm)}
+        return {name: preset(norm, access=access)}
     if name not in ("auto", "standard"):
         return {name: get_attack(name)}
     chosen = {name: get_attack(name) for name in _STANDARD[access]}
