@@ -30,7 +30,8 @@ class Ledger:
 
     Args:
         x: (n, ...) the original inputs.
-        budget: The most questions whose answers count, per sample; None: no limit.
+        budget: The most passes whose answers count, per sample; None: no limit.
+        passes: Model passes that one question takes.
 
     Attributes:
         best: (n, ...) the nearest adversarial seen, the original where none was. What
@@ -51,9 +52,9 @@ class Ledger:
     unknown: Array
     seconds: Array
 
-    def __init__(self, x: Batch, budget: int | None = None) -> None:
+    def __init__(self, x: Batch, budget: int | None = None, passes: int = 1) -> None:
         count = x.shape[0]
-        self.budget = budget
+        self.budget, self.passes = budget, passes
         self.best = x
         # On the host, where the bills are. Never written into: tensors may share it.
         self._distance = np.array(to_numpy(full(x, math.inf)))
@@ -103,11 +104,11 @@ class Ledger:
             decision: Whether only the decision was shown.
         """
         asked = slice(None) if rows is None else rows
-        self.forwards[asked] += 1
+        self.forwards[asked] += self.passes
         if backward:
-            self.backwards[asked] += 1
+            self.backwards[asked] += self.passes
         if decision:
-            self.decisions[asked] += 1
+            self.decisions[asked] += self.passes
         better = adversarial & (distance < self._distance[asked])
         if self.budget is not None:
             better = better & (self.forwards[asked] <= self.budget)
@@ -144,8 +145,8 @@ class Ledger:
             decision: Whether only the decision was shown.
         """
         each = asked.shape[1]
-        number = self.forwards[:, None] + asked.cumsum(axis=1)
-        counts = asked.sum(axis=1)
+        number = self.forwards[:, None] + self.passes * asked.cumsum(axis=1)
+        counts = self.passes * asked.sum(axis=1)
         self.forwards += counts
         if decision:
             self.decisions += counts
@@ -179,7 +180,8 @@ class Ledger:
         """(n,) int64: how many more questions count; very many without a budget."""
         if self.budget is None:
             return np.full(len(self.forwards), np.iinfo(np.int64).max)
-        return np.asarray(np.maximum(self.budget - self.forwards, 0))
+        left = (self.budget - self.forwards) // self.passes
+        return np.asarray(np.maximum(left, 0))
 
     def spent(self) -> Array:
         """(n,) booleans: whose budget is used up."""
@@ -210,7 +212,7 @@ class Ledger:
         self._retired, self._rows = [], np.arange(self._total)
 
     def distance_after(self, questions: int) -> Array:
-        """The best distance (samples,) after so many questions to each.
+        """The best distance (samples,) after so many forward passes for each.
 
         One point of the query-distortion curve; infinite where none was found by then.
         """

@@ -116,7 +116,7 @@ class Problem:
         self.starts, self.pool = starts, pool
         self.low, self.high = self.bounds.lower - x, self.bounds.upper - x
         self.largest = norm(maximum(-self.low, self.high))
-        self.ledger = Ledger(x)
+        self.ledger = Ledger(x, passes=model.passes_per_question)
         self._model, self._criterion = model, criterion
         self._access = model.access
         self._seed = seed
@@ -267,7 +267,7 @@ class Problem:
         asked = slice(None) if rows is None else rows
 
         def billed(slopes: Tensor) -> Batch:
-            self.ledger.backwards[asked] += 1
+            self.ledger.backwards[asked] += self.ledger.passes
             with self._model.session():
                 return pull_back(slopes)
 

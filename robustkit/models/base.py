@@ -36,12 +36,15 @@ class Model(ABC):
         access: The most that this model shows.
         name: For people.
         notes: What the user should know about it, a sentence each.
+        passes_per_question: How often what is attacked runs for one `logits`; so many
+            forward passes are billed for it, and so many backward ones for a gradient.
     """
 
     bounds: Bounds
     access: Access
     name: str
     notes: tuple[str, ...] = ()
+    passes_per_question: int = 1
 
     @abstractmethod
     def logits(self, x: Batch) -> Tensor:

@@ -50,7 +50,8 @@ def adapt_function(
     if len(shape) != 2 or shape[0] != count:
         raise BadInput(
             f"expected logits of shape ({count}, classes) for {count} inputs of shape "
-            f"{example.shape[1:]}; '{called}' returned the shape {shape}"
+            f"{example.shape[1:]}; '{called}' returned the shape {shape}. If it "
+            "returns classes, say so: LabelModel(function, classes=...)"
         )
     if framework == "torch":
         return TorchModel(function, bounds, device=device, name=name)

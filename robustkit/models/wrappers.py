@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager
 import numpy as np
 
 from robustkit.errors import BadInput
-from robustkit.models.base import Model, PullBack
-from robustkit.numerics.tensors import Array, Batch, Tensor, like
+from robustkit.models.base import Access, Model, PullBack
+from robustkit.numerics.tensors import Array, Batch, Tensor, like, one_hot
 
-__all__ = ["Preprocessed"]
+__all__ = ["MajorityVote", "Preprocessed"]
 
 
 class Preprocessed(Model):
@@ -38,6 +38,7 @@ class Preprocessed(Model):
             )
         self.bounds, self.access, self.name = model.bounds, model.access, model.name
         self._model, self.notes = model, model.notes
+        self.passes_per_question = model.passes_per_question
         self._mean, self._std, self._axis = np.array(mean), np.array(std), axis
 
     def logits(self, x: Batch) -> Tensor:
@@ -72,3 +73,59 @@ class Preprocessed(Model):
                 f"shape {x.shape} has {x.shape[self._axis]} channels"
             )
         return like(x, values.reshape(shape)).astype(x.dtype)
+
+
+class MajorityVote(Model):
+    """A model whose answers differ from time to time, asked several times.
+
+    The score of a class is its share of the votes; a vote is the class that one answer
+    scores highest. Where two classes share the first place, neither is ahead, so an
+    attack on either has not succeeded yet.
+
+    Every question is billed as so many forward passes as there are votes, and a budget
+    of passes allows fewer questions.
+
+    Args:
+        model: Whose answers are random.
+        votes: How many times to ask.
+
+    Raises:
+        BadInput: There is no vote.
+
+    >>> from robustkit.models.numpy import NumPyModel
+    >>> from robustkit.numerics.tensors import as_tensor
+    >>> noise = np.random.default_rng(0)
+    >>> coin = NumPyModel(lambda x: x + noise.normal(size=x.shape))
+    >>> MajorityVote(coin, votes=100).logits(as_tensor(np.array([[0.0, 2.0]]))).raw
+    array([[0.04, 0.96]])
+    """
+
+    def __init__(self, model: Model, votes: int) -> None:
+        if votes < 1:
+            raise BadInput(f"a majority needs at least 1 vote; got votes = {votes}")
+        self.bounds, self.name, self.notes = model.bounds, model.name, model.notes
+        self.access = min(model.access, Access.SCORE)
+        self.passes_per_question = votes * model.passes_per_question
+        self._model, self._votes = model, votes
+
+    def logits(self, x: Batch) -> Tensor:
+        shares = self._vote(x)
+        for _ in range(self._votes - 1):
+            shares = shares + self._vote(x)
+        return shares / self._votes
+
+    def to_tensor(self, x: Array) -> Batch:
+        return self._model.to_tensor(x)
+
+    def session(self) -> AbstractContextManager[None]:
+        return self._model.session()
+
+    def fingerprint(self) -> str | None:
+        inner = self._model.fingerprint()
+        if inner is None:
+            return None
+        return hashlib.sha256(f"{inner} {self._votes} votes".encode()).hexdigest()
+
+    def _vote(self, x: Batch) -> Tensor:
+        logits = self._model.logits(x)
+        return one_hot(logits.argmax(axis=1), logits.shape[1]).astype(logits.dtype)

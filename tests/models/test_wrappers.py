@@ -2,12 +2,18 @@ import numpy as np
 import pytest
 import torch
 
+from robustkit.attacks.decision.boundary import Boundary
+from robustkit.engine.criteria import Misclassification
+from robustkit.engine.loop import run
+from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, NoGradient
+from robustkit.models.labels import LabelModel
 from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
-from robustkit.models.wrappers import Preprocessed
+from robustkit.models.wrappers import MajorityVote, Preprocessed
 from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor, to_numpy
 
 
@@ -70,3 +76,90 @@ def test_its_session_is_that_of_the_model():
     with model.session():
         assert not module.weight.requires_grad
     assert module.weight.requires_grad
+
+
+class Fickle:
+    """Says in turn what it was told to say, whatever the input."""
+
+    def __init__(self, *classes):
+        self.classes, self.asked = classes, 0
+
+    def __call__(self, x):
+        said = self.classes[self.asked % len(self.classes)]
+        self.asked += 1
+        return np.tile(np.eye(3)[said] * 5, (len(x), 1))
+
+
+def test_the_scores_of_a_majority_are_shares_of_the_votes():
+    fickle = Fickle(0, 2, 2, 1, 2)
+    vote = MajorityVote(NumPyModel(fickle, Bounds(0, 9), name="mine"), votes=5)
+    logits = vote.logits(as_tensor(np.zeros((2, 4)))).raw
+    np.testing.assert_allclose(logits, np.tile([0.2, 0.2, 0.6], (2, 1)))
+    assert fickle.asked == 5
+    assert (vote.bounds, vote.name) == (Bounds(0, 9), "mine")
+
+
+def test_a_majority_shows_no_more_than_scores():
+    weights = np.eye(3)
+    model = NumPyModel(lambda x: x @ weights, gradient=lambda x, s: s @ weights)
+    vote = MajorityVote(model, votes=3)
+    assert vote.access is Access.SCORE
+    with pytest.raises(NoGradient):
+        vote.linearise(as_tensor(np.zeros((1, 3))))
+    labels = LabelModel(lambda x: [0] * len(x), classes=2)
+    assert MajorityVote(labels, votes=3).access is Access.DECISION
+
+
+def test_every_vote_is_billed_and_a_tie_is_not_yet_adversarial():
+    x = as_tensor(np.zeros((2, 4)))
+    fickle = Fickle(0, 1, 1, 0)
+    model = MajorityVote(NumPyModel(fickle), votes=4)
+    criterion = Misclassification(as_tensor(np.zeros(2, dtype=np.int64)))
+    problem = Problem(model, x, criterion, get_norm("l2"))
+    assert not problem.decide(x + 0.5).raw.any()
+    fickle.classes = (1,)
+    assert problem.decide(x + 0.5, as_tensor(np.array([True, False]))).raw[0]
+    assert problem.ledger.forwards.tolist() == [8, 4]
+    assert problem.ledger.decisions.tolist() == [8, 4]
+    problem.probe(as_tensor(np.full((2, 3, 4), 0.25)))
+    assert problem.ledger.forwards.tolist() == [20, 16]
+    assert problem.ledger.distance_after(11)[0] == 1.0
+    assert problem.ledger.distance_after(12)[0] == 0.5
+
+
+def test_a_budget_of_passes_allows_fewer_questions_of_a_majority():
+    rng = np.random.default_rng(0)
+
+    def function(x):
+        shaky = x + rng.normal(scale=0.01, size=x.shape)
+        return np.stack([shaky.sum(axis=1) - 1, 0 * x[:, 0]], axis=1)
+
+    x, y = np.full((3, 4), 0.5), np.zeros(3, dtype=np.int64)
+    asked = []
+    counted = NumPyModel(lambda x: asked.append(len(x)) or function(x))
+    p = Problem(
+        MajorityVote(counted, votes=7),
+        as_tensor(x),
+        Misclassification(as_tensor(y)),
+        get_norm("l2"),
+    )
+    ledger = run(Boundary(), p, budget=700)
+    assert (ledger.forwards == 700).all()
+    assert sum(asked) == 3 * 700
+    # 0.5 without the noise.
+    assert ledger.distance.raw == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_wrapped_majority_costs_as_much():
+    vote = MajorityVote(MajorityVote(NumPyModel(flat), votes=3), votes=2)
+    assert vote.passes_per_question == 6
+    assert Preprocessed(vote, [0], [1]).passes_per_question == 6
+    with pytest.raises(BadInput, match="at least 1 vote"):
+        MajorityVote(NumPyModel(flat), votes=0)
+
+
+def test_the_fingerprint_of_a_majority_is_of_the_model_and_its_votes():
+    module = torch.nn.Linear(3, 2).eval()
+    prints = {MajorityVote(TorchModel(module), votes=k).fingerprint() for k in (1, 2)}
+    assert len(prints | {TorchModel(module).fingerprint()}) == 3
+    assert MajorityVote(NumPyModel(flat), votes=2).fingerprint() is None

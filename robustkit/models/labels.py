@@ -1,0 +1,126 @@
+"""Black boxes that name classes in place of giving logits."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from robustkit.errors import BadInput
+from robustkit.models.base import Access, Model, native_name
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
+
+__all__ = ["LabelModel"]
+
+# What the highest of the classes that were not listed may score less than the listed.
+_BELOW = 1e-6
+
+
+class LabelModel(Model):
+    """A function that returns one class per input, or a few classes with scores.
+
+    It is attacked by decision-based attacks, and where it gives scores by score-based
+    ones too. Labels of the data are places in `classes`.
+
+    With one class per input, its score is 1 and every other's 0. With scores, classes
+    that were not listed score just less than the least that was: that is the most that
+    can be known of them, so attacks see no slope there.
+
+    Args:
+        function: (n, ...) NumPy batch to n answers. An answer is the number or the name
+            of a class; or with `scores` a mapping from these to scores (or pairs of a
+            class and its score), higher for what is more likely.
+        classes: The names in the order of the labels, or how many classes there are.
+            Other names than these count as one class more, which is no label's.
+        bounds: Of valid inputs, in input units.
+        scores: Whether answers are classes with scores.
+        name: For people.
+
+    Raises:
+        BadInput: There are fewer than two classes, or names occur twice. When asked: an
+            answer is not as described.
+
+    >>> model = LabelModel(
+    ...     lambda x: ["dark" if image.mean() < 0.5 else "bright" for image in x],
+    ...     classes=["dark", "bright"],
+    ... )
+    >>> model.logits(as_tensor(np.full((1, 4), 0.8))).raw.tolist()
+    [[0.0, 1.0, 0.0]]
+    >>> model.access.name
+    'DECISION'
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Array], Any],
+        classes: Sequence[str] | int,
+        bounds: Bounds | None = None,
+        *,
+        scores: bool = False,
+        name: str | None = None,
+    ) -> None:
+        names = list(range(classes)) if isinstance(classes, int) else list(classes)
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise BadInput(
+                "expected how many classes there are, at least 2, or their names, each "
+                f"once; got {classes!r}"
+            )
+        self.bounds = bounds or Bounds()
+        self.access = Access.SCORE if scores else Access.DECISION
+        self.name = name or native_name(function)
+        self._function, self._scored = function, scores
+        self._numbered = isinstance(classes, int)
+        self._places = {name: place for place, name in enumerate(names)}
+
+    def logits(self, x: Batch) -> Tensor:
+        # The function gets its own copy: what it writes into it is its own affair.
+        answers = self._function(np.array(to_numpy(x)))
+        answers = list(answers) if isinstance(answers, Iterable) else [answers]
+        if len(answers) != x.shape[0]:
+            raise BadInput(
+                f"expected {x.shape[0]} answers for as many inputs; '{self.name}' "
+                f"returned {len(answers)}"
+            )
+        rows = [self._row(answer) for answer in answers]
+        return like(x, np.stack(rows)).astype(x.dtype)
+
+    def to_tensor(self, x: Array) -> Batch:
+        return as_tensor(np.array(x))
+
+    def _row(self, answer: Any) -> Array:
+        """The scores (classes,) of one answer; names have a column for others."""
+        size = len(self._places) + (not self._numbered)
+        row = np.zeros(size)
+        if not self._scored:
+            row[self._place(answer)] = 1
+            return row
+        try:
+            pairs = dict(answer.items() if isinstance(answer, Mapping) else answer)
+            scores = [(self._place(key), float(value)) for key, value in pairs.items()]
+            least = min(score for _, score in scores)
+        except (TypeError, ValueError) as error:
+            raise BadInput(
+                f"expected a mapping from classes to scores, or pairs of these, and at "
+                f"least one; '{self.name}' returned {answer!r}"
+            ) from error
+        row[:] = least - _BELOW * max(1, abs(least))
+        for place, score in scores:
+            row[place] = max(row[place], score)
+        return row
+
+    def _place(self, answer: Any) -> int:
+        if not self._numbered:
+            if not isinstance(answer, str):
+                raise BadInput(
+                    f"expected the name of a class; '{self.name}' returned {answer!r}. "
+                    "If it returns numbers, give the number of classes"
+                )
+            return self._places.get(answer, len(self._places))
+        number = np.asarray(answer)
+        is_number = number.shape == () and number.dtype.kind in "iu"
+        if is_number and int(number) in self._places:
+            return int(number)
+        raise BadInput(
+            f"expected the number of a class, from 0 to {len(self._places) - 1}; "
+            f"'{self.name}' returned {answer!r}"
+        )
