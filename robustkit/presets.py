@@ -7,7 +7,10 @@ from robustkit.attacks.gradient.greedy import Greedy
 from robustkit.attacks.gradient.momentum import MIFGSM
 from robustkit.attacks.gradient.polish import Polish
 from robustkit.attacks.gradient.relay import Relay
-from robustkit.attacks.score import square
+from robustkit.attacks.score import patch_rs, simba, sparse_rs, square
+from robustkit.attacks.score.patch_rs import PatchRS
+from robustkit.attacks.score.simba import SimBA
+from robustkit.attacks.score.sparse_rs import SparseRS
 from robustkit.attacks.score.square import Square
 from robustkit.combine import Cascade, Minimise
 from robustkit.errors import BadInput, suggestion
@@ -20,6 +23,9 @@ __all__ = [
     "minimum_norm_bim",
     "minimum_norm_mi_fgsm",
     "minimum_norm_ni_fgsm",
+    "minimum_norm_patch_rs",
+    "minimum_norm_simba",
+    "minimum_norm_sparse_rs",
     "minimum_norm_square",
 ]
 
@@ -141,3 +147,18 @@ def minimum_norm_ni_fgsm() -> Minimise[momentum.State]:
 def minimum_norm_square() -> Minimise[square.State]:
     """Square Attack with a search over its radius."""
     return Minimise(Square(epsilon=1.0, steps=1000), steps=5000)
+
+
+def minimum_norm_simba() -> Minimise[simba.State]:
+    """SimBA with a search over its radius."""
+    return Minimise(SimBA(epsilon=1.0, steps=1000), steps=5000)
+
+
+def minimum_norm_sparse_rs() -> Minimise[sparse_rs.State]:
+    """Sparse-RS with a search over the number of features."""
+    return Minimise(SparseRS(epsilon=1.0, steps=1000), steps=5000)
+
+
+def minimum_norm_patch_rs() -> Minimise[patch_rs.State]:
+    """Patch-RS with a search over the size of the patch."""
+    return Minimise(PatchRS(epsilon=1.0, steps=1000), steps=5000)
