@@ -31,6 +31,7 @@ _HOME = {
     "DDN": "robustkit.attacks.gradient.ddn",
     "DeepFool": "robustkit.attacks.gradient.deepfool",
     "EAD": "robustkit.attacks.gradient.ead",
+    "Estimated": "robustkit.models.estimated",
     "Evolution": "robustkit.attacks.score.evolution",
     "FAB": "robustkit.attacks.gradient.fab",
     "FGSM": "robustkit.attacks.gradient.fgsm",

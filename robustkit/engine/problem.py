@@ -208,6 +208,9 @@ class Problem:
     def gradient(self, x: Batch, loss: str | Loss = "margin") -> GradientAnswer:
         """Ask for a gradient: one forward and one backward pass per sample.
 
+        A model that estimates it takes more forward passes instead, which are billed
+        after that of the answer (`Model.passes_per_gradient`).
+
         Args:
             x: (n, ...) points.
             loss: Whose gradient; a name of `robustkit.engine.losses` or a function.
@@ -227,7 +230,9 @@ class Problem:
         del pull_back
         is_margin = loss is LOSSES["margin"]
         margin = value if is_margin else self._criterion.margin(logits)
-        answer = self._recorded(point, margin, backward=True)
+        extra = self._model.passes_per_gradient
+        answer = self._recorded(point, margin, backward=extra == 0)
+        self.ledger.forwards += extra
         return GradientAnswer(**vars(answer), gradient=gradient)
 
     def logits(self, x: Batch, rows: Array | None = None) -> Tensor:
@@ -267,7 +272,10 @@ class Problem:
         asked = slice(None) if rows is None else rows
 
         def billed(slopes: Tensor) -> Batch:
-            self.ledger.backwards[asked] += self.ledger.passes
+            if self._model.passes_per_gradient:
+                self.ledger.forwards[asked] += self._model.passes_per_gradient
+            else:
+                self.ledger.backwards[asked] += self.ledger.passes
             with self._model.session():
                 return pull_back(slopes)
 

@@ -127,8 +127,7 @@ def evaluate(
     )
     shown = min(_access(access), adapted.access)
     _check_counts(budget=budget, batch_size=batch_size, seed=seed)
-    questions = budget and max(budget // adapted.passes_per_question, 1)
-    chosen = {n: choose_attacks(attacks, n, shown, questions) for n in norms}
+    chosen = {n: choose_attacks(attacks, n, shown, budget, adapted) for n in norms}
     sizes = _epsilons(epsilons, norms, adapted.bounds)
     examined = examine(adapted, dataset.example)
     evaluator = BatchEvaluator(

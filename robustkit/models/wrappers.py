@@ -39,6 +39,7 @@ class Preprocessed(Model):
         self.bounds, self.access, self.name = model.bounds, model.access, model.name
         self._model, self.notes = model, model.notes
         self.passes_per_question = model.passes_per_question
+        self.passes_per_gradient = model.passes_per_gradient
         self._mean, self._std, self._axis = np.array(mean), np.array(std), axis
 
     def logits(self, x: Batch) -> Tensor:
