@@ -60,6 +60,7 @@ _HOME = {
     "Problem": "robustkit.engine.problem",
     "RayS": "robustkit.attacks.decision.rays",
     "Relay": "robustkit.attacks.gradient.relay",
+    "RemoteModel": "robustkit.models.remote",
     "Results": "robustkit.evaluation.results",
     "SaltAndPepper": "robustkit.attacks.baseline.salt_and_pepper",
     "SigmaZero": "robustkit.attacks.gradient.sigma_zero",

@@ -39,7 +39,7 @@ class Answer:
     """What the model said about one point per sample.
 
     Attributes:
-        point: (n, ...) the input asked about, clipped to the bounds.
+        point: (n, ...) the input asked about, clipped to the bounds and as shown.
         delta: (n, ...) its perturbation.
         distance: (n,) its size, in norm units.
         adversarial: (n,) whether the margin is below zero.
@@ -69,8 +69,9 @@ class GradientAnswer(Answer):
 class Problem:
     """Samples to be made adversarial; only those still being worked on.
 
-    Every question clips its point to the bounds, is billed to the samples it was
-    asked for, and its point is kept if it is the nearest adversarial so far.
+    Every question clips its point to the bounds and to what the model is shown of it
+    (`Model.shown`), is billed to the samples it was asked for, and its point is kept if
+    it is the nearest adversarial so far.
 
     Args:
         model: To be asked.
@@ -221,7 +222,7 @@ class Problem:
         """
         self._allow(Access.GRADIENT)
         loss = get_loss(loss) if isinstance(loss, str) else loss
-        point = self.bounds.clip(x)
+        point = self._model.shown(self.bounds.clip(x))
         with self._model.session():
             logits, pull_back = self._model.linearise(point)
             value, slopes = loss(self._criterion, logits)
@@ -265,7 +266,7 @@ class Problem:
             NoGradient: The model has no gradients.
         """
         self._allow(Access.GRADIENT)
-        point = self.bounds.clip(x)
+        point = self._model.shown(self.bounds.clip(x))
         with self._model.session():
             logits, pull_back = self._model.linearise(point)
         self._recorded(point, self._criterion_of(rows).margin(logits), rows=rows)
@@ -314,7 +315,7 @@ class Problem:
     def _scored(
         self, x: Batch, rows: Array | None, *, decision: bool = False
     ) -> tuple[Tensor, Answer]:
-        point = self.bounds.clip(x)
+        point = self._model.shown(self.bounds.clip(x))
         with self._model.session():
             logits = self._model.logits(point)
             margin = self._criterion_of(rows).margin(logits)
@@ -324,9 +325,10 @@ class Problem:
         self, x: Tensor, asked: Mask | None, access: Access
     ) -> tuple[Mask, Tensor]:
         self._allow(access)
-        points = self.bounds.clip(x)
-        shape = points.shape[:2]
-        flat = points.reshape((-1, *points.shape[2:]))
+        shape = x.shape[:2]
+        flat = self.bounds.clip(x.reshape((-1, *x.shape[2:])))
+        flat = self._model.shown(flat)
+        points = flat.reshape(x.shape)
         wanted = np.ones(shape, bool) if asked is None else to_numpy(asked)
         margin = np.full(flat.shape[0], math.inf)
         distance = np.full(flat.shape[0], math.inf)

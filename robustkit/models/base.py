@@ -68,6 +68,14 @@ class Model(ABC):
             "an adapter with gradients"
         )
 
+    def shown(self, x: Batch) -> Batch:
+        """(n, ...) what the model is really shown of valid inputs; `x` if that is all.
+
+        Where something lies between, such as an image file of 8 bits, it is the input
+        that comes out of it. Points are recorded, and distances measured, as shown.
+        """
+        return x
+
     @abstractmethod
     def to_tensor(self, x: Array) -> Batch:
         """A NumPy batch as a tensor of this model's framework, on its device."""

@@ -1,6 +1,7 @@
 """Gradients made from scores, so that gradient-based attacks run on black boxes."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeAlias
@@ -58,8 +59,9 @@ class Estimated(Model):
         al., ZOO, AISec 2017.
 
     Differences from the paper:
-        Points stay within the bounds; the estimate is the difference over the distance
-        that is left, feature by feature, so that it stays unbiased for linear models.
+        Points stay within the bounds, and are rounded to what the model is shown; the
+        estimate is the difference over the distance that is left, feature by feature,
+        so that it stays unbiased for linear models.
 
     Raises:
         BadInput: No such method, an odd number of samples, or decisions only.
@@ -125,6 +127,9 @@ class Estimated(Model):
 
         return self._model.logits(x), pull_back
 
+    def shown(self, x: Batch) -> Batch:
+        return self._model.shown(x)
+
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
 
@@ -163,16 +168,16 @@ class Estimated(Model):
     def _summed(self, x: Batch, slopes: Tensor, pairs: list[Tensor]) -> Batch:
         """The sum of the estimates by some directions."""
         reach = self._sigma * self.bounds.width
-        ahead = [self.bounds.clip(x + reach * pair) for pair in pairs]
-        behind = [self.bounds.clip(x - reach * pair) for pair in pairs]
+        ahead = [self.shown(self.bounds.clip(x + reach * pair)) for pair in pairs]
+        behind = [self.shown(self.bounds.clip(x - reach * pair)) for pair in pairs]
         logits = self._model.logits(stack_rows(ahead + behind))
         logits = logits.reshape((2, len(pairs), *slopes.shape))
         rises = ((logits[0] - logits[1]) * slopes).sum(axis=-1)
         total = 0.0 * x
         for place, pair in enumerate(pairs):
             apart = ahead[place] - behind[place]
-            gap = where(apart == 0, 1.0, apart)
-            total = total + expand(rises[place], x) * pair.square() / gap
+            slope = pair.square() / where(apart == 0, math.inf, apart)
+            total = total + expand(rises[place], x) * slope
         return total
 
 
