@@ -81,7 +81,10 @@ _HOME = {
     "get_attack": "robustkit.registry",
     "load_data": "robustkit.evaluation.data",
     "load_model": "robustkit.models.load",
+    "merge": "robustkit.evaluation.merge",
+    "resume": "robustkit.evaluation.resume",
     "run": "robustkit.evaluation.single",
+    "verify": "robustkit.evaluation.audit",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -1,6 +1,7 @@
 """The command line."""
 
 import contextlib
+import errno
 import json
 import re
 import signal
@@ -9,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -17,11 +18,17 @@ from robustkit import __version__
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from robustkit.evaluation.batch import Progress
+    from robustkit.evaluation.results import Results
 
 __all__ = ["main"]
 
 # Nothing heavy is imported at the top: `robustkit --help` answers at once.
+
+# How much of what is wrong with a claim is shown.
+_LINES = 10
 
 _EVAL_HELP = """Find the smallest adversarial perturbation of every sample, verified.
 
@@ -69,6 +76,22 @@ class _Target(click.ParamType[int | str]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | str:
         return int(value) if re.fullmatch(r"\d+", str(value)) else str(value)
+
+
+class _Shard(click.ParamType[tuple[int, int]]):
+    """One part of so many."""
+
+    name = "i/n"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        part, slash, parts = str(value).partition("/")
+        if not (slash and part.isdigit() and parts.isdigit()):
+            self.fail(f"'{value}' is not a part of the data such as 3/16")
+        return int(part), int(parts)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -126,7 +149,21 @@ def main() -> None:
     help="Other inputs that attacks may start from; results then depend on them.",
 )
 @click.option(
-    "--out", type=click.Path(), help="Run folder.  [default: runs/TIME-MODEL]"
+    "--shard",
+    type=_Shard(),
+    help="Evaluate one part of the data, such as 3/16; see `robustkit merge`.",
+)
+@click.option("--time-limit", type=float, help="Seconds for each attack on each batch.")
+@click.option(
+    "--out",
+    type=click.Path(),
+    help="Run folder; an unfinished run in it goes on.  [default: runs/TIME-MODEL]",
+)
+@click.option(
+    "--resume",
+    type=click.Path(),
+    metavar="RUN",
+    help="Go on with an unfinished run, by its folder alone.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json only.")
 def evaluate_command(
@@ -136,46 +173,113 @@ def evaluate_command(
     attacks: str,
     epsilons: tuple[str, ...],
     out: str | None,
+    resume: str | None,
     as_json: bool,
     **settings: Any,
 ) -> None:
     """See _EVAL_HELP."""
-    with _reporting_errors(lambda: folder if fresh else None):
-        folder = Path(out) if out else None
-        fresh = folder is None or not folder.exists() or not any(folder.iterdir())
-        model, data = _defaults(model, data)
+    given = resume or out
+    folder = Path(given) if given else None
+    ours = folder is None or _is_ours(folder)
+    with _reporting_errors(lambda: folder if ours else None):
+        if resume:
+            _check_alone(click.get_current_context())
+        else:
+            model, data = _defaults(model, data)
+        if folder is None:
+            folder = _fresh_folder(str(model))
         bounds = settings.pop("bounds")
         if bounds is not None and len(bounds) != 2:
             raise BadInput(f"--bounds takes two numbers, LO,HI; got {len(bounds)}")
-        folder = folder or _fresh_folder(model)
-        arguments = {
-            "norm": [part for norm in norms for part in norm.split(",")] or ["linf"],
-            "attacks": attacks.split(","),
-            "epsilons": _sizes(epsilons),
-            "bounds": bounds,
-            "out": folder,
-            **settings,
-        }
         from rich.console import Console
 
         from robustkit.evaluation.evaluate import evaluate
         from robustkit.evaluation.results import Results
-        from robustkit.report.table import print_results
+        from robustkit.evaluation.resume import resume as go_on
 
         try:
             with _progress_bar() as progress:
-                results = evaluate(model, data, progress=progress, **arguments)
+                if resume:
+                    results = go_on(resume, progress=progress)
+                else:
+                    results = evaluate(
+                        model,
+                        data,
+                        norm=_split(norms) or ["linf"],
+                        attacks=attacks.split(","),
+                        epsilons=_sizes(epsilons),
+                        bounds=bounds,
+                        out=folder,
+                        progress=progress,
+                        **settings,
+                    )
         except BaseException:
             # A report of what was finished; why it is no more, is said by the error.
             with contextlib.suppress(Exception):
-                Results(folder).report()
+                if ours:
+                    Results(folder).report()
             raise
-        report = results.report()
+        _show(results, as_json, Console())
+
+
+@main.command("merge")
+@click.argument("out", type=click.Path())
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print summary.json only.")
+def merge_command(out: str, runs: tuple[str, ...], as_json: bool) -> None:
+    r"""Join the runs of all parts of an evaluation to one run folder, OUT.
+
+    \b
+    Example, for two nodes of a cluster:
+      robustkit eval model.py:build --data test.npz --shard 1/2 --out part-1
+      robustkit eval model.py:build --data test.npz --shard 2/2 --out part-2
+      robustkit merge whole part-1 part-2
+    """
+    with _reporting_errors(lambda: None):
+        from rich.console import Console
+
+        from robustkit.evaluation.merge import merge
+
+        _show(merge(runs, out), as_json, Console())
+
+
+@main.command("verify")
+@click.argument("run")
+@click.option("--model", required=True, help="What was evaluated, as for `eval`.")
+@click.option("--data", required=True, help="What it was evaluated on, likewise.")
+@click.option("--device", help="For torch models, such as cuda:0.")
+@click.option(
+    "--rounded",
+    is_flag=True,
+    help="Also count the adversarials that remain after rounding to 256 levels.",
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def verify_command(
+    run: str, model: str, data: str, device: str | None, rounded: bool, as_json: bool
+) -> None:
+    """Recompute what the run folder RUN claims, without any attack.
+
+    Every adversarial is shown to the model again, and every distance, the curve and the
+    summary are computed anew. Exit code 0 if all of it holds, 3 if a claim does not.
+    MODEL and DATA run code as in `robustkit eval`; nothing that RUN names is run.
+    """
+    with _reporting_errors(lambda: None):
+        from robustkit.evaluation.audit import verify
+
+        audit = verify(run, model, data, device=device, rounded=rounded)
         if as_json:
-            click.echo((folder / "summary.json").read_text(), nl=False)
-            return
-        print_results(results, Console())
-        click.echo(f"\nreport: {report}")
+            click.echo(json.dumps(audit.to_json(), indent=2))
+        else:
+            for claim in audit.claims:
+                verdict = "holds" if claim.holds else "BROKEN"
+                click.echo(f"{verdict:7} {claim.name} ({claim.checked} checked)")
+                lines = [*claim.broken, *claim.notes]
+                for line in lines[:_LINES]:
+                    click.echo(f"{'':8}{line}")
+                if len(lines) > _LINES:
+                    click.echo(f"{'':8}{len(lines) - _LINES} more; --json lists all")
+    if not audit.holds:
+        sys.exit(3)
 
 
 @main.command("attacks")
@@ -234,6 +338,47 @@ def doctor_command() -> None:
             click.echo(f"{'onnxruntime':12} {', '.join(providers)}")
 
 
+def _show(results: "Results", as_json: bool, console: "Console") -> None:
+    """The end of a run: its report, and its tables or its summary."""
+    from robustkit.report.table import print_results
+
+    report = results.report()
+    if as_json:
+        click.echo((results.path / "summary.json").read_text(), nl=False)
+        return
+    print_results(results, console)
+    click.echo(f"\nreport: {report}")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether what is in a folder is there, or will be, by our doing."""
+    return (
+        not folder.exists()
+        or (folder.is_dir() and not any(folder.iterdir()))
+        or (folder / ".shards").is_dir()
+    )
+
+
+def _check_alone(context: click.Context) -> None:
+    """Refuse options that a run which goes on cannot follow."""
+    typed = click.core.ParameterSource.COMMANDLINE
+    others = [
+        name
+        for name in context.params
+        if name not in ("resume", "as_json")
+        and context.get_parameter_source(name) is typed
+    ]
+    if others:
+        raise BadInput(
+            "--resume goes on with a run as it was begun, so it goes with --json only; "
+            f"leave out {', '.join(sorted(others))}"
+        )
+
+
+def _split(parts: tuple[str, ...]) -> list[str]:
+    return [name for part in parts for name in part.split(",")]
+
+
 def _defaults(model: str | None, data: str | None) -> tuple[str, str]:
     if model is None:
         return "digits", data or "digits"
@@ -289,10 +434,31 @@ def _reporting_errors(folder: Callable[[], Path | None]) -> Iterator[None]:
 
     def kept() -> str:
         place = folder()
-        return f"; what was finished is in {place}" if place and place.exists() else ""
+        if not (place and place.exists()):
+            return ""
+        goes_on = (place / ".shards").is_dir() and (place / "run.json").exists()
+        way = f"; to go on: robustkit eval --resume {place}" if goes_on else ""
+        return f"; what was finished is in {place}{way}"
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
+
+    def unexpected(error: Exception) -> NoReturn:
+        import traceback
+
+        place = folder()
+        where = ""
+        if place and place.exists():
+            with contextlib.suppress(OSError):
+                (place / "error.txt").write_text(traceback.format_exc())
+                where = f"; the full trace is in {place / 'error.txt'}"
+        click.echo(
+            f"unexpected error: {type(error).__name__}: {error}{kept()}{where}",
+            err=True,
+        )
+        if not where:
+            click.echo(traceback.format_exc(), err=True)
+        sys.exit(1)
 
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:
@@ -311,22 +477,13 @@ def _reporting_errors(folder: Callable[[], Path | None]) -> Iterator[None]:
         raise
     except BrokenPipeError:
         sys.exit(1)
-    except Exception as error:
-        import traceback
-
-        place = folder()
-        where = ""
-        if place and place.exists():
-            with contextlib.suppress(OSError):
-                (place / "error.txt").write_text(traceback.format_exc())
-                where = f"; the full trace is in {place / 'error.txt'}"
-        click.echo(
-            f"unexpected error: {type(error).__name__}: {error}{kept()}{where}",
-            err=True,
-        )
-        if not where:
-            click.echo(traceback.format_exc(), err=True)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            unexpected(error)
+        click.echo(f"error: the disk is full ({error}){kept()}", err=True)
         sys.exit(1)
+    except Exception as error:
+        unexpected(error)
     finally:
         signal.signal(signal.SIGTERM, previous)
 

@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import signal
@@ -113,6 +114,28 @@ def test_json_is_all_that_stdout_holds(own, tmp_path):
     assert summary["norms"]["linf"]["attacks"]["fmn"]["forward_passes"] <= 20 * 12
 
 
+def test_a_run_can_be_verified_by_others(own, tmp_path):
+    run = tmp_path / "run"
+    done = robustkit(
+        "eval", "net.py:build", "--data", "data.npz", "--attacks", "fmn", "--budget",
+        "20", "--out", run, cwd=own,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    asked = ("verify", run, "--model", "net.py:build", "--data", "data.npz")
+    done = robustkit(*asked, cwd=own)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "holds   every adversarial is in bounds and adversarial (12" in done.stdout
+    text = (run / "summary.json").read_text().replace('"found": 12', '"found": 11')
+    (run / "summary.json").write_text(text)
+    done = robustkit(*asked, "--json", cwd=own)
+    assert done.returncode == 3
+    broken = [c for c in json.loads(done.stdout)["claims"] if not c["holds"]]
+    assert [c["name"] for c in broken] == ["the summary follows from the table"]
+    done = robustkit("verify", own, *asked[2:], cwd=own)
+    assert done.returncode == 2
+    assert "is not a run folder" in done.stderr
+
+
 def test_uint8_is_scaled_and_said_so(own, tmp_path):
     done = robustkit(
         "eval", "net.py:build", "--data", "bytes.npz", "--attacks", "fmn", "--out",
@@ -197,12 +220,75 @@ def test_an_interrupted_run_keeps_what_is_finished(own, tmp_path, number):
     assert process.returncode == 130, errors
     assert str(tmp_path / "run") in errors
     assert "Traceback" not in errors
+    assert f"to go on: robustkit eval --resume {tmp_path / 'run'}" in errors
     kept = rk.Results(tmp_path / "run")
     assert kept.run["status"] == "interrupted"
     assert 2 <= len(kept.index) < 12
     assert (kept.path / "report.html").exists()
     best = kept.adversarials()
     assert set(best["index"]) <= set(kept.index.tolist())
+    done = robustkit("eval", "--resume", tmp_path / "run", cwd=own)
+    assert done.returncode == 0, done.stderr
+    assert len(rk.Results(tmp_path / "run").index) == 12
+    assert "on 12 samples" in done.stdout
+
+
+def test_parts_are_evaluated_by_themselves_and_joined(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(own)
+    for part in ("1/2", "2/2"):
+        done = CliRunner().invoke(
+            main,
+            ["eval", "net.py:build", "--data", "data.npz", "--attacks", "fmn",
+             "--budget", "10", "--batch-size", "4", "--shard", part, "--time-limit",
+             "60", "--out", str(tmp_path / part[0])],
+        )  # fmt: skip
+        assert done.exit_code == 0, done.stderr
+    assert (
+        "on 8 samples"
+        in CliRunner().invoke(main, ["eval", "--resume", str(tmp_path / "1")]).stdout
+    )
+    parts = [str(tmp_path / part) for part in "21"]
+    done = CliRunner().invoke(main, ["merge", str(tmp_path / "whole"), *parts])
+    assert done.exit_code == 0, done.stderr
+    assert "on 12 samples" in done.stdout
+    done = CliRunner().invoke(main, ["merge", str(tmp_path / "again"), parts[0]])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "missing: 1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--resume", "run", "--budget", "3"], "leave out budget"),
+        (["--resume", "run"], "is not a run folder"),
+        (["--shard", "3"], "not a part of the data such as 3/16"),
+        (["--shard", "3/2"], "got 3 of 2"),
+        (["--time-limit", "0"], "positive"),
+    ],
+)
+def test_parts_and_runs_that_do_not_exist(
+    own, tmp_path, monkeypatch, arguments, expected
+):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["eval", *arguments])
+    assert done.exit_code == 2, done.stderr
+    assert expected in " ".join(done.stderr.split())
+
+
+def test_a_full_disk_is_one_clear_message(own, tmp_path, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(own)
+    out = tmp_path / "run"
+    out.mkdir()
+    monkeypatch.setattr("os.fsync", full)
+    done = CliRunner().invoke(
+        main, ["eval", "--samples", "4", "--attacks", "fmn", "--out", str(out)]
+    )
+    assert done.exit_code == 1
+    assert done.stderr.rpartition("error: ")[2].startswith("the disk is full")
+    assert "Traceback" not in done.stderr
 
 
 def test_attacks_doctor_and_version(own):

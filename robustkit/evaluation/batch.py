@@ -1,31 +1,36 @@
 """One batch of samples through every norm and attack, into the run folder."""
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from robustkit.engine.attack import Attack
-from robustkit.engine.criteria import Criterion, Misclassification
+from robustkit.engine.criteria import Criterion
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
+from robustkit.evaluation.deadline import OutOfTime, deadline
+from robustkit.evaluation.goals import MakeCriterion, adversarial_from_start
+from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import RunFolder
+from robustkit.evaluation.tables import as_csv
 from robustkit.evaluation.verify import confirm
 from robustkit.models.base import Model
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array, Batch, take, to_numpy
 
-__all__ = ["BatchEvaluator", "MakeCriterion", "Progress"]
+__all__ = ["PROGRESS_INTERVAL", "BatchEvaluator", "Progress"]
+
+PROGRESS_INTERVAL = 0.1
+"""Seconds between two reports of progress, at least."""
 
 T = TypeVar("T")
 
 _NO_START = "the attack took no step; it found nothing to start from"
-
-MakeCriterion: TypeAlias = Callable[[Array, Array, Array], Criterion]
-"""From labels (n,), clean logits (n, classes), inputs (n, ...) to their criterion."""
 
 _COUNTS = ("forwards", "backwards", "decisions", "steps", "unknown", "seconds")
 
@@ -99,7 +104,9 @@ class BatchEvaluator:
         budget: Model passes per sample and attack; None: the attacks' own.
         seed: Of all randomness.
         pool: Other inputs that attacks may use, or None.
-        progress: Called at most ten times a second, or None.
+        random: Whether the model gives different answers to the same input.
+        time_limit: Seconds for each attack on a batch; None: no limit.
+        progress: Called at most every `PROGRESS_INTERVAL`, or None.
     """
 
     model: Model
@@ -109,45 +116,67 @@ class BatchEvaluator:
     budget: int | None
     seed: int
     pool: Batch | None
+    random: bool
+    time_limit: float | None
     progress: Callable[[Progress], None] | None
 
-    def evaluate(self, x: Array, label: Array, index: Array, folder: RunFolder) -> None:
-        """Attack samples and write their rows as each attack ends.
+    def evaluate(
+        self, x: Array, label: Array, index: Array, number: int, folder: RunFolder
+    ) -> None:
+        """Attack samples and keep what was found as each attack ends.
 
         A sample at which the model raises gets the status "error" and does not touch
-        the others.
+        the others. What the folder has already is not done again.
 
         Args:
             x: (n, ...) inputs.
             label: (n,) their labels.
             index: (n,) their positions in the data.
-            folder: To write to.
+            number: Of the batch in the data, from 0.
+            folder: To keep it in.
+
+        Raises:
+            BadInput: The folder has something else of this batch.
         """
         batch = self._clean(x, label, index)
         folder.add_examples(index, x)
-        total = sum(len(named) for named in self.attacks.values())
-        done = 0
-        for norm, named in self.attacks.items():
-            outcomes: dict[str, _Outcome] = {}
-            try:
-                for name, attack in named.items():
-                    ticker = _Ticker(
-                        self.progress, batch, norm, name, attack, done, total
-                    )
-                    outcome = self._attack(attack, norm, batch, ticker)
-                    folder.add_rows(_rows(batch, norm, name, outcome))
-                    outcomes[name] = outcome
-                    done += 1
-            finally:
-                _keep_best(batch, norm, outcomes, folder)
+        digest = _digest(x, label, index)
+        parts = [
+            (norm, name, attack)
+            for norm, named in self.attacks.items()
+            for name, attack in named.items()
+        ]
+        for place, (norm, name, attack) in enumerate(parts):
+            key = ShardKey(number, place, repr(norm), name, digest)
+            kept = folder.kept(key)
+            if kept is not None:
+                self._check_unchanged(kept, batch)
+                continue
+            ticker = _Ticker(
+                self.progress, batch, norm, name, attack, place, len(parts)
+            )
+            outcome = self._attack(attack, norm, batch, ticker)
+            folder.keep(_shard(key, batch, outcome))
+
+    def _check_unchanged(self, kept: Shard, batch: _Batch) -> None:
+        """Refuse to go on with a model that has changed since."""
+        changed = int((kept.prediction != batch.prediction).sum())
+        if changed and not self.random:
+            raise BadInput(
+                f"the model predicts other classes for {changed} of {len(batch.x)} "
+                "samples that were evaluated before the run was interrupted: it has "
+                "changed since, or its answers are random. Give the model that was "
+                "evaluated, or start anew in another folder"
+            )
 
     def _clean(self, x: Array, label: Array, index: Array) -> _Batch:
         broken = [""] * len(x)
-        answers = _isolating(
-            lambda rows: to_numpy(self.model.logits(self.model.to_tensor(x[rows]))),
-            np.arange(len(x)),
-            broken,
-        )
+
+        def asked(rows: Array) -> Array:
+            with deadline(self.time_limit):
+                return to_numpy(self.model.logits(self.model.to_tensor(x[rows])))
+
+        answers = _isolating(asked, np.arange(len(x)), broken)
         logits = np.full((len(x), self.classes), np.nan, dtype=np.float32)
         for rows, values in answers:
             logits[rows] = values
@@ -157,10 +186,7 @@ class BatchEvaluator:
         criterion = self.criterion(label, logits, x)
         margin = to_numpy(criterion.margin(self.model.to_tensor(logits)))
         prediction = np.where(unknown, -1, logits.argmax(axis=1))
-        from_start = margin < 0
-        if isinstance(criterion, Misclassification):
-            # A tie that is decided against the label is no robust sample either.
-            from_start |= prediction != label
+        from_start = adversarial_from_start(criterion, margin, prediction, label)
         return _Batch(
             x=x,
             label=label,
@@ -192,9 +218,15 @@ class BatchEvaluator:
                 pool=self.pool,
             )
             try:
-                return run(attack, problem, budget=self.budget, observers=[ticker])
+                with deadline(self.time_limit):
+                    return run(attack, problem, budget=self.budget, observers=[ticker])
             except BadInput:
                 raise
+            except OutOfTime:
+                # In smaller groups it would only take longer.
+                for row in rows:
+                    outcome.reasons[row] = f"stopped after {self.time_limit:g} seconds"
+                return problem.ledger
             except Exception as error:
                 if len(rows) > 1:
                     raise
@@ -267,13 +299,26 @@ def _doubt(outcome: _Outcome, row: int) -> str:
     return "" if outcome.counts["steps"][row] else _NO_START
 
 
+def _shard(key: ShardKey, batch: _Batch, outcome: _Outcome) -> Shard:
+    """What an attack found, as it is kept."""
+    found = np.isfinite(outcome.distance) & ~batch.from_start
+    return Shard(
+        key,
+        as_csv(_rows(key, batch, found, outcome)),
+        batch.prediction,
+        batch.index[found],
+        batch.label[found],
+        outcome.distance[found],
+        outcome.best[found],
+    )
+
+
 def _rows(
-    batch: _Batch, norm: Norm, attack: str, outcome: _Outcome
+    key: ShardKey, batch: _Batch, found: Array, outcome: _Outcome
 ) -> list[dict[str, Any]]:
     rows = []
     for row in range(len(batch.x)):
-        found = bool(np.isfinite(outcome.distance[row]) and not batch.from_start[row])
-        status = "found" if found else "not_found"
+        status = "found" if found[row] else "not_found"
         if batch.from_start[row]:
             status = "already_misclassified"
         elif np.isnan(outcome.distance[row]):
@@ -283,9 +328,9 @@ def _rows(
                 "index": batch.index[row],
                 "label": batch.label[row],
                 "prediction": batch.prediction[row],
-                "attack": attack,
-                "norm": repr(norm),
-                "found": found,
+                "attack": key.attack,
+                "norm": key.norm,
+                "found": found[row],
                 "distance": outcome.distance[row],
                 "forward_passes": int(outcome.counts["forwards"][row]),
                 "backward_passes": int(outcome.counts["backwards"][row]),
@@ -299,29 +344,12 @@ def _rows(
     return rows
 
 
-def _keep_best(
-    batch: _Batch, norm: Norm, outcomes: dict[str, _Outcome], folder: RunFolder
-) -> None:
-    """Write the nearest adversarial of each sample that has one."""
-    if not outcomes:
-        return
-    distances = np.stack([outcome.distance for outcome in outcomes.values()])
-    distances = np.nan_to_num(distances, nan=np.inf, posinf=np.inf)
-    nearest, winner = distances.min(axis=0), distances.argmin(axis=0)
-    rows = np.flatnonzero(np.isfinite(nearest) & ~batch.from_start)
-    points = np.empty((len(rows), *batch.x.shape[1:]), dtype=batch.x.dtype)
-    for place, outcome in enumerate(outcomes.values()):
-        won = winner[rows] == place
-        points[won] = outcome.best[rows[won]]
-    names = list(outcomes)
-    folder.add_best(
-        repr(norm),
-        batch.index[rows],
-        batch.label[rows],
-        nearest[rows],
-        [names[place] for place in winner[rows]],
-        points,
-    )
+def _digest(x: Array, label: Array, index: Array) -> str:
+    digest = hashlib.sha256()
+    for values in (x, label, index):
+        digest.update(f"{values.dtype} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 class _Ticker:
@@ -344,7 +372,7 @@ class _Ticker:
 
     def after_step(self, p: Problem, step: int) -> None:
         now = time.monotonic()
-        if self._progress is None or now - self._last < 0.1:
+        if self._progress is None or now - self._last < PROGRESS_INTERVAL:
             return
         self._last = now
         self._progress(

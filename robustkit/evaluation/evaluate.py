@@ -5,7 +5,7 @@ import operator
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 
 from robustkit.engine.attack import Attack
-from robustkit.engine.criteria import Criterion, Misclassification, Targeted
+from robustkit.engine.criteria import Criterion
 from robustkit.errors import BadInput, suggestion
-from robustkit.evaluation.batch import BatchEvaluator, MakeCriterion, Progress
-from robustkit.evaluation.data import DataSet, as_data, load_data
+from robustkit.evaluation.batch import BatchEvaluator, Progress
+from robustkit.evaluation.data import DataSet
+from robustkit.evaluation.deadline import check_time_limit
+from robustkit.evaluation.goals import make_criterion
+from robustkit.evaluation.opening import model_and_data, open_data
 from robustkit.evaluation.preflight import check_labels, examine
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.store import SCHEMA, RunFolder
 from robustkit.models.base import Access, Model
-from robustkit.models.load import ExampleNeeded, as_model, load_model
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import Norm, get_norm
-from robustkit.numerics.random import Rng, sample_keys
-from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, to_numpy
+from robustkit.numerics.tensors import Batch, Tensor, as_tensor, to_numpy
 from robustkit.registry import choose_attacks
 
 __all__ = ["default_epsilons", "evaluate", "package_versions"]
@@ -38,7 +39,6 @@ _EPSILONS = {
     "l0": (1.0, 2.0, 5.0, 10.0, 20.0, 50.0),
 }
 _PACKAGES = ("numpy", "scipy", "torch", "eagerpy", "jax", "onnxruntime", "foolbox")
-_TARGETS = ("random", "least-likely")
 
 
 def default_epsilons(norm: Norm, bounds: Bounds) -> tuple[float, ...]:
@@ -66,6 +66,8 @@ def evaluate(
     std: Sequence[float] | None = None,
     device: str | None = None,
     pool: Any = None,
+    shard: tuple[int, int] | None = None,
+    time_limit: float | None = None,
     out: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Results:
@@ -102,8 +104,14 @@ def evaluate(
         device: For torch models, such as "cuda:0".
         pool: Other inputs (m, ...) that attacks may start from or walk towards, or
             data as for `data`. None: none, so that samples do not influence each other.
+        shard: (3, 16): evaluate only the third of sixteen parts of the data, for as
+            many processes with a run folder each, which `merge` joins. Batches are
+            dealt out in turn.
+        time_limit: Seconds for each attack on a batch. What was found by then counts;
+            samples without an adversarial by then are errors.
         out: Run folder to write; None: a temporary one, removed with the results
-            (`Results.save` keeps them).
+            (`Results.save` keeps them). If it holds an unfinished run with the same
+            model, data, settings and versions, that run goes on.
         progress: Called now and then, at most ten times a second.
 
     Returns:
@@ -122,11 +130,13 @@ def evaluate(
     if target is not None and not isinstance(target, str):
         target = _whole(target, "the target")
     asked = Bounds(*bounds) if isinstance(bounds, tuple | list) else bounds
-    adapted, dataset = _model_and_data(
+    adapted, dataset = model_and_data(
         model, data, asked, samples, device=device, mean=mean, std=std
     )
     shown = min(_access(access), adapted.access)
     _check_counts(budget=budget, batch_size=batch_size, seed=seed)
+    check_time_limit(time_limit)
+    shard = _shard(shard)
     chosen = {n: choose_attacks(attacks, n, shown, budget, adapted) for n in norms}
     sizes = _epsilons(epsilons, norms, adapted.bounds)
     examined = examine(adapted, dataset.example)
@@ -134,10 +144,12 @@ def evaluate(
         model=adapted,
         classes=examined.classes,
         attacks=chosen,
-        criterion=_criterion(adapted, target, criterion, examined.classes, seed),
+        criterion=make_criterion(adapted, target, criterion, examined.classes, seed),
         budget=budget,
         seed=seed,
         pool=_pool(pool, adapted),
+        random=examined.random,
+        time_limit=time_limit,
         progress=progress,
     )
     config = {
@@ -158,6 +170,8 @@ def evaluate(
         "std": std and list(std),
         "device": device,
         "pool": _name(pool) or (None if pool is None else "given"),
+        "shard": shard and list(shard),
+        "time_limit": time_limit,
     }
     description: dict[str, Any] = {
         "schema": SCHEMA,
@@ -183,10 +197,10 @@ def evaluate(
         "notes": [*dataset.notes, *examined.notes],
     }
     with (
-        RunFolder(out or tempfile.mkdtemp(prefix="robustkit-")) as folder,
+        RunFolder(out or tempfile.mkdtemp(prefix="robustkit-"), description) as folder,
         _described(folder, description, dataset),
     ):
-        _stream(dataset, evaluator, examined.classes, batch_size, description, folder)
+        _stream(dataset, evaluator, examined.classes, description, folder)
     return Results(folder.path, temporary=out is None)
 
 
@@ -194,11 +208,13 @@ def evaluate(
 def _described(
     folder: RunFolder, description: dict[str, Any], dataset: DataSet
 ) -> Iterator[None]:
-    """Keep run.json and summary.json true, however the run ends."""
+    """Keep run.json, the tables and summary.json true, however the run ends."""
+    if folder.earlier is not None:
+        description["started"] = folder.earlier["started"]
+        description["resumed"] = [*folder.earlier.get("resumed", []), _now()]
     folder.write("run.json", description)
     try:
         yield
-        description["status"] = "complete"
     except BaseException as error:
         error.add_note(f"what was computed by then is in {folder.path}")
         interrupted = isinstance(error, KeyboardInterrupt)
@@ -206,39 +222,63 @@ def _described(
         if not interrupted:
             failure = f"{type(error).__name__}: {error}"
             description["failure"] = " ".join(failure.split())
+        # A full disk, for one; what was kept is safe, and what ended the run is told.
+        with suppress(OSError):
+            _conclude(folder, description, dataset)
         raise
-    finally:
-        description["finished"] = _now()
-        description["data"]["fingerprint"] = dataset.fingerprint()
-        folder.write("run.json", description)
-        folder.write("summary.json", Results(folder.path).summary())
+    description["status"] = "complete"
+    if folder.damaged:
+        description["notes"].append(
+            f"damaged on the disk and made anew: {', '.join(folder.damaged)}"
+        )
+    _conclude(folder, description, dataset)
+
+
+def _conclude(folder: RunFolder, description: dict[str, Any], dataset: DataSet) -> None:
+    description["finished"] = _now()
+    description["data"]["fingerprint"] = dataset.fingerprint()
+    folder.write_tables()
+    folder.write("run.json", description)
+    folder.write("summary.json", Results(folder.path).summary())
 
 
 def _stream(
     dataset: DataSet,
     evaluator: BatchEvaluator,
     classes: int,
-    batch_size: int,
     description: dict[str, Any],
     folder: RunFolder,
 ) -> None:
     """Evaluate batch by batch, leaving out samples that are of the target class."""
     start, left_out = 0, 0
-    target = description["config"]["target"]
-    for x, y in dataset.batches(batch_size):
+    config = description["config"]
+    target, (part, parts) = config["target"], config["shard"] or (1, 1)
+    for number, (x, y) in enumerate(dataset.batches(config["batch_size"])):
         check_labels(y, classes, start)
         kept = (
             np.flatnonzero(y != target)
             if isinstance(target, int)
             else np.arange(len(y))
         )
-        if len(kept):
-            evaluator.evaluate(x[kept], y[kept], start + kept, folder)
+        if len(kept) and number % parts == part - 1:
+            evaluator.evaluate(x[kept], y[kept], start + kept, number, folder)
         start, left_out = start + len(y), left_out + len(y) - len(kept)
     if start == left_out:
         raise BadInput(f"all {start} samples are of the target class {target}")
     if left_out:
         description["notes"] += [f"{left_out} samples of the target class left out"]
+
+
+def _shard(shard: tuple[int, int] | None) -> tuple[int, int] | None:
+    if shard is None:
+        return None
+    part, parts = (_whole(number, "a part of the data") for number in shard)
+    if not 1 <= part <= parts:
+        raise BadInput(
+            f"a part of the data must be one of 1 to the number of parts, such as 3 of "
+            f"16; got {part} of {parts}"
+        )
+    return part, parts
 
 
 def _name(given: Any) -> str | None:
@@ -251,29 +291,6 @@ def _norms(norm: str | Norm | Sequence[str | Norm]) -> tuple[Norm, ...]:
     if not names:
         raise BadInput("no norm was named; name one of l0, l0-pixels, l1, l2, linf")
     return tuple({repr(n): n for n in map(get_norm, names)}.values())
-
-
-def _data(data: Any, bounds: Bounds | None, samples: int | None) -> DataSet:
-    if isinstance(data, str | Path):
-        return load_data(data, bounds, samples=samples)
-    return as_data(data, bounds, samples=samples)
-
-
-def _model_and_data(
-    model: Any, data: Any, bounds: Bounds | None, samples: int | None, **settings: Any
-) -> tuple[Model, DataSet]:
-    """Load both, beginning with the one that the other needs.
-
-    The bounds of the data are the model's own; but a plain function must be tried on
-    the data to learn what it takes.
-    """
-    adapt = load_model if isinstance(model, str | Path) else as_model
-    try:
-        adapted: Model = adapt(model, bounds, **settings)
-    except ExampleNeeded:
-        dataset = _data(data, bounds, samples)
-        return adapt(model, bounds, example=dataset.example, **settings), dataset
-    return adapted, _data(data, adapted.bounds, samples)
 
 
 def _access(access: str | Access) -> Access:
@@ -326,57 +343,11 @@ def _epsilons(
     return chosen
 
 
-def _criterion(
-    model: Model,
-    target: int | str | None,
-    criterion: Callable[[Tensor], Criterion] | None,
-    classes: int,
-    seed: int,
-) -> MakeCriterion:
-    if criterion is not None and target is not None:
-        raise BadInput("give either a target or a criterion of your own, not both")
-    if isinstance(target, str) and target not in _TARGETS:
-        raise BadInput(
-            f"unknown target '{target}'; give a class number, 'random' or "
-            "'least-likely'"
-        )
-    if isinstance(target, int) and not 0 <= target < classes:
-        raise BadInput(
-            f"the model has {classes} classes, so the target must be 0 to "
-            f"{classes - 1}; got {target}"
-        )
-
-    def make(label: Array, logits: Array, x: Array) -> Criterion:
-        if criterion is not None:
-            return criterion(model.to_tensor(label))
-        if target is None:
-            return Misclassification(model.to_tensor(label))
-        return Targeted(model.to_tensor(_targets(target, label, logits, x, seed)))
-
-    return make
-
-
-def _targets(
-    target: int | str, label: Array, logits: Array, x: Array, seed: int
-) -> Array:
-    if isinstance(target, int):
-        return np.full_like(label, target)
-    if target == "random":
-        # A stream of its own, which no attack draws from.
-        rng = Rng(seed, sample_keys(x), 0, as_tensor(x), stream=1)
-        other = to_numpy(rng.integers(logits.shape[1] - 1))
-        return np.asarray(other + (other >= label))
-    others = np.array(logits)
-    others[np.arange(len(label)), label] = np.inf
-    least: Array = others.argmin(axis=1)
-    return least
-
-
 def _pool(pool: Any, model: Model) -> Batch | None:
     if pool is None:
         return None
     if isinstance(pool, str | Path | tuple):
-        batches = _data(pool, model.bounds, None).batches(1024)
+        batches = open_data(pool, model.bounds, None).batches(1024)
         return model.to_tensor(np.concatenate([x for x, _ in batches]))
     return model.to_tensor(to_numpy(as_tensor(pool)).astype(np.float32))
 

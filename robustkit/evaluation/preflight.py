@@ -17,10 +17,12 @@ class Examined:
 
     Attributes:
         classes: How many it tells apart.
+        random: Whether it gave different answers to the same input.
         notes: What the user should know, a sentence each.
     """
 
     classes: int
+    random: bool
     notes: tuple[str, ...]
 
 
@@ -71,8 +73,8 @@ def examine(model: Model, x: Array) -> Examined:
             "(--bounds, --mean, --std)"
         )
     notes = model.notes + _probability_note(model, logits)
-    again = _ask(model, x[:1])
-    if not _same(again, answers[0]):
+    random = not _same(_ask(model, x[:1]), answers[0])
+    if random:
         notes += (
             f"the model '{model.name}' gives different answers to the same input; "
             "distances are then those of lucky draws, and its robustness is not told",
@@ -82,7 +84,7 @@ def examine(model: Model, x: Array) -> Examined:
             f"the answers of the model '{model.name}' depend on the other inputs in "
             "the batch (batch statistics?); so do results, and on the batch size",
         )
-    return Examined(logits.shape[1], notes)
+    return Examined(logits.shape[1], random, notes)
 
 
 def check_labels(labels: Array, classes: int, start: int) -> None:

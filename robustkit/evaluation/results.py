@@ -13,7 +13,8 @@ import numpy as np
 
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.curve import CONFIDENCE, Curve, Interval, proportion
-from robustkit.evaluation.store import COLUMNS, SCHEMA, read_json
+from robustkit.evaluation.store import SCHEMA, read_json
+from robustkit.evaluation.tables import COLUMNS
 from robustkit.numerics.tensors import Array
 
 __all__ = ["Results"]

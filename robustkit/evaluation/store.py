@@ -1,15 +1,15 @@
-"""The run folder: everything an evaluation finds, written as it is found.
+"""The run folder: everything an evaluation finds, kept as it is found.
 
-See docs/reference/run-folder.md for the format. Nothing here grows with the number of
-samples: rows are appended to files.
+See docs/reference/run-folder.md for the format. What is finished is kept in shards
+(`Shards`), which outlive any end of the process, and the tables are made from them
+(`write_tables`). Nothing here grows with the number of samples.
 """
 
-import contextlib
-import csv
 import json
 import math
+import os
 import shutil
-import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,9 +17,11 @@ from typing import Any, Self
 import numpy as np
 
 from robustkit.errors import BadInput
+from robustkit.evaluation.shards import Shard, ShardKey, Shards, write_atomically
+from robustkit.evaluation.tables import write_tables
 from robustkit.numerics.tensors import Array
 
-__all__ = ["COLUMNS", "EXAMPLES", "SCHEMA", "RunFolder", "read_json", "write_json"]
+__all__ = ["EXAMPLES", "SCHEMA", "RunFolder", "read_json", "write_json"]
 
 SCHEMA = 1
 """Version of the run folder's format."""
@@ -27,78 +29,53 @@ SCHEMA = 1
 EXAMPLES = 32
 """How many originals examples.npz keeps."""
 
-COLUMNS = (
-    "index",
-    "label",
-    "prediction",
-    "attack",
-    "norm",
-    "found",
-    "distance",
-    "forward_passes",
-    "backward_passes",
-    "decision_queries",
-    "steps",
-    "seconds",
-    "status",
-    "reason",
-)
-_PARTS = ".parts"
-_NAME_WIDTH = 64
-_BEST: dict[str, str] = {
-    "norm": "<U16",
-    "index": "<i8",
-    "label": "<i8",
-    "distance": "<f8",
-    "attack": f"<U{_NAME_WIDTH}",
-    "x_adversarial": "<f4",
-}
+_SHARDS = ".shards"
+# What must be the same for a run to go on, but for times and what is said of it.
+_MANIFEST = ("schema", "config", "model", "versions")
 
 
 class RunFolder:
-    """Writes one evaluation; used as a context.
+    """Keeps one evaluation; used as a context.
 
-    Leaving the context, by whatever way, packs what has been written so far into
-    `best.npz`.
+    Leaving the context without an error removes the shards, from which the tables must
+    have been made. After an error they stay, and the run can go on, in a `RunFolder` of
+    the same place and description.
 
     Args:
-        path: Must not exist, or be an empty folder; parents are made.
+        path: Must not exist, or be an empty folder, or hold an unfinished run of the
+            same description; parents are made.
+        run: What run.json will say. A run goes on only if model, settings and versions
+            are what they were.
+
+    Attributes:
+        path: The folder.
+        earlier: What run.json said before, if the run goes on; else None.
 
     Raises:
-        BadInput: The folder holds something, or cannot be written to.
+        BadInput: The folder holds something else, or cannot be written to, or another
+            process is writing to it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, run: dict[str, Any] | None = None) -> None:
         self.path = Path(path)
         try:
-            if self.path.exists() and (
-                not self.path.is_dir() or any(self.path.iterdir())
-            ):
-                raise BadInput(
-                    f"the output folder '{path}' exists and is not empty; name another "
-                    "with --out, or remove it"
-                )
-            (self.path / _PARTS).mkdir(parents=True)
+            self.earlier = self._unfinished()
+            if self.earlier is not None:
+                _check_same(self.path, self.earlier, run or {})
+            (self.path / _SHARDS).mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.path / _SHARDS)
         except OSError as error:
             raise BadInput(
                 f"cannot write to the output folder '{path}' ({error.strerror}); name "
                 "one that can be written to with --out"
             ) from error
-        self._stack = contextlib.ExitStack()
-        self._shape: tuple[int, ...] | None = None
-        self._count = 0
+        self._shards = Shards(self.path / _SHARDS)
         self._examples: dict[str, Array] | None = None
 
     def __enter__(self) -> Self:
-        table = open(self.path / "samples.csv", "w", newline="", encoding="utf-8")
-        self._table = self._stack.enter_context(table)
-        self._writer = csv.writer(self._table, lineterminator="\n")
-        self._writer.writerow(COLUMNS)
-        self._table.flush()
-        self._parts = {
-            name: self._stack.enter_context(self._part(name).open("wb"))
-            for name in _BEST
-        }
+        for stale in self.path.glob(".robustkit-*"):
+            shutil.rmtree(stale)
+        self.write_tables()
         return self
 
     def __exit__(
@@ -107,41 +84,36 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.close()
-        self._pack()
-        shutil.rmtree(self.path / _PARTS)
+        if error is None:
+            shutil.rmtree(self.path / _SHARDS)
+        os.close(self._lock)
 
-    def add_rows(self, rows: list[dict[str, Any]]) -> None:
-        """Append to samples.csv; the keys are `COLUMNS`."""
-        for row in rows:
-            self._writer.writerow([_cell(row[name]) for name in COLUMNS])
-        self._table.flush()
+    @property
+    def damaged(self) -> list[str]:
+        """Files of shards that were found damaged; they count as missing."""
+        return sorted(self._shards.damaged)
 
-    def add_best(
-        self,
-        norm: str,
-        index: Array,
-        label: Array,
-        distance: Array,
-        attack: list[str],
-        x_adversarial: Array,
-    ) -> None:
-        """Append adversarials (m, ...), the nearest of each sample, to best.npz."""
-        if len(index) == 0:
-            return
-        self._shape = self._shape or tuple(x_adversarial.shape[1:])
-        self._count += len(index)
-        columns = {
-            "norm": np.full(len(index), norm),
-            "index": index,
-            "label": label,
-            "distance": distance,
-            "attack": np.array(attack),
-            "x_adversarial": x_adversarial,
-        }
-        for name, values in columns.items():
-            self._parts[name].write(np.asarray(values, dtype=_BEST[name]).tobytes())
-            self._parts[name].flush()
+    def kept(self, key: ShardKey) -> Shard | None:
+        """What was finished of this part of the run before; None: nothing.
+
+        Raises:
+            BadInput: That part was made on other data.
+        """
+        shard = self._shards.read(key)
+        if shard is not None and shard.key != key:
+            raise BadInput(
+                f"the run in '{self.path}' was made on other data: batch {key.batch} "
+                "(from 0) is another now. Give the data that it was made on, or start "
+                "anew in another folder"
+            )
+        return shard
+
+    def keep(self, shard: Shard) -> None:
+        """Keep what was finished, whatever comes."""
+        self._shards.write(shard)
+        # For whoever looks on; the table is made anew at the end.
+        with open(self.path / "samples.csv", "ab") as table:
+            table.write(shard.text.encode())
 
     def add_examples(self, index: Array, x: Array) -> None:
         """Keep the first `EXAMPLES` of all originals (n, ...) in examples.npz."""
@@ -163,31 +135,34 @@ class RunFolder:
         """Write a JSON file of the run folder."""
         write_json(self.path / name, content)
 
-    def _part(self, name: str) -> Path:
-        return self.path / _PARTS / name
+    def write_tables(self) -> None:
+        """Make samples.csv and best.npz from all that was kept."""
+        write_tables(self.path, self._shards)
 
-    def _pack(self) -> None:
-        with zipfile.ZipFile(self.path / "best.npz", "w") as archive:
-            for name, dtype in _BEST.items():
-                shape: tuple[int, ...] = (self._count,)
-                if name == "x_adversarial":
-                    shape += self._shape or ()
-                # A fixed date, so that equal results are equal bytes.
-                entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-                with archive.open(entry, "w", force_zip64=True) as target:
-                    np.lib.format.write_array_header_1_0(
-                        target,
-                        {"descr": dtype, "fortran_order": False, "shape": shape},
-                    )
-                    with open(self._part(name), "rb") as source:
-                        wanted = math.prod(shape) * np.dtype(dtype).itemsize
-                        _copy(source, target, wanted)
+    def _unfinished(self) -> dict[str, Any] | None:
+        """The run.json of a run in this folder that was not finished."""
+        if not self.path.exists():
+            return None
+        content = {entry.name for entry in self.path.iterdir()}
+        begun = _SHARDS in content
+        if begun and "run.json" in content:
+            return read_json(self.path / "run.json")
+        # What a process leaves that was killed at once.
+        left = {"samples.csv", "best.npz"}
+        visible = {name for name in content if not name.startswith(".")}
+        if not content or (begun and visible <= left):
+            return None
+        raise BadInput(
+            f"the output folder '{self.path}' exists and is not empty; name another "
+            "with --out, or remove it"
+        )
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write strict JSON: what is not finite becomes null."""
+    """Write strict JSON, whole or not at all: what is not finite becomes null."""
     text = json.dumps(_plain(content), indent=2, allow_nan=False, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    with write_atomically(path) as file:
+        file.write(f"{text}\n".encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -208,21 +183,50 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _copy(source: Any, target: Any, wanted: int) -> None:
-    while wanted > 0:
-        chunk = source.read(min(wanted, 1 << 20))
-        if not chunk:
-            raise OSError(f"{source.name} is shorter than what was written to it")
-        target.write(chunk)
-        wanted -= len(chunk)
+def _check_same(path: Path, earlier: dict[str, Any], run: dict[str, Any]) -> None:
+    """Refuse to go on with a run under another description."""
+    said = dict(_leaves({name: earlier.get(name) for name in _MANIFEST}))
+    now = dict(_leaves(_plain({name: run.get(name) for name in _MANIFEST})))
+    differ = [
+        f"{name} was {said.get(name)!r}, is {now.get(name)!r}"
+        for name in sorted(said.keys() | now.keys())
+        if said.get(name) != now.get(name)
+    ]
+    if not differ:
+        return
+    raise BadInput(
+        f"the folder '{path}' holds an unfinished run that cannot go on like this: "
+        f"{'; '.join(differ)}. Make it the same again, or start anew in another folder"
+    )
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, (bool, np.bool_)):
-        return str(bool(value)).lower()
-    if isinstance(value, (float, np.floating)):
-        return repr(float(value))
-    return value
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value in nested JSON that is no object, with its path."""
+    if not isinstance(tree, dict):
+        yield path, tree
+        return
+    for key, value in tree.items():
+        yield from _leaves(value, f"{path}.{key}" if path else str(key))
+
+
+def _lock(folder: Path) -> int:
+    """The folder, opened so that no other process can do the same meanwhile.
+
+    Raises:
+        BadInput: Another process has done so.
+    """
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        import fcntl
+
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(opened)
+        raise BadInput(
+            f"another process is writing to the run folder '{folder.parent}'; wait for "
+            "it to end, or name another folder with --out"
+        ) from error
+    return opened
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,8 @@ _DEFAULTS: dict[str, Any] = {
     "mean": None,
     "std": None,
     "device": None,
+    "shard": None,
+    "time_limit": None,
 }
 
 
@@ -42,6 +44,8 @@ def command(run: dict[str, Any]) -> str | None:
         words += ["--epsilons", f"{norm}={_numbers(sizes)}"]
     for name, value in _settings(config).items():
         shown = _numbers(value) if isinstance(value, list) else str(value)
+        if name == "shard":
+            shown = "/".join(map(str, value))
         words += [f"--{name.replace('_', '-')}", shown]
     if asked["pool"]:
         words += ["--pool", asked["pool"]]
@@ -89,7 +93,7 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     return {
         name: config[name]
         for name, default in _DEFAULTS.items()
-        if config[name] != default
+        if config.get(name, default) != default
     }
 
 

@@ -16,7 +16,9 @@ import robustkit as rk
 from robustkit.cli import main
 from robustkit.errors import BadInput
 from robustkit.evaluation.results import Results
-from robustkit.evaluation.store import COLUMNS, SCHEMA, RunFolder
+from robustkit.evaluation.shards import Shard, ShardKey
+from robustkit.evaluation.store import SCHEMA, RunFolder
+from robustkit.evaluation.tables import COLUMNS, as_csv
 from robustkit.report import words, write_report
 from robustkit.report.panel import look_at
 from robustkit.report.reproduce import command, python_call
@@ -81,19 +83,22 @@ def make_run(
         if len(x):
             out.add_examples(index, x)
         for norm in norms:
-            for attack in attacks:
-                out.add_rows(
-                    [row(i, norm, attack, s, deltas) for i, s in enumerate(statuses)]
-                )
             found = [i for i, s in enumerate(statuses) if s == "found"]
-            out.add_best(
-                norm,
-                index[found],
-                index[found] % 10,
-                np.array([SIZE[norm](deltas[i]) for i in found]),
-                list(attacks[:1]) * len(found),
-                (x + deltas)[found],
-            )
+            for place, attack in enumerate(attacks):
+                rows = [row(i, norm, attack, s, deltas) for i, s in enumerate(statuses)]
+                # The first attack is as near as any, and so the one that is kept.
+                out.keep(
+                    Shard(
+                        ShardKey(0, norms.index(norm) * 100 + place, norm, attack, ""),
+                        as_csv(rows),
+                        index % 10,
+                        index[found],
+                        index[found] % 10,
+                        np.array([SIZE[norm](deltas[i]) for i in found], dtype=float),
+                        (x + deltas)[found],
+                    )
+                )
+        out.write_tables()
     return Results(folder)
 
 
@@ -495,6 +500,8 @@ class TestReproduce:
             batch_size=16,
             access="score",
             device="cpu",
+            shard=[3, 16],
+            time_limit=2.5,
             pool="pool.npz",
             epsilons={"linf": [8 / 255, 0.1], "l2": [0.2, 0.5, 1.0, 2.0, 4.0, 6.0]},
         )
@@ -521,6 +528,8 @@ class TestReproduce:
             "access": "score",
             "batch_size": 16,
             "seed": 5,
+            "shard": (3, 16),
+            "time_limit": 2.5,
             "bounds": (-1.0, 1.0),
             "mean": (0.5, 0.25),
             "std": (1.0, 0.1),

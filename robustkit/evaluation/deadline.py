@@ -1,0 +1,54 @@
+"""Work that is given up after some time."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from robustkit.errors import BadInput
+
+__all__ = ["OutOfTime", "check_time_limit", "deadline"]
+
+
+class OutOfTime(Exception):
+    """The time limit was reached."""
+
+
+def check_time_limit(seconds: float | None) -> None:
+    """Whether `deadline` can keep that limit.
+
+    Raises:
+        BadInput: It is not positive, or cannot be kept in this thread or system.
+    """
+    if seconds is None:
+        return
+    if not seconds > 0:
+        raise BadInput(f"the time limit must be a positive number; got {seconds}")
+    if threading.current_thread() is not threading.main_thread():
+        raise BadInput("a time limit needs the main thread; call from there, or none")
+    if not hasattr(signal, "setitimer"):
+        raise BadInput("this system has no timers; leave the time limit out")
+
+
+@contextlib.contextmanager
+def deadline(seconds: float | None) -> Iterator[None]:
+    """Raise `OutOfTime` in the block after so many seconds; None: never.
+
+    It is raised between two instructions of Python, so not before a call into compiled
+    code returns.
+    """
+    if seconds is None:
+        yield
+        return
+
+    def expire(*_: Any) -> None:
+        raise OutOfTime
+
+    previous = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

@@ -1,0 +1,178 @@
+"""One run from the parts that several processes made."""
+
+import csv
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from robustkit.errors import BadInput
+from robustkit.evaluation.archive import read_best
+from robustkit.evaluation.results import Results
+from robustkit.evaluation.shards import Shard, ShardKey
+from robustkit.evaluation.store import EXAMPLES, RunFolder, read_json
+from robustkit.evaluation.tables import COLUMNS, as_csv
+from robustkit.numerics.tensors import Array
+
+__all__ = ["merge"]
+
+T = TypeVar("T")
+
+
+def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
+    """Join the complete runs of all parts of an evaluation (`shard`) to one.
+
+    The tables and adversarials are those of one run over all of the data, byte for
+    byte, but for the times.
+
+    Args:
+        runs: The run folders, one for each part, in any order.
+        out: The run folder to write.
+
+    Raises:
+        BadInput: A part is missing, there twice, or not complete; or parts differ in
+            model, data, settings or versions; or `out` cannot be written.
+    """
+    parts = _in_order([Path(run) for run in runs])
+    run = {**read_json(parts[0] / "run.json")}
+    run["config"] = {**run["config"], "shard": None}
+    others = [read_json(part / "run.json") for part in parts]
+    run["started"] = min(other["started"] for other in others)
+    run["finished"] = max(other["finished"] for other in others)
+    run["notes"] = list(
+        dict.fromkeys(itertools.chain.from_iterable(o["notes"] for o in others))
+    )
+    size = run["config"]["batch_size"]
+    with RunFolder(out, run) as folder:
+        folder.write("run.json", {**run, "status": "running"})
+        readers = [_Part(part, size) for part in parts]
+        for number in itertools.count():
+            shards = list(readers[number % len(readers)].shards(number))
+            if not shards and all(reader.done for reader in readers):
+                break
+            for shard in shards:
+                folder.keep(shard)
+        folder.add_examples(*_examples(parts))
+        folder.write_tables()
+        folder.write("run.json", run)
+        folder.write("summary.json", Results(folder.path).summary())
+    return Results(out)
+
+
+class _Part:
+    """Reads one run batch by batch."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._best = read_best(path / "best.npz")
+        self._size = size
+        self._rows = self._lines(path / "samples.csv")
+        self._next = next(self._rows, None)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to read."""
+        return self._next is None
+
+    def shards(self, number: int) -> Iterator[Shard]:
+        """What each attack found for the batch of that number."""
+        rows = list(self._batch(number))
+        by_attack = itertools.groupby(rows, lambda row: (row["norm"], row["attack"]))
+        for place, ((norm, attack), some) in enumerate(by_attack):
+            listed = list(some)
+            index = np.array([int(row["index"]) for row in listed])
+            best = np.flatnonzero(
+                (self._best["norm"] == norm)
+                & (self._best["attack"] == attack)
+                & np.isin(self._best["index"], index)
+            )
+            yield Shard(
+                ShardKey(number, place, norm, attack, ""),
+                as_csv(listed),
+                np.array([int(row["prediction"]) for row in listed]),
+                self._best["index"][best],
+                self._best["label"][best],
+                self._best["distance"][best],
+                np.array(self._best["x_adversarial"][best]),
+            )
+
+    def _batch(self, number: int) -> Iterator[dict[str, Any]]:
+        while self._next is not None:
+            if int(self._next["index"]) // self._size != number:
+                return
+            yield self._next
+            self._next = next(self._rows, None)
+
+    def _lines(self, path: Path) -> Iterator[dict[str, Any]]:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise BadInput(f"'{path}' has the columns {reader.fieldnames}")
+            yield from reader
+
+
+def _in_order(paths: list[Path]) -> list[Path]:
+    """One folder per part, the first part first."""
+    runs = {path: read_json(path / "run.json") for path in paths}
+    if not runs:
+        raise BadInput("no run was named; name the folders of all parts")
+    first = runs[paths[0]]
+    count = (first["config"].get("shard") or (1, 1))[1]
+    placed: dict[int, Path] = {}
+    for path, run in runs.items():
+        if run["status"] != "complete":
+            raise BadInput(
+                f"the run in '{path}' is {run['status']}, not complete; finish it with "
+                f"`robustkit eval --resume {path}`"
+            )
+        for what, of in (
+            ("settings", lambda r: {**r["config"], "shard": None}),
+            ("model", lambda r: r["model"]),
+            ("data", lambda r: r["data"]),
+            ("versions", lambda r: r["versions"]),
+        ):
+            _check_equal(what, of, paths[0], first, path, run)
+        part, parts = run["config"].get("shard") or (1, 1)
+        if parts != count or part in placed:
+            raise BadInput(
+                f"'{path}' is part {part} of {parts}, where the parts of {count} are "
+                "wanted, each once"
+            )
+        placed[part] = path
+    missing = [part for part in range(1, count + 1) if part not in placed]
+    if missing:
+        raise BadInput(
+            f"of {count} parts these are missing: {', '.join(map(str, missing))}"
+        )
+    return [placed[part] for part in sorted(placed)]
+
+
+def _check_equal(
+    what: str,
+    of: Callable[[dict[str, Any]], dict[str, Any]],
+    path: Path,
+    run: dict[str, Any],
+    other_path: Path,
+    other: dict[str, Any],
+) -> None:
+    one, two = of(run), of(other)
+    for name in sorted(one.keys() | two.keys()):
+        if one.get(name) != two.get(name):
+            raise BadInput(
+                f"the runs cannot be joined: in '{path}' the {what} have {name} = "
+                f"{one.get(name)!r}, in '{other_path}' {two.get(name)!r}"
+            )
+
+
+def _examples(parts: Sequence[Path]) -> tuple[Array, Array]:
+    """The first originals of all, and their positions."""
+    index, x = [], []
+    for part in parts:
+        if not (part / "examples.npz").exists():
+            continue
+        with np.load(part / "examples.npz", allow_pickle=False) as kept:
+            index.append(kept["index"])
+            x.append(kept["x"])
+    order = np.argsort(np.concatenate(index))[:EXAMPLES]
+    return np.concatenate(index)[order], np.concatenate(x)[order]

@@ -1,0 +1,70 @@
+"""Going on with a run by its folder alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from robustkit.errors import BadInput
+from robustkit.evaluation.batch import Progress
+from robustkit.evaluation.evaluate import evaluate
+from robustkit.evaluation.results import Results
+from robustkit.evaluation.store import read_json
+
+__all__ = ["resume"]
+
+
+def resume(
+    run: str | Path, *, progress: Callable[[Progress], None] | None = None
+) -> Results:
+    """Go on with an unfinished run, from what is finished; at most a batch is lost.
+
+    The result is that of a run that was never interrupted, but for its times. Model and
+    data are loaded under the names that run.json has, so resume only runs of your own.
+
+    A run of Python objects has no such names: call `evaluate` again with the same
+    arguments, `out` included, which does the same.
+
+    Args:
+        run: The run folder. A complete run is returned as it is.
+        progress: As in `evaluate`.
+
+    Raises:
+        BadInput: It is no run folder or was made from Python objects; or model, data,
+            settings or versions are not what they were.
+    """
+    folder = Path(run)
+    description = read_json(folder / "run.json")
+    if description.get("status") == "complete":
+        return Results(folder)
+    asked, config = description["asked"], description["config"]
+    nameless = [name for name in ("model", "data", "attacks") if not asked[name]]
+    nameless += ["criterion"] if config["criterion"] else []
+    nameless += ["pool"] if config["pool"] and not asked["pool"] else []
+    if nameless:
+        raise BadInput(
+            f"the run in '{run}' was made from Python objects ({', '.join(nameless)}) "
+            "that run.json cannot name; call robustkit.evaluate again with the same "
+            f"arguments and out={str(run)!r}"
+        )
+    shard = config.get("shard")
+    return evaluate(
+        asked["model"],
+        asked["data"],
+        norm=config["norms"],
+        attacks=asked["attacks"],
+        epsilons=config["epsilons"],
+        target=config["target"],
+        samples=config["samples"],
+        budget=config["budget"],
+        access=config["access"],
+        batch_size=config["batch_size"],
+        seed=config["seed"],
+        bounds=tuple(config["bounds"]),
+        mean=config["mean"],
+        std=config["std"],
+        device=config["device"],
+        pool=asked["pool"],
+        shard=None if shard is None else tuple(shard),
+        time_limit=config.get("time_limit"),
+        out=folder,
+        progress=progress,
+    )

@@ -1,0 +1,153 @@
+"""The tables of a run, samples.csv and best.npz, made from its shards."""
+
+import contextlib
+import csv
+import io
+import itertools
+import math
+import operator
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustkit.evaluation.shards import Shard, write_atomically
+
+__all__ = ["BEST", "COLUMNS", "as_csv", "write_tables"]
+
+COLUMNS = (
+    "index",
+    "label",
+    "prediction",
+    "attack",
+    "norm",
+    "found",
+    "distance",
+    "forward_passes",
+    "backward_passes",
+    "decision_queries",
+    "steps",
+    "seconds",
+    "status",
+    "reason",
+)
+_NAME_WIDTH = 64
+BEST: dict[str, str] = {
+    "norm": "<U16",
+    "index": "<i8",
+    "label": "<i8",
+    "distance": "<f8",
+    "attack": f"<U{_NAME_WIDTH}",
+    "x_adversarial": "<f4",
+}
+"""The arrays of best.npz and their types."""
+"""The arrays of best.npz and their types."""
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """Lines of samples.csv; the keys are `COLUMNS`."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([_cell(row[name]) for name in COLUMNS] for row in rows)
+    return text.getvalue()
+
+
+def write_tables(folder: Path, shards: Iterable[Shard]) -> None:
+    """Write samples.csv and best.npz, each whole or not at all.
+
+    Args:
+        folder: To write to.
+        shards: In the order of their places; looked at one batch and norm at a time.
+
+    Raises:
+        OSError: They cannot be written; those that were there are as they were.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix=".robustkit-", dir=folder) as parts,
+        write_atomically(folder / "samples.csv") as table,
+    ):
+        table.write((",".join(COLUMNS) + "\n").encode())
+        with _Columns(Path(parts)) as columns:
+            by_norm = operator.attrgetter("key.batch", "key.norm")
+            for _, some in itertools.groupby(shards, by_norm):
+                attacks = list(some)
+                for shard in attacks:
+                    table.write(shard.text.encode())
+                columns.add(attacks)
+        with write_atomically(folder / "best.npz") as file:
+            columns.pack(file)
+
+
+class _Columns:
+    """The arrays of best.npz, gathered in a file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._shape: tuple[int, ...] = ()
+        self._count = 0
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "_Columns":
+        self._files = {
+            name: self._stack.enter_context((self._folder / name).open("wb"))
+            for name in BEST
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def add(self, attacks: list[Shard]) -> None:
+        """Append the nearest adversarials of one batch and norm; ties go to the first.
+
+        Args:
+            attacks: What each of them found for the batch.
+        """
+        winners: dict[int, tuple[float, int, int]] = {}
+        for place, shard in enumerate(attacks):
+            for row, (index, distance) in enumerate(
+                zip(shard.index.tolist(), shard.distance.tolist(), strict=True)
+            ):
+                if distance < winners.get(index, (math.inf, 0, 0))[0]:
+                    winners[index] = distance, place, row
+        for _, (_, place, row) in sorted(winners.items()):
+            shard = attacks[place]
+            values = {
+                "norm": shard.key.norm,
+                "index": shard.index[row],
+                "label": shard.label[row],
+                "distance": shard.distance[row],
+                "attack": shard.key.attack,
+                "x_adversarial": shard.points[row],
+            }
+            for name, value in values.items():
+                self._files[name].write(np.asarray(value, dtype=BEST[name]).tobytes())
+            self._shape = shard.points.shape[1:]
+        self._count += len(winners)
+
+    def pack(self, file: Any) -> None:
+        """Write all of them as one plain npz."""
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, dtype in BEST.items():
+                shape = (self._count, *(self._shape if name == "x_adversarial" else ()))
+                # A fixed date, so that equal results are equal bytes.
+                entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+                with archive.open(entry, "w", force_zip64=True) as target:
+                    np.lib.format.write_array_header_1_0(
+                        target,
+                        {"descr": dtype, "fortran_order": False, "shape": shape},
+                    )
+                    with open(self._folder / name, "rb") as source:
+                        shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, (bool, np.bool_)):
+        return str(bool(value)).lower()
+    if isinstance(value, (float, np.floating)):
+        return repr(float(value))
+    return value

@@ -1,0 +1,303 @@
+import csv
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+
+import robustkit as rk
+from robustkit.engine.criteria import TopK
+from robustkit.errors import BadInput
+from robustkit.evaluation.archive import read_best
+from robustkit.numerics.tensors import as_tensor
+
+
+@pytest.fixture(scope="module")
+def planted(plant):
+    return plant(seed=3, samples=14, features=6, bounds=(0.0, 1.0), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def honest(planted, tmp_path_factory):
+    """A run of two norms and two attacks, with two samples misclassified at once."""
+    labels = planted.y.copy()
+    labels[[2, 9]] = (labels[[2, 9]] + 1) % 3
+    out = tmp_path_factory.mktemp("run") / "run"
+    rk.evaluate(
+        planted.model(),
+        (planted.x, labels),
+        norm=["l2", "linf"],
+        attacks=["fmn", "gaussian-noise"],
+        budget=40,
+        batch_size=5,
+        out=out,
+    )
+    return out, labels
+
+
+@pytest.fixture
+def run(honest, tmp_path):
+    """A copy of it, to be tampered with."""
+    shutil.copytree(honest[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def verified(run, planted, labels, **options):
+    return rk.verify(run, planted.model(), (planted.x, labels), **options)
+
+
+def broken(audit):
+    return [sentence for claim in audit.claims for sentence in claim.broken]
+
+
+def edit_best(run, **changes):
+    with np.load(run / "best.npz") as file:
+        arrays = {name: file[name].copy() for name in file.files}
+    for name, change in changes.items():
+        arrays[name] = change(arrays[name])
+    np.savez(run / "best.npz", **arrays)
+
+
+def edit_table(run, change):
+    with open(run / "samples.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows = change(rows) or rows
+    with open(run / "samples.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def first(rows, **wanted):
+    return next(r for r in rows if all(r[k] == v for k, v in wanted.items()))
+
+
+def test_an_honest_run_holds(run, planted, honest):
+    audit = verified(run, planted, honest[1], rounded=True)
+    assert broken(audit) == []
+    assert audit.holds
+    checked = {claim.name: claim.checked for claim in audit.claims}
+    found = len(np.load(run / "best.npz")["index"])
+    assert found == 2 * 12
+    assert checked["every adversarial is in bounds and adversarial"] == found
+    assert checked["every distance is that of its adversarial"] == found
+    json.dumps(audit.to_json())
+
+
+@pytest.mark.parametrize("row", [0, 7, 23])
+def test_a_distance_that_is_too_large_is_named(run, planted, honest, row):
+    edit_best(run, distance=lambda d: d * np.where(np.arange(len(d)) == row, 1.01, 1))
+    best = np.load(run / "best.npz")
+    at = f"sample {best['index'][row]}, {best['norm'][row]}: distance"
+    audit = verified(run, planted, honest[1])
+    assert not audit.holds
+    # Against the point that is kept, and against the table.
+    assert sum(at in sentence for sentence in broken(audit)) == 2
+    assert len(broken(audit)) == 2
+
+
+def test_a_point_that_is_not_adversarial_is_named(run, planted, honest):
+    best = np.load(run / "best.npz")
+    row = int(np.flatnonzero(best["norm"] == "linf")[3])
+    sample = int(best["index"][row])
+
+    def back(points):
+        points[row] = planted.x[sample]
+        return points
+
+    edit_best(run, x_adversarial=back)
+    sentences = broken(verified(run, planted, honest[1]))
+    assert len(sentences) == 1
+    assert sentences[0].startswith(f"sample {sample}, linf: margin")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(np.nan, "not finite"), (1.5, "leave the bounds")]
+)
+def test_points_outside_are_named(run, planted, honest, value, words):
+    def moved(points):
+        points[4, 1] = value
+        return points
+
+    edit_best(run, x_adversarial=moved)
+    assert words in broken(verified(run, planted, honest[1]))[0]
+
+
+def test_a_sample_made_robust_is_named(run, planted, honest):
+    """Its rows say that nothing was found, and its adversarial is removed."""
+
+    def robust(rows):
+        for row in rows:
+            if row["index"] == "5" and row["norm"] == "l2":
+                row |= {"found": "false", "distance": "inf", "status": "not_found"}
+
+    edit_table(run, robust)
+    assert "sample 5, l2: an adversarial is kept and none is claimed" in broken(
+        verified(run, planted, honest[1])
+    )
+    best = np.load(run / "best.npz")
+    kept = (best["index"] != 5) | (best["norm"] != "l2")
+    edit_best(run, **{name: (lambda values: values[kept]) for name in best.files})
+    # Nothing is left that an adversarial could be held against, but the summary is.
+    sentences = broken(verified(run, planted, honest[1]))
+    assert sentences
+    assert all("summary.json" in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("label", "7", "label 7, in the data"),
+        ("prediction", "2", "prediction 2, by the model"),
+        ("distance", "0.75", "distance 0.75 in samples.csv"),
+        ("attack", "gaussian-noise", "by gaussian-noise"),
+    ],
+)
+def test_a_changed_cell_is_named(run, planted, honest, column, value, words):
+    def change(rows):
+        sample = str(np.flatnonzero(planted.y == 0)[0])
+        rows_of = [r for r in rows if r["index"] == sample and r["norm"] == "l2"]
+        for row in rows_of:
+            if column == "attack":
+                other = {"fmn": "gaussian-noise", "gaussian-noise": "fmn"}
+                row["attack"] = other[row["attack"]]
+            elif column == "distance":
+                row["distance"] = value
+            else:
+                row[column] = value
+        if column in ("label", "prediction"):
+            for row in rows:
+                if row["index"] == sample:
+                    row[column] = value
+
+    edit_table(run, change)
+    assert any(words in s for s in broken(verified(run, planted, honest[1])))
+
+
+def test_a_changed_summary_is_named(run, planted, honest):
+    summary = json.loads((run / "summary.json").read_text())
+    summary["norms"]["l2"]["robust_accuracy"][2]["estimate"] += 0.07
+    (run / "summary.json").write_text(json.dumps(summary))
+    (sentence,) = broken(verified(run, planted, honest[1]))
+    assert sentence.startswith("norms.l2.robust_accuracy[2].estimate: ")
+
+
+def test_samples_that_were_left_out_are_named(run, planted, honest):
+    edit_table(run, lambda rows: [r for r in rows if r["index"] != "5"])
+    sentences = broken(verified(run, planted, honest[1]))
+    assert "13 samples in the table, 14 in the data" in sentences
+    assert "sample 5, l2: of a sample that is not there" in sentences
+
+
+def test_other_data_and_other_models_are_named(run, planted, honest, plant):
+    other = plant(seed=4, samples=14, features=6, bounds=(0.0, 1.0), dtype=np.float32)
+    sentences = broken(verified(run, planted, other.y))
+    assert any(sentence.startswith("fingerprint") for sentence in sentences)
+    sentences = broken(rk.verify(run, other.model(), (planted.x, honest[1])))
+    assert any("by the model" in sentence for sentence in sentences)
+    assert any("margin" in sentence for sentence in sentences)
+
+
+def test_data_of_another_shape_is_bad_input(run, planted):
+    with pytest.raises(BadInput):
+        rk.verify(run, planted.model(), (planted.x[:, :4], planted.y))
+
+
+def test_rounding_is_counted(run, planted, honest):
+    audit = verified(run, planted, honest[1], rounded=True)
+    claim = audit.claims[-2]
+    best = read_best(run / "best.npz")
+    shown = np.round(best["x_adversarial"] * 255) / 255
+    labels = honest[1][best["index"]]
+    remain = (planted.logits(shown.astype(np.float32)).argmax(axis=1) != labels).sum()
+    assert 0 < remain < 24
+    assert claim.notes == [f"{remain} of 24 adversarials remain"]
+
+
+@pytest.mark.parametrize("target", [1, "random", "least-likely"])
+def test_targets_are_those_of_the_run(planted, tmp_path, target):
+    rk.evaluate(
+        planted.model(),
+        (planted.x, planted.y),
+        attacks=["fmn"],
+        target=target,
+        out=tmp_path / "run",
+    )
+    assert broken(verified(tmp_path / "run", planted, planted.y)) == []
+
+
+def test_a_criterion_of_ones_own_is_asked_for(planted, tmp_path):
+    def second(labels):
+        return TopK(as_tensor(labels) if not hasattr(labels, "raw") else labels, 2)
+
+    rk.evaluate(
+        planted.model(),
+        (planted.x, planted.y),
+        attacks=["fmn"],
+        criterion=second,
+        out=tmp_path / "run",
+    )
+    with pytest.raises(BadInput, match="criterion of its own, 'second'"):
+        verified(tmp_path / "run", planted, planted.y)
+    audit = verified(tmp_path / "run", planted, planted.y, criterion=second)
+    assert broken(audit) == []
+
+
+def test_an_interrupted_run_is_checked_as_far_as_it_went(planted, tmp_path):
+    def batches():
+        yield planted.x[:6], planted.y[:6]
+        raise RuntimeError("the disk is gone")
+
+    with pytest.raises(RuntimeError, match="disk"):
+        rk.evaluate(
+            planted.model(),
+            batches(),
+            attacks=["fmn"],
+            batch_size=3,
+            out=tmp_path / "run",
+        )
+    audit = verified(tmp_path / "run", planted, planted.y)
+    assert audit.holds
+    assert "the run is failed: 6 of 14 samples" in audit.claims[2].notes
+
+
+class TestArchive:
+    """Files that lie about themselves."""
+
+    def test_agrees_with_numpy(self, run):
+        best = read_best(run / "best.npz")
+        with np.load(run / "best.npz") as expected:
+            assert set(best) == set(expected.files)
+            for name, values in best.items():
+                assert np.array_equal(values, expected[name])
+
+    def test_objects_are_not_unpickled(self, run):
+        edit_best(run, label=lambda label: label.astype(object))
+        with pytest.raises(BadInput, match="label has dtype object"):
+            read_best(run / "best.npz")
+
+    def test_a_header_that_promises_too_much_takes_no_memory(self, run):
+        with zipfile.ZipFile(run / "best.npz") as archive:
+            entries = {name: archive.read(name) for name in archive.namelist()}
+        honest, liar = (f"'shape': ({n},), }}".encode() for n in ("24", "9" * 12))
+        header = entries["index.npy"].replace(honest, liar.replace(b" ", b""))
+        with zipfile.ZipFile(run / "best.npz", "w") as archive:
+            for name, content in entries.items():
+                archive.writestr(name, header if name == "index.npy" else content)
+        with pytest.raises(BadInput, match="another number of bytes"):
+            read_best(run / "best.npz")
+
+    def test_compressed_files_are_refused(self, run):
+        with np.load(run / "best.npz") as file:
+            arrays = {name: file[name] for name in file.files}
+        np.savez_compressed(run / "best.npz", **arrays)
+        with pytest.raises(BadInput, match="norm is compressed"):
+            read_best(run / "best.npz")
+
+    @pytest.mark.parametrize("kept", [0, 100, 700])
+    def test_a_truncated_file(self, run, kept):
+        content = (run / "best.npz").read_bytes()
+        (run / "best.npz").write_bytes(content[:kept])
+        with pytest.raises(BadInput, match=r"is not the best\.npz of a run"):
+            read_best(run / "best.npz")

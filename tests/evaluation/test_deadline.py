@@ -1,0 +1,46 @@
+import signal
+import threading
+import time
+
+import pytest
+
+from robustkit.errors import BadInput
+from robustkit.evaluation.deadline import OutOfTime, check_time_limit, deadline
+
+
+def test_ends_the_block_after_its_time():
+    began = time.monotonic()
+    with pytest.raises(OutOfTime), deadline(0.1):
+        time.sleep(30)
+    assert time.monotonic() - began < 10
+
+
+def test_leaves_no_timer_and_no_handler_behind():
+    before = signal.getsignal(signal.SIGALRM)
+    with deadline(0.2):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert signal.getsignal(signal.SIGALRM) is before
+    with deadline(None):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+def test_limits_are_positive(seconds):
+    with pytest.raises(BadInput, match="positive"):
+        check_time_limit(seconds)
+
+
+def test_other_threads_are_told_that_they_have_none():
+    said = []
+
+    def check():
+        check_time_limit(None)
+        with pytest.raises(BadInput, match="main thread"):
+            check_time_limit(1.0)
+        said.append(True)
+
+    thread = threading.Thread(target=check)
+    thread.start()
+    thread.join()
+    assert said

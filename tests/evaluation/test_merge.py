@@ -1,0 +1,134 @@
+import json
+
+import numpy as np
+import pytest
+
+import robustkit as rk
+from robustkit.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def planted(plant):
+    return plant(seed=6, samples=29, features=6, bounds=(0.0, 1.0), dtype=np.float32)
+
+
+def evaluate(planted, out, **changes):
+    settings = {
+        "norm": ["l2", "linf"],
+        "attacks": ["fmn", "gaussian-noise"],
+        "budget": 20,
+        "batch_size": 5,
+        "out": out,
+    }
+    return rk.evaluate(
+        planted.model(), (planted.x, planted.y), **{**settings, **changes}
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(planted, tmp_path_factory):
+    """One run over everything, and the three parts of another."""
+    folder = tmp_path_factory.mktemp("runs")
+    for part in (1, 2, 3):
+        evaluate(planted, folder / f"part-{part}", shard=(part, 3))
+    evaluate(planted, folder / "whole")
+    return folder
+
+
+def contents(run):
+    lines = (run / "samples.csv").read_text().splitlines()
+    place = lines[0].split(",").index("seconds")
+    rows = [line.split(",") for line in lines]
+    table = [row[:place] + row[place + 1 :] for row in rows]
+    examples = np.load(run / "examples.npz")
+    first = [examples["index"].tolist(), examples["x"].tolist()]
+    return table, (run / "best.npz").read_bytes(), first
+
+
+def without_seconds(run):
+    summary = json.loads((run / "summary.json").read_text())
+    for norm in summary["norms"].values():
+        for attack in norm["attacks"].values():
+            attack.pop("seconds")
+    return summary
+
+
+def test_parts_deal_out_the_batches_in_turn(runs):
+    for part in (1, 2, 3):
+        index = rk.Results(runs / f"part-{part}").index
+        assert index.tolist() == [i for i in range(29) if (i // 5) % 3 == part - 1]
+
+
+def test_joined_parts_are_one_run_to_the_byte(runs, planted, tmp_path):
+    parts = [runs / f"part-{part}" for part in (3, 1, 2)]
+    results = rk.merge(parts, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(runs / "whole")
+    assert without_seconds(tmp_path / "out") == without_seconds(runs / "whole")
+    whole = rk.Results(runs / "whole").run
+    assert results.run["config"] == whole["config"]
+    assert results.run["data"] == whole["data"]
+    assert results.run["status"] == "complete"
+    audit = rk.verify(tmp_path / "out", planted.model(), (planted.x, planted.y))
+    assert audit.holds
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_missing_and_doubled_parts_are_named(runs, tmp_path):
+    one, two, three = (runs / f"part-{part}" for part in (1, 2, 3))
+    with pytest.raises(BadInput, match="these are missing: 2"):
+        rk.merge([one, three], tmp_path / "out")
+    with pytest.raises(BadInput, match=r"is part 1 of 3.*each once"):
+        rk.merge([one, two, three, _copy_of(one, tmp_path)], tmp_path / "out")
+    with pytest.raises(BadInput, match="no run was named"):
+        rk.merge([], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def _copy_of(run, tmp_path):
+    return rk.Results(run).save(tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 1}, r"the settings have seed = 0.* 1"),
+        ({"samples": 28}, r"the settings have samples = None.* 28"),
+    ],
+)
+def test_parts_that_differ_are_refused(runs, planted, tmp_path, change, words):
+    evaluate(planted, tmp_path / "other", shard=(2, 3), **change)
+    parts = [runs / "part-1", tmp_path / "other", runs / "part-3"]
+    with pytest.raises(BadInput, match=words):
+        rk.merge(parts, tmp_path / "out")
+
+
+def test_parts_of_other_data_are_refused(runs, planted, tmp_path):
+    labels = planted.y.copy()
+    labels[0] = (labels[0] + 1) % 3
+    rk.evaluate(
+        planted.model(),
+        (planted.x, labels),
+        norm=["l2", "linf"],
+        attacks=["fmn", "gaussian-noise"],
+        budget=20,
+        batch_size=5,
+        shard=(2, 3),
+        out=tmp_path / "other",
+    )
+    parts = [runs / "part-1", tmp_path / "other", runs / "part-3"]
+    with pytest.raises(BadInput, match="the data have fingerprint"):
+        rk.merge(parts, tmp_path / "out")
+
+
+@pytest.mark.parametrize("shard", [(0, 3), (4, 3), (1, 0)])
+def test_parts_that_do_not_exist(planted, tmp_path, shard):
+    with pytest.raises(BadInput, match="a part of the data must be"):
+        evaluate(planted, tmp_path / "run", shard=shard)
+
+
+def test_a_part_without_a_batch_is_a_run_of_nothing(planted, tmp_path):
+    for part in (1, 2, 3):
+        evaluate(planted, tmp_path / f"{part}", batch_size=20, shard=(part, 3))
+    evaluate(planted, tmp_path / "whole", batch_size=20)
+    rk.merge([tmp_path / f"{part}" for part in (1, 2, 3)], tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")

@@ -1,0 +1,272 @@
+import contextlib
+import json
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import robustkit as rk
+from robustkit.errors import BadInput
+from robustkit.models.numpy import NumPyModel
+
+
+@pytest.fixture(scope="module")
+def planted(plant):
+    return plant(seed=5, samples=30, features=6, bounds=(0.0, 1.0), dtype=np.float32)
+
+
+def evaluate(planted, out, model=None, **changes):
+    settings = {
+        "norm": ["l2", "linf"],
+        "attacks": ["fmn", "gaussian-noise"],
+        "budget": 30,
+        "batch_size": 6,
+        "out": out,
+    }
+    return rk.evaluate(
+        model or planted.model(), (planted.x, planted.y), **{**settings, **changes}
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(planted, tmp_path_factory):
+    """A run that nothing interrupted."""
+    return evaluate(planted, tmp_path_factory.mktemp("whole") / "run").path
+
+
+def same_name(planted, scores):
+    """A model that only its answers tell from the planted one."""
+    return NumPyModel(scores, gradient=planted.gradient, name="logits")
+
+
+def contents(run):
+    """The tables' bytes, without the column of seconds."""
+    lines = (run / "samples.csv").read_text().splitlines()
+    place = lines[0].split(",").index("seconds")
+    rows = [line.split(",") for line in lines]
+    table = [row[:place] + row[place + 1 :] for row in rows]
+    return table, (run / "best.npz").read_bytes()
+
+
+def stop_after(shards):
+    """A callback that interrupts once so many attacks on batches are done."""
+    seen = []
+
+    def progress(at):
+        part = (at.first, at.norm, at.attack)
+        if part not in seen:
+            seen.append(part)
+        if len(seen) > shards:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.fixture
+def interrupted(planted, tmp_path, monkeypatch):
+    """A run that ended in its third batch, as users end them."""
+    monkeypatch.setattr("robustkit.evaluation.batch.PROGRESS_INTERVAL", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(planted, tmp_path / "run", progress=stop_after(9))
+    return tmp_path / "run"
+
+
+def test_the_same_call_goes_on(planted, interrupted, whole):
+    kept = rk.Results(interrupted)
+    assert kept.run["status"] == "interrupted"
+    assert len(kept.index) == 18
+    results = evaluate(planted, interrupted)
+    assert contents(interrupted) == contents(whole)
+    assert results.run["status"] == "complete"
+    assert len(results.run["resumed"]) == 1
+    assert {path.name for path in interrupted.iterdir()} == {
+        "run.json",
+        "samples.csv",
+        "best.npz",
+        "summary.json",
+        "examples.npz",
+    }
+
+
+def test_nothing_finished_is_done_again(planted, interrupted):
+    asked = []
+
+    def scores(x):
+        asked.append(len(x))
+        return planted.logits(x)
+
+    def answers(model):
+        asked.clear()
+        evaluate(planted, interrupted, model)
+        return sum(asked)
+
+    model = same_name(planted, scores)
+    again = answers(model)
+    interrupted = interrupted.with_name("anew")
+    anew = answers(model)
+    # 9 of 20 attacks on batches were finished.
+    assert again < 0.6 * anew
+
+
+def test_samples_of_a_run_that_goes_on_do_not_get_lost(planted, interrupted):
+    """An end before the first new shard leaves the tables as they were."""
+    before = contents(interrupted)
+    broken = same_name(planted, lambda x: planted.logits(1 - x))
+    with pytest.raises(BadInput, match="predicts other classes"):
+        evaluate(planted, interrupted, broken)
+    assert contents(interrupted) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 1}, r"config\.seed was 0, is 1"),
+        ({"budget": 31}, r"config\.budget was 30, is 31"),
+        ({"batch_size": 5}, r"config\.batch_size was 6, is 5"),
+        ({"attacks": ["fmn"]}, r"config\.attacks\.l2\.gaussian-noise was "),
+    ],
+)
+def test_other_settings_are_refused_and_named(planted, interrupted, change, words):
+    with pytest.raises(BadInput, match=words):
+        evaluate(planted, interrupted, **change)
+
+
+def test_other_data_are_refused(planted, interrupted):
+    changed = planted.x.copy()
+    changed[7] = 1 - changed[7]
+    with pytest.raises(BadInput, match="made on other data: batch 1"):
+        rk.evaluate(
+            planted.model(),
+            (changed, planted.y),
+            norm=["l2", "linf"],
+            attacks=["fmn", "gaussian-noise"],
+            budget=30,
+            batch_size=6,
+            out=interrupted,
+        )
+
+
+def test_a_damaged_shard_is_made_anew_and_said_so(planted, interrupted, whole):
+    shard = sorted((interrupted / ".shards").glob("*.shard"))[4]
+    content = bytearray(shard.read_bytes())
+    content[-300] ^= 4
+    shard.write_bytes(content)
+    results = evaluate(planted, interrupted)
+    assert contents(interrupted) == contents(whole)
+    assert results.run["notes"] == [
+        "damaged on the disk and made anew: 00000001-0000.shard"
+    ]
+
+
+def test_a_run_of_objects_cannot_be_resumed_by_its_folder(interrupted):
+    with pytest.raises(BadInput, match=r"Python objects \(model, data\)"):
+        rk.resume(interrupted)
+
+
+def test_a_run_by_names_is_resumed_by_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("robustkit.evaluation.batch.PROGRESS_INTERVAL", 0.0)
+    settings = {
+        "attacks": ["fmn"],
+        "epsilons": {"l2": (0.25, 0.5)},
+        "norm": "l2",
+        "samples": 24,
+        "budget": 5,
+        "batch_size": 8,
+        "mean": [0.1],
+        "std": [0.9],
+    }
+    expected = rk.evaluate("digits", "digits", out=tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        rk.evaluate(
+            "digits",
+            "digits",
+            out=tmp_path / "run",
+            progress=stop_after(1),
+            **settings,
+        )
+    results = rk.resume(tmp_path / "run")
+    assert contents(results.path) == contents(expected.path)
+    assert results.run["config"] == expected.run["config"]
+    # Complete, so there is nothing to do.
+    assert rk.resume(tmp_path / "run").run == results.run
+
+
+def test_a_full_disk_ends_the_run_and_loses_nothing(planted, tmp_path, whole):
+    """In place of a small disk, the system's own limit on the size of files."""
+    resource = pytest.importorskip("resource", reason="POSIX has limits on files")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        # A shard is some 3,500 bytes; the tables pass 8,000 at the third batch.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, hard))
+        with pytest.raises(OSError, match="File too large"):
+            evaluate(planted, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert list((tmp_path / "run" / ".shards").glob("*.shard"))
+    evaluate(planted, tmp_path / "run")
+    assert contents(tmp_path / "run") == contents(whole)
+
+
+def test_a_model_that_hangs_is_given_up(planted, tmp_path):
+    def scores(x):
+        # One sample is looked at for a whole minute, once it is moved.
+        slow = np.abs(x - planted.x[3]).max(axis=1)
+        if ((slow > 0) & (slow < 0.3)).any() and len(x) == 1:
+            time.sleep(60)
+        return planted.logits(x)
+
+    began = time.monotonic()
+    results = evaluate(
+        planted,
+        tmp_path / "run",
+        same_name(planted, scores),
+        norm="linf",
+        attacks=["fmn"],
+        batch_size=1,
+        samples=6,
+        time_limit=1.0,
+    )
+    assert time.monotonic() - began < 30
+    table, _ = contents(results.path)
+    reasons = {row[0]: row[-1] for row in table[1:]}
+    assert reasons["3"] == "stopped after 1 seconds"
+    assert [reasons[i] for i in "01245"] == [""] * 5
+
+
+@pytest.mark.slow
+def test_killed_at_thirty_moments_ends_as_if_nothing_had_been(planted, tmp_path, whole):
+    """SIGKILL, again and again, over full runs."""
+    expected, kills = contents(whole), 0
+    chance = random.Random(0)
+    for attempt in range(200):
+        run = tmp_path / f"run-{attempt}"
+        # A whole run takes about as long as the longest wait.
+        began = time.monotonic()
+        while True:
+            child = os.fork()
+            if child == 0:
+                with contextlib.suppress(BaseException):
+                    evaluate(planted, run)
+                    os._exit(0)
+                os._exit(1)
+            time.sleep(chance.uniform(0.02, 0.4))
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                assert status == 0
+                break
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            kills += 1
+            if time.monotonic() - began > 5:
+                evaluate(planted, run)
+                break
+        assert contents(run) == expected
+        json.loads((run / "summary.json").read_text())
+        if kills >= 30:
+            return
+    pytest.fail(f"only {kills} of 30 kills met a run")
