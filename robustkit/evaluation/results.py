@@ -98,6 +98,13 @@ class Results:
         best[np.isinf(best) & (failed | missing)] = np.nan
         return best
 
+    def backward_passes(self, attack: str, norm: str | None = None) -> int:
+        """How many backward passes an attack took, over all samples."""
+        rows = (self._table["norm"] == self._norm(norm)) & (
+            self._table["attack"] == attack
+        )
+        return int(self._table["backward_passes"][rows].sum())
+
     def queries(self, attack: str, norm: str | None = None) -> dict[int, Curve]:
         """The curve of an attack's distances after so many forward passes per sample.
 
