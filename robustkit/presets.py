@@ -1,5 +1,11 @@
 """Attacks put together as the literature does."""
 
+from collections.abc import Callable
+from typing import Any
+
+from robustkit.attacks.decision.compass import Compass
+from robustkit.attacks.decision.pointwise import Pointwise
+from robustkit.attacks.decision.rays import RayS
 from robustkit.attacks.gradient import apgd, momentum
 from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.fab import TargetedFAB
@@ -13,7 +19,9 @@ from robustkit.attacks.score.simba import SimBA
 from robustkit.attacks.score.sparse_rs import SparseRS
 from robustkit.attacks.score.square import Square
 from robustkit.combine import Cascade, Minimise
+from robustkit.engine.attack import Attack
 from robustkit.errors import BadInput, suggestion
+from robustkit.models.base import Access
 from robustkit.numerics.norms import Norm, get_norm
 
 __all__ = [
@@ -32,25 +40,58 @@ __all__ = [
 _VERSIONS = ("standard", "rand")
 
 
-def auto(norm: str | Norm = "linf", budget: int = 300) -> Cascade:
+def auto(
+    norm: str | Norm = "linf",
+    budget: int | None = None,
+    access: Access = Access.GRADIENT,
+) -> Attack[Any]:
     """The nearest adversarials for a number of passes: what to use unless you know why.
 
-    A relay of short descents (`Relay`), and from its best point the last thousandth by
-    `Polish`, or for L0 an exchange of features by `Greedy`.
+    With gradients: a relay of short descents (`Relay`), and from its best point the
+    last thousandth by `Polish`, or for L0 an exchange of features by `Greedy`.
+
+    With decisions only: for L2 normals of the boundary by probes that adapt to the
+    sample (`Compass`), for Linf blocks of signs (`RayS`), for L1 and L0 features set
+    back (`Pointwise`).
 
     Args:
         norm: "linf", "l2", "l1" or "l0".
-        budget: Passes per sample, each forward and backward.
+        budget: Passes per sample, each forward and backward if there are gradients.
+            None: 300 with gradients, else what the attack takes by itself.
+        access: What the model shows, or less where less shall be used.
+
+    Raises:
+        BadInput: There is none for models that show scores only.
 
     >>> attack = auto("l2", budget=100)
     >>> [type(part).__name__ for part in attack.attacks], attack.steps
     (['Relay', 'Polish'], 99)
+    >>> auto("linf", 1000, Access.DECISION)
+    RayS(steps=1000, tries=20, tolerance=0.001, stride=0.01)
     """
-    if get_norm(norm).name == "l0":
+    name = get_norm(norm).name
+    if access is Access.DECISION:
+        attack = _DECISIONS[name]()
+        return attack if budget is None else attack.within(budget)
+    if access is Access.SCORE:
+        raise BadInput(
+            "there is no default attack for scores yet; use one for decisions, which "
+            "they include, or 'square'"
+        )
+    budget = 300 if budget is None else budget
+    if name == "l0":
         last = max(budget // 4, 1)
         return Cascade((Relay().within(budget - last), Greedy(steps=last)))
     last = max(budget // 25, 1)
     return Cascade((Relay().within(budget - last), Polish(steps=last)))
+
+
+_DECISIONS: dict[str, Callable[[], Attack[Any]]] = {
+    "l0": Pointwise,
+    "l1": Pointwise,
+    "l2": Compass,
+    "linf": RayS,
+}
 
 
 def autoattack(

@@ -48,7 +48,14 @@ _OURS = {
     "patch-rs": "robustkit.presets:minimum_norm_patch_rs",
     "simba": "robustkit.presets:minimum_norm_simba",
     "evolution": "robustkit.attacks.score.evolution:Evolution",
+    "compass": "robustkit.attacks.decision.compass:Compass",
     "boundary": "robustkit.attacks.decision.boundary:Boundary",
+    "hopskipjump": "robustkit.attacks.decision.hopskipjump:HopSkipJump",
+    "qeba": "robustkit.attacks.decision.hopskipjump:qeba",
+    "cgba": "robustkit.attacks.decision.cgba:CGBA",
+    "cgba-h": "robustkit.attacks.decision.cgba:CGBAH",
+    "geoda": "robustkit.attacks.decision.geoda:GeoDA",
+    "sign-opt": "robustkit.attacks.decision.sign_opt:SignOPT",
     "pointwise": "robustkit.attacks.decision.pointwise:Pointwise",
     "rays": "robustkit.attacks.decision.rays:RayS",
     "uniform-noise": "robustkit.attacks.baseline.noise:UniformNoise",
@@ -181,9 +188,9 @@ def _questions(attack: Attack[Any], budget: int, model: Model | None) -> int:
 
 def _named(name: str, norm: Norm, access: Access) -> dict[str, Attack[Any]]:
     """The attack of that name, or those that a preset's name stands for."""
-    if name == "auto" and access is Access.GRADIENT:
+    if name == "auto" and access is not Access.SCORE:
         preset = importlib.import_module("robustkit.presets").auto
-        return {name: preset(norm)}
+        return {name: preset(norm, access=access)}
     if name not in ("auto", "standard"):
         return {name: get_attack(name)}
     chosen = {name: get_attack(name) for name in _STANDARD[access]}

@@ -114,6 +114,27 @@ def test_auto_plans_for_the_budget_and_keeps_to_it(plant, norm, budget):
     assert (ledger.forwards >= 0.9 * budget - 1).all()
 
 
+@pytest.mark.parametrize(
+    ("norm", "factor"), [("l0", 2.0), ("l1", 1.5), ("l2", 1.01), ("linf", 1.01)]
+)
+def test_auto_with_decisions_only(plant, norm, factor):
+    planted = plant(seed=2, samples=20, classes=4)
+    attack = auto(norm, 2000, Access.DECISION)
+    assert attack.access is Access.DECISION
+    criterion = Misclassification(as_tensor(planted.y))
+    problem = Problem(planted.model(), as_tensor(planted.x), criterion, get_norm(norm))
+    ledger = run(attack, problem, budget=2000)
+    ratio = ledger.distance.numpy() / planted.exact(norm)
+    assert (ledger.forwards <= 2000).all()
+    assert (ratio >= 1 - 1e-9).all()
+    assert np.median(ratio) <= factor
+
+
+def test_auto_has_nothing_for_scores_yet():
+    with pytest.raises(BadInput, match="no default attack for scores"):
+        auto("l2", access=Access.SCORE)
+
+
 @pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
 def test_auto_is_exact_where_the_model_is_linear(plant, norm):
     planted = plant(seed=2, samples=40, classes=4)

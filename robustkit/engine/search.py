@@ -20,12 +20,13 @@ from robustkit.numerics.tensors import (
     where,
 )
 
-__all__ = ["approach", "bisect", "nearest", "starting_point"]
+__all__ = ["ROUGH", "approach", "bisect", "nearest", "starting_point"]
 
 # So near the original, floating point has nothing in between.
 _HALVINGS = 64
-# A start is only walked on from.
-_ROUGH = 1e-2
+ROUGH = 1e-2
+"""Tolerance for starts, which are only walked on from."""
+
 _GREYS = (1.0, 0.0, 0.5, 0.25, 0.75)
 
 
@@ -111,17 +112,18 @@ def starting_point(p: Problem, rng: Rng, tries: int = 20) -> tuple[Batch, Mask]:
         point is the original.
     """
     if p.starts is not None:
-        approach(p, p.starts, tolerance=_ROUGH)
+        approach(p, p.starts, tolerance=ROUGH)
     if p.pool is not None and p.pool.shape[0]:
         order = nearest(p, p.pool)[:, :tries]
         for place in range(order.shape[1]):
-            approach(p, take(p.pool, order[:, place]), tolerance=_ROUGH)
+            approach(p, take(p.pool, order[:, place]), tolerance=ROUGH)
     for attempt in range(tries):
         searching = p.ledger.found.logical_not()
         if not bool(searching.any()):
             break
-        approach(p, _noise(p, rng, attempt), searching, _ROUGH)
-    return p.ledger.best, p.ledger.found
+        approach(p, _noise(p, rng, attempt), searching, ROUGH)
+    # A copy, since the ledger may write over what it holds.
+    return p.ledger.best * 1.0, p.ledger.found
 
 
 def nearest(p: Problem, pool: Batch) -> Array:

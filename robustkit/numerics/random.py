@@ -8,6 +8,7 @@ resume. The numbers are made by NumPy on the host.
 """
 
 import hashlib
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -67,6 +68,31 @@ class Rng:
         unit = self._draw(lambda g, out: g.random(out=out, dtype=out.dtype), shape)
         return unit * (upper - lower) + lower
 
+    def signs(self, shape: tuple[int, ...]) -> Batch:
+        """(n, *shape) independent values, 1 or -1; many times as fast as others."""
+        count = math.prod(shape)
+        words = np.empty((len(self._keys), -(-count // 64)), dtype=np.uint64)
+        self._fill(_words, words)
+        bits = np.unpackbits(words.view(np.uint8), axis=1, count=count)
+        dtype = np.float64 if "64" in str(self._reference.dtype) else np.float32
+        values = bits.astype(dtype) * 2 - 1
+        return like(self._reference, values.reshape((len(values), *shape)))
+
+    def skip(self) -> None:
+        """Pass over one draw."""
+        self._draws += 1
+
+    def of(self, rows: Array) -> "Rng":
+        """The random numbers of some of the samples, as they would be in `self`.
+
+        Drawing them passes over nothing in `self`.
+        """
+        part = Rng(
+            self._seed, self._keys[rows], self._step, self._reference, self._stream
+        )
+        part._draws = self._draws
+        return part
+
     def integers(self, upper: int) -> PerSample:
         """(n,) int64, uniform on 0, ..., upper - 1."""
         # From uniform numbers in double precision, so that no draw is ever rejected.
@@ -99,3 +125,7 @@ class Rng:
             bits.state = state
             sample(generator, values[at : at + 1])
         self._draws += 1
+
+
+def _words(generator: np.random.Generator, out: Array) -> None:
+    out[:] = generator.bit_generator.random_raw(out.size)

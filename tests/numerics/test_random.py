@@ -213,3 +213,39 @@ class TestDistribution:
             ]
         correlation = np.corrcoef(columns) - np.eye(len(columns))
         assert np.abs(correlation).max() < 5 / np.sqrt(5000)
+
+
+class TestSigns:
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_ones_of_either_sign_as_often(self, dtype):
+        values = rng(dtype=dtype).signs((100, 77)).numpy()
+        assert values.dtype == dtype
+        assert_array_equal(np.abs(values), 1)
+        assert abs(values.mean()) < 4 / np.sqrt(values.size)
+
+    def test_neighbours_and_samples_are_independent(self):
+        values = rng().signs((20_000,)).numpy()
+        limit = 4 / np.sqrt(20_000)
+        assert abs((values[:, 1:] * values[:, :-1]).mean(axis=1)).max() < limit
+        assert abs(np.corrcoef(values)[np.triu_indices(4, 1)]).max() < limit
+
+    def test_a_sample_alone_and_another_step_or_draw(self):
+        together = rng().signs((9, 9)).numpy()
+        assert_array_equal(rng(KEYS[2:3]).signs((9, 9)).numpy(), together[2:3])
+        source = rng()
+        source.signs((1,))
+        for other in (rng(step=1), rng(seed=6), rng(stream=1), source):
+            assert 0.3 < (other.signs((9, 9)).numpy() == together).mean() < 0.7
+
+    def test_fewer_of_them_are_the_first_of_more(self):
+        assert_array_equal(
+            rng().signs((5, 7)).numpy(), rng().signs((50, 7)).numpy()[:, :5]
+        )
+
+
+def test_the_numbers_of_some_samples_are_those_they_have_among_all():
+    source = rng()
+    source.normal((3,))
+    part = source.of(np.array([2, 0]))
+    expected = source.uniform((4,)).numpy()[[2, 0]]
+    assert_array_equal(part.uniform((4,)).numpy(), expected)

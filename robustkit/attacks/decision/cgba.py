@@ -1,0 +1,195 @@
+"""CGBA and CGBA-H: a circle through the original and a boundary point."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from robustkit.attacks.decision.probing import (
+    estimate_normal,
+    follow,
+    noise,
+    semicircle,
+    subspace_of,
+    unspent,
+)
+from robustkit.engine.attack import Attack
+from robustkit.engine.problem import Problem
+from robustkit.engine.search import bisect, starting_point
+from robustkit.models.base import Access
+from robustkit.numerics.tensors import (
+    Batch,
+    Mask,
+    PerSample,
+    full,
+    magnitude,
+    where,
+)
+
+__all__ = ["CGBA", "CGBAH"]
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the walk stands.
+
+    Attributes:
+        delta: (n, ...) adversarial, at the boundary but for the tolerance.
+        slope: (n,) of the last move around the circle.
+    """
+
+    delta: Batch
+    slope: PerSample
+
+
+@dataclass(frozen=True)
+class CGBA(Attack[State]):
+    """Follow the circle through original and boundary point until it leaves the class.
+
+    The circle lies in the plane of the perturbation and the boundary's estimated
+    normal, and the present perturbation is its diameter. If the boundary is a line in
+    that plane, the circle crosses it at the point nearest to the original. All
+    places on it are nearer than the present one, so every adversarial found on it is an
+    improvement.
+
+    Args:
+        steps: How many; each costs the probes and about 10 questions on the circle.
+        tries: How many starting points of each kind to try (see `starting_point`).
+        probes: In the first step; the square root of the step's number times as many
+            later.
+        share: Of each side's frequencies that probes are made of.
+        size: Of the probes, as a share of the distance.
+        tolerance: Of the place on the circle, as a share of the way to it.
+
+    Source:
+        Reza, Rahmati, Wu, Dai: CGBA: Curvature-aware Geometric Black-box Attack,
+        ICCV 2023.
+
+    Differences from the paper:
+        - The place on the circle is bisected to a share of the move, starting from the
+          move of the step before, not from a quarter circle to a fixed angle.
+        - The size of probes is a share of the distance, not fixed.
+
+    >>> import robustkit as rk, torch
+    >>> model = torch.nn.Linear(2, 2, bias=False).eval()
+    >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    >>> x, y = torch.tensor([[0.8, 0.4]]), torch.tensor([0])
+    >>> result = rk.run(rk.CGBA(steps=5), model, x, y, norm="l2")
+    >>> round(float(result.distance[0]), 2)
+    0.28
+    """
+
+    access: ClassVar[Access] = Access.DECISION
+    norms: ClassVar[frozenset[str]] = frozenset({"l2"})
+    cost: ClassVar[str] = "40 forwards and more"
+    source: ClassVar[str] = "Reza, Rahmati, Wu, Dai, ICCV 2023"
+
+    steps: int = 100
+    tries: int = 20
+    probes: int = 30
+    share: float = 0.25
+    size: float = 0.01
+    tolerance: float = 0.02
+
+    def init(self, p: Problem) -> State:
+        return _at_boundary(p, self.tries, self.tolerance * self.size)
+
+    def step(self, p: Problem, s: State, t: int) -> State:
+        normal = _across(p, s, self, t)
+        path = semicircle(p, s.delta, normal)
+        slope = follow(p, path, s.slope, self.tolerance)
+        moved = slope > 0
+        return State(
+            delta=where(moved, path(slope) - p.x, s.delta),
+            slope=where(moved, slope, s.slope / 4),
+        )
+
+    def finished(self, p: Problem, s: State) -> Mask:
+        return p.ledger.found.logical_not()
+
+
+@dataclass(frozen=True)
+class CGBAH(Attack[State]):
+    """CGBA for boundaries that curve much, as they do around a target class.
+
+    The first place beyond the boundary is sought from the far end of the circle, by
+    halving the angle, and then on the straight line from the original through it. So
+    the search ends in the class also where the circle crosses it only shortly.
+
+    Args:
+        steps: How many; each costs the probes and about 10 questions for the search.
+        tries: How many starting points of each kind to try (see `starting_point`).
+        probes: In the first step; the square root of the step's number times as many
+            later.
+        share: Of each side's frequencies that probes are made of.
+        size: Of the probes, as a share of the distance.
+        tolerance: Of the final bisection, as a share of the distance.
+
+    Source:
+        Reza, Rahmati, Wu, Dai: CGBA: Curvature-aware Geometric Black-box Attack,
+        ICCV 2023.
+
+    Differences from the paper:
+        - The size of probes is a share of the distance, not fixed.
+
+    >>> import robustkit as rk, torch
+    >>> model = torch.nn.Linear(2, 2, bias=False).eval()
+    >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    >>> x, y = torch.tensor([[0.8, 0.4]]), torch.tensor([0])
+    >>> result = rk.run(rk.CGBAH(steps=10), model, x, y, norm="l2")
+    >>> round(float(result.distance[0]), 2)
+    0.28
+    """
+
+    access: ClassVar[Access] = Access.DECISION
+    norms: ClassVar[frozenset[str]] = frozenset({"l2"})
+    cost: ClassVar[str] = "40 forwards and more"
+    source: ClassVar[str] = "Reza, Rahmati, Wu, Dai, ICCV 2023"
+
+    steps: int = 100
+    tries: int = 20
+    probes: int = 30
+    share: float = 0.25
+    size: float = 0.01
+    tolerance: float = 2e-4
+
+    def init(self, p: Problem) -> State:
+        return _at_boundary(p, self.tries, self.tolerance)
+
+    def step(self, p: Problem, s: State, t: int) -> State:
+        path = semicircle(p, s.delta, _across(p, s, self, t))
+        point, slope = p.x + s.delta, full(p.x, 2.0)
+        waiting = unspent(p)
+        for _ in range(_ANGLES):
+            if not bool(waiting.any()):
+                break
+            place = path(slope)
+            passed = p.decide(place, waiting)
+            point = where(passed, place, point)
+            waiting = waiting.logical_and(passed.logical_not())
+            waiting = waiting.logical_and(unspent(p))
+            slope = slope / 2
+        delta = bisect(p, point, tolerance=self.tolerance) - p.x
+        return State(delta, s.slope)
+
+    def finished(self, p: Problem, s: State) -> Mask:
+        return p.ledger.found.logical_not()
+
+
+# 2 to the power of minus 12 of a quarter circle gains nothing.
+_ANGLES = 12
+
+
+def _at_boundary(p: Problem, tries: int, tolerance: float) -> State:
+    start, _ = starting_point(p, p.rng(-1), tries)
+    point = bisect(p, start, p.ledger.found, tolerance)
+    return State(point - p.x, full(p.x, 0.5))
+
+
+def _across(p: Problem, s: State, attack: CGBA | CGBAH, t: int) -> Batch:
+    """The estimated normal of the boundary."""
+    count = np.full(p.size, int(attack.probes * np.sqrt(t + 1)))
+    size = attack.size * magnitude(s.delta, 2)
+    subspace = subspace_of(p, "frequencies", attack.share)
+    normal = estimate_normal(p, p.x + s.delta, size, count, p.rng(t), noise(subspace))
+    return normal.direction

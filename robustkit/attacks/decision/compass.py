@@ -1,0 +1,340 @@
+"""The default attack for decisions at L2: a compass needle at the boundary."""
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy import ndimage
+
+from robustkit.attacks.decision.probing import (
+    Draw,
+    across,
+    cross,
+    estimate_normal,
+    follow,
+    semicircle,
+    unit,
+    unspent,
+)
+from robustkit.engine.attack import Attack
+from robustkit.engine.problem import Problem
+from robustkit.engine.search import ROUGH, approach, bisect, starting_point
+from robustkit.models.base import Access
+from robustkit.numerics.frequencies import low_frequencies
+from robustkit.numerics.random import Rng
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Mask,
+    PerSample,
+    Tensor,
+    choose,
+    expand,
+    full,
+    like,
+    magnitude,
+    minimum,
+    stack_rows,
+    take,
+    times,
+    to_numpy,
+    where,
+)
+
+__all__ = ["Compass"]
+
+# What probes are made of: the lowest frequencies, as a share of each side's; or all of
+# them, each as strong as the perturbation is there.
+_SHARES = (0.25, 0.5, None)
+# In place of an untried kind's gain; kinds are tried first in these steps.
+_UNTRIED = np.inf
+_FIRST = (0, 2, 4)
+# Of what is learned from the perturbation, this share stays as if nothing were known.
+_FLAT_FREQUENCIES, _FLAT_PIXELS = 0.05, 0.1
+_BLUR = 5
+# Smooth noises to start from: the shares of their frequencies.
+_SMOOTH = (0.08, 0.15, 0.25)
+_SLOPE, _LEAST_SLOPE = 0.3, 1e-3
+# To this share of the probes' size starts are bisected.
+_FINE = 1e-2
+# So often a descent is looked at; it is given up where the distance has lately fallen
+# by less than this logarithm, or by less than half of what it is behind the best known.
+_CHECK, _STUCK = 6, 0.01
+# Perturbations to choose another start from, and where their random numbers are.
+_OTHERS, _APART = 5, 2**32
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the search stands.
+
+    Attributes:
+        delta: (n, ...) adversarial, at the boundary but for the gap.
+        gap: (n,) the share of its length by which it may be too long.
+        slope: (n,) of the last move around the circle.
+        gain: (n, kinds) of each kind of probes: how much the logarithm of the distance
+            fell for each question, the last time.
+        age: (n,) steps since the start.
+        mark: (n,) the distance when it was last looked at whether this goes anywhere.
+    """
+
+    delta: Batch
+    gap: PerSample
+    slope: PerSample
+    gain: Tensor
+    age: PerSample
+    mark: PerSample
+
+
+@dataclass(frozen=True)
+class Compass(Attack[State]):
+    """Turn the perturbation towards the boundary's normal, as far as decisions show it.
+
+    At the nearest point of the boundary the perturbation is the normal. Elsewhere what
+    is missing is the normal's part across the perturbation, so probes are across it
+    too: their answers then tell of that part only, however small it is beside the rest.
+    Their sum spans a plane with the perturbation, and in it the boundary is followed
+    around the circle on which it would be nearest if it were flat, from the move of the
+    step before on, to a share of the move.
+
+    Probes are smooth or not, whichever kind has brought a sample more per question. All
+    are stronger where the perturbation is, because the model looks there; the kind that
+    has every frequency gives each the perturbation's own strength. So the number of
+    directions worth asking about shrinks while the search goes on.
+
+    Args:
+        steps: How many; each costs the probes and about 6 questions on the circle.
+        tries: How many starting points of each kind to try (see `starting_point`).
+            Without a pool or starts of the problem, as many smooth noises, which cost
+            one question each where they are no nearer than what is known.
+        probes: In the first step; the square root of the step's number times as many
+            later.
+        size: Of the probes, as a share of the distance. Large, so that they see what
+            the boundary is like on the scale of the next move.
+        tolerance: Of the move around the circle, as a share of it.
+
+    Source:
+        The circle: Reza, Rahmati, Wu, Dai: CGBA, ICCV 2023. The probes: ours.
+
+    >>> import robustkit as rk, torch
+    >>> model = torch.nn.Linear(2, 2, bias=False).eval()
+    >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    >>> x, y = torch.tensor([[0.8, 0.4]]), torch.tensor([0])
+    >>> result = rk.run(rk.Compass(steps=5), model, x, y, norm="l2")
+    >>> round(float(result.distance[0]), 2)
+    0.28
+    """
+
+    access: ClassVar[Access] = Access.DECISION
+    norms: ClassVar[frozenset[str]] = frozenset({"l2"})
+    cost: ClassVar[str] = "20 forwards and more"
+    source: ClassVar[str] = "ours, with the circle of Reza et al., ICCV 2023"
+
+    steps: int = 60
+    tries: int = 20
+    probes: int = 12
+    size: float = 0.25
+    tolerance: float = 0.2
+
+    def init(self, p: Problem) -> State:
+        start, found = starting_point(p, p.rng(-1), self.tries)
+        if p.starts is None and p.pool is None:
+            rng = p.rng(-1)
+            for number in range(self.tries):
+                approach(p, p.x + _smooth_noise(p, rng, number), tolerance=2 * ROUGH)
+            start, found = p.ledger.best * 1.0, p.ledger.found
+        delta = _refined(p, start - p.x, found, self.size)
+        return State(
+            delta,
+            full(p.x, self.size * _FINE),
+            full(p.x, _SLOPE),
+            like(p.x, np.full((p.size, len(_SHARES)), _UNTRIED)),
+            full(p.x, 0.0),
+            magnitude(delta, 2),
+        )
+
+    def step(self, p: Problem, s: State, t: int) -> State:
+        s = self._started_anew(p, s, t)
+        gains, rows = to_numpy(s.gain).copy(), np.arange(p.size)
+        ages = to_numpy(s.age)
+        kinds = _chosen(gains, ages)
+        asked = p.ledger.forwards.copy()
+        distance = magnitude(s.delta, 2)
+        normal = estimate_normal(
+            p,
+            p.x + s.delta * expand(1 - s.gap / 2, s.delta),
+            distance * self.size,
+            (self.probes * np.sqrt(ages + 1)).astype(np.int64),
+            p.rng(t),
+            _shaped(p, s, kinds),
+        )
+        path = semicircle(p, s.delta, normal.direction)
+        slope = follow(p, path, s.slope, self.tolerance)
+        moved = slope > 0
+        delta = where(moved, path(slope) - p.x, s.delta)
+        # How much shorter the first point of the circle known not to be adversarial is.
+        beyond = (1 + slope.square()) / (1 + (slope * (1 + self.tolerance)).square())
+        gap = (1 - beyond.sqrt()).clip(1e-4, 1.0)
+
+        shorter = to_numpy((distance / magnitude(delta, 2)).log())
+        gains[rows, kinds] = shorter / np.maximum(p.ledger.forwards - asked, 1)
+        return State(
+            delta,
+            where(moved, gap, s.gap),
+            where(moved, slope, (s.slope / 4).clip(_LEAST_SLOPE, np.inf)),
+            like(p.x, gains),
+            s.age + 1,
+            s.mark,
+        )
+
+    def finished(self, p: Problem, s: State) -> Mask:
+        return p.ledger.found.logical_not()
+
+    def _started_anew(self, p: Problem, s: State, t: int) -> State:
+        """The states, with another start for those of whom no more is to be hoped."""
+        age = to_numpy(s.age)
+        distance = magnitude(s.delta, 2)
+        gain = to_numpy((s.mark / distance).log())
+        behind = to_numpy((distance / p.ledger.distance).log())
+        due = (age > 0) & (age % _CHECK == 0)
+        slow = due & (gain < np.maximum(_STUCK, behind / 2))
+        mark = where(like(p.x, due), distance, s.mark)
+        s = dataclasses.replace(s, mark=mark)
+        if not slow.any():
+            return s
+        delta, found = _another_start(p, like(p.x, slow), t)
+        delta = _refined(p, delta, found, self.size)
+        fresh = State(
+            delta,
+            full(p.x, self.size * _FINE),
+            full(p.x, _SLOPE),
+            like(p.x, np.full((p.size, len(_SHARES)), _UNTRIED)),
+            full(p.x, 0.0),
+            magnitude(delta, 2),
+        )
+        return choose(found, fresh, s)
+
+
+def _chosen(gains: Array, ages: Array) -> Array:
+    """(n,) the kind of probes that has brought most, each being tried in its turn.
+
+    What a kind brought long ago is more than it would bring now, since all gains fall,
+    so no kind is forgotten.
+    """
+    due = np.asarray(_FIRST) <= ages[:, None]
+    return np.asarray(np.where(due, gains, -np.inf).argmax(axis=1))
+
+
+def _refined(p: Problem, delta: Batch, found: Mask, size: float) -> Batch:
+    """Perturbations known to `ROUGH` brought so near to the boundary as probes need."""
+
+    def path(share: PerSample) -> Batch:
+        return p.x + delta * expand(share, delta)
+
+    one = full(p.x, 1.0)
+    share = cross(p, path, one, one * (1 - 2 * ROUGH), found, size * _FINE)
+    return delta * expand(share, delta)
+
+
+def _another_start(p: Problem, asked: Mask, t: int) -> tuple[Batch, Mask]:
+    """The nearest of a few perturbations chosen at random, and who has one."""
+    rng = p.rng(t + _APART)
+    delta, radius, found = p.x.zeros_like(), full(p.x, math.inf), full(p.x, 1.0) < 0
+    for number in range(_OTHERS):
+        if p.pool is None or not p.pool.shape[0]:
+            far = p.bounds.clip(p.x + _smooth_noise(p, rng, number)) - p.x
+        else:
+            far = take(p.pool, to_numpy(rng.integers(p.pool.shape[0]))) - p.x
+        reach = minimum(radius * (1 - 2 * ROUGH), p.norm(far))
+        point = p.bounds.clip(p.x + p.norm.project(far, reach))
+        passed = p.decide(point, asked.logical_and(unspent(p)))
+        nearer = bisect(p, point, passed, ROUGH) - p.x
+        delta = where(passed, nearer, delta)
+        radius = where(passed, p.norm(nearer), radius)
+        found = found.logical_or(passed)
+    return delta, found
+
+
+def _smooth_noise(p: Problem, rng: Rng, number: int) -> Batch:
+    """(n, ...) of few frequencies, and of two values in every other turn."""
+    space = low_frequencies(tuple(p.x.shape[1:]), _SMOOTH[number % len(_SMOOTH)])
+    noise = space.images(rng.normal(space.inner))
+    if number % 2:
+        two: Batch = noise.sign() * (p.bounds.width / 2)
+        return two
+    length = 0.3 * p.bounds.width * math.sqrt(math.prod(p.x.shape[1:]))
+    return unit(noise) * length
+
+
+def _shaped(p: Problem, s: State, kinds: Array) -> Draw:
+    """Probes of each sample's kind, across its perturbation."""
+    shape = tuple(p.x.shape[1:])
+    pixels = _pixels(s)
+
+    def draw(rng: Rng, number: int) -> Tensor:
+        parts, rows = [], []
+        for kind, share in enumerate(_SHARES):
+            some = np.flatnonzero(kinds == kind)
+            if len(some) == 0:
+                continue
+            space = low_frequencies(shape, share or 1.0)
+            drawn = rng.of(some).signs((number, *space.inner))
+            if share is None:
+                strengths = _strengths(take(s.delta, some))
+                drawn = times(drawn, like(p.x, strengths), reuse=True)
+            probes = space.images(drawn)
+            parts.append(times(probes, like(p.x, pixels[some]), reuse=True))
+            rows.append(some)
+        rng.skip()
+        back = np.argsort(np.concatenate(rows))
+        probes = stack_rows(parts)
+        return across(probes if len(parts) == 1 else take(probes, back), s.delta)
+
+    return draw
+
+
+def _strengths(delta: Batch) -> Array:
+    """(n, 1, 1, *sides) of each frequency in the perturbations, in every channel."""
+    shape = tuple(delta.shape[1:])
+    sides = shape[1:]
+    energy = to_numpy(low_frequencies(shape, 1.0).coefficients(delta)) ** 2
+    if not sides:
+        return np.ones((len(energy), 1, 1), dtype=energy.dtype)
+    energy = energy.mean(axis=1).reshape(len(energy), -1)
+    bands, sizes = _bands(sides)
+    strengths = np.empty_like(energy)
+    for row, one in enumerate(energy):
+        mean = np.bincount(bands, weights=one) / sizes
+        strengths[row] = np.sqrt(_mixed(mean[bands], _FLAT_FREQUENCIES))
+    return np.asarray(strengths.reshape((len(energy), 1, 1, *sides)))
+
+
+def _pixels(s: State) -> Array:
+    """(n, 1, 1, *sides) or (n, 1, features): how strong probes are where."""
+    delta = to_numpy(s.delta)
+    energy = delta**2 if delta.ndim == 2 else (delta**2).mean(axis=1, keepdims=True)
+    for axis in range(2, delta.ndim):
+        for _ in range(2):
+            energy = ndimage.uniform_filter1d(energy, _BLUR, axis, mode="nearest")
+    energy = np.maximum(energy, 0)
+    mixed = [np.sqrt(_mixed(one, _FLAT_PIXELS)) for one in energy]
+    return np.stack(mixed)[:, None]
+
+
+def _mixed(energy: Array, flat: float) -> Array:
+    """With the mean 1, and the share `flat` of it everywhere."""
+    mean = energy.mean()
+    return (1 - flat) * energy / (mean if mean > 0 else 1.0) + flat
+
+
+@functools.lru_cache(maxsize=32)
+def _bands(sides: tuple[int, ...]) -> tuple[Array, Array]:
+    """To which band each frequency belongs, by its length, and how many each has."""
+    longest = max(sides)
+    axes = [np.arange(side) * (longest / side) for side in sides]
+    squares = sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij"))
+    bands = np.sqrt(squares).round().astype(np.int64).ravel()
+    return bands, np.maximum(np.bincount(bands), 1)

@@ -1,0 +1,117 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from robustkit.attacks.decision import compass
+from robustkit.attacks.decision.compass import Compass
+from robustkit.engine.criteria import Misclassification
+from robustkit.engine.loop import run
+from robustkit.engine.problem import Problem
+from robustkit.models.numpy import NumPyModel
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.norms import get_norm
+from robustkit.numerics.tensors import as_tensor
+
+
+def problem(function, x, bounds=(-10, 10), **more):
+    labels = as_tensor(np.zeros(len(x), dtype=np.int64))
+    model = NumPyModel(function, Bounds(*bounds))
+    criterion = Misclassification(labels)
+    return Problem(model, as_tensor(x), criterion, get_norm("l2"), **more)
+
+
+def two_classes(score):
+    return np.stack([score, -score], axis=1)
+
+
+def test_a_descent_that_goes_no_further_gives_way_to_another_start(monkeypatch):
+    """One half-space is met head-on at distance 1, another at a slant but nearer."""
+    shape = (1, 4, 4)
+    head_on, slanted = np.zeros(shape), np.zeros(shape)
+    head_on[0, 0, 0], slanted[0, 3, 3], slanted[0, 2, 2] = 1.0, 1.0, 0.2
+
+    def function(x):
+        first = 1.0 - (x * head_on).sum(axis=(1, 2, 3))
+        second = 0.7 - (x * slanted).sum(axis=(1, 2, 3))
+        return two_classes(np.minimum(first, second))
+
+    x = np.zeros((3, *shape))
+    start, other = np.zeros((3, *shape)), np.zeros((1, *shape))
+    start[:, 0, 0, 0] = 3.0
+    other[0, 0, 3, 3], other[0, 0, 1, 1:3] = 2.0, -2.5
+    nearest = 0.7 / np.sqrt(1.04)
+
+    def distance():
+        p = problem(
+            function,
+            x,
+            starts=as_tensor(start),
+            pool=as_tensor(other),
+            keys=np.arange(3, dtype=np.uint64),
+        )
+        return run(Compass(), p, budget=3000).distance.raw
+
+    assert distance() == pytest.approx(nearest, rel=0.01)
+    monkeypatch.setattr(compass, "_CHECK", 10**9)
+    assert distance() == pytest.approx(1.0, rel=0.01)
+
+
+def test_probes_learn_where_the_model_looks():
+    """Only a corner matters: the same number of questions brings it nearer."""
+    shape = (1, 16, 16)
+    rng = np.random.default_rng(0)
+    corner = np.zeros(shape)
+    corner[0, :5, :5] = rng.normal(size=(5, 5))
+    everywhere = rng.normal(size=shape)
+
+    def ratio(weights):
+        def function(x):
+            return two_classes((x * weights).sum(axis=(1, 2, 3)) + 0.5)
+
+        p = problem(
+            function,
+            np.zeros((8, *shape)),
+            bounds=(-1, 1),
+            keys=np.arange(8, dtype=np.uint64),
+        )
+        exact = 0.5 / np.linalg.norm(weights)
+        return np.median(run(Compass(), p, budget=1500).distance.raw) / exact
+
+    assert ratio(corner) < 1.1
+    assert ratio(everywhere) > 1.2
+
+
+def test_the_kind_of_probes_that_brought_most_is_chosen_and_each_is_tried():
+    untried = np.inf
+    gains = np.array([[untried] * 3, [0.1, untried, untried], [0.1, 0.3, 0.2]])
+    chosen = compass._chosen(gains, np.array([0.0, 1.0, 9.0]))
+    assert chosen.tolist() == [0, 0, 1]
+    assert compass._chosen(gains[1:2], np.array([2.0])).tolist() == [1]
+
+
+def test_smooth_noise_is_tried_only_where_no_inputs_are_given():
+    def function(x):
+        return two_classes(1.0 - x.sum(axis=(1, 2, 3)))
+
+    x = np.zeros((1, 1, 4, 4))
+    given = problem(function, x, pool=as_tensor(np.ones((1, 1, 4, 4))))
+    alone = problem(function, x)
+    asked = []
+    for p in (given, alone):
+        p.limit(Compass.access, None)
+        Compass(tries=15).init(p)
+        asked.append(p.ledger.forwards[0])
+    assert asked[0] + 10 < asked[1]
+
+
+def test_the_state_is_per_sample():
+    def function(x):
+        return two_classes(1.0 - x.sum(axis=(1, 2, 3)))
+
+    p = problem(function, np.zeros((3, 2, 4, 4)))
+    p.limit(Compass.access, None)
+    attack = Compass()
+    state = attack.step(p, attack.init(p), 0)
+    for field in dataclasses.fields(state):
+        assert getattr(state, field.name).shape[0] == 3

@@ -1,0 +1,166 @@
+import numpy as np
+import pytest
+
+from robustkit.attacks.decision.probing import (
+    across,
+    cross,
+    estimate_normal,
+    follow,
+    noise,
+    semicircle,
+    subspace_of,
+    unit,
+)
+from robustkit.engine.criteria import Misclassification
+from robustkit.engine.problem import Problem
+from robustkit.models.base import Access
+from robustkit.models.numpy import NumPyModel
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.norms import get_norm
+from robustkit.numerics.tensors import as_tensor
+
+WEIGHTS = np.random.default_rng(0).normal(size=(1, 3, 4))
+
+
+def problem(count=3, shift=0.0, budget=None):
+    """Originals whose adversarial side is x . WEIGHTS < shift, and wide bounds."""
+
+    def function(x):
+        score = (x * WEIGHTS).sum(axis=(1, 2, 3)) - shift
+        return np.stack([score, -score], axis=1)
+
+    x = np.tile(WEIGHTS / np.linalg.norm(WEIGHTS), (count, 1, 1, 1))
+    labels = as_tensor(np.zeros(count, dtype=np.int64))
+    model = NumPyModel(function, Bounds(-100, 100))
+    keys = np.arange(count, dtype=np.uint64)
+    p = Problem(
+        model, as_tensor(x), Misclassification(labels), get_norm("l2"), keys=keys
+    )
+    p.limit(Access.DECISION, budget)
+    return p
+
+
+def at_boundary(p):
+    return p.x - p.x.raw.reshape(p.size, -1)[0] @ WEIGHTS.ravel() * as_tensor(
+        WEIGHTS / (WEIGHTS**2).sum()
+    )
+
+
+def cosine(x):
+    flat = x.raw.reshape(len(x.raw), -1)
+    lengths = np.linalg.norm(flat, axis=1) * np.linalg.norm(WEIGHTS)
+    return -flat @ WEIGHTS.ravel() / lengths
+
+
+def estimated(p, center, count, **more):
+    size = as_tensor(np.full(p.size, 0.1))
+    draw = noise(subspace_of(p, "all", 1.0), **more)
+    return estimate_normal(p, center, size, np.array(count), p.rng(0), draw)
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_the_normal_of_a_plane(uniform):
+    p = problem()
+    normal = estimated(p, at_boundary(p), [400, 400, 3000], uniform=uniform)
+    assert (normal.probes == [400, 400, 3000]).all()
+    assert (p.ledger.decisions == [400, 400, 3000]).all()
+    assert (cosine(normal.direction)[:2] > 0.97).all()
+    assert cosine(normal.direction)[2] > 0.995
+    assert normal.share.raw == pytest.approx(0.5, abs=0.1)
+    lengths = np.linalg.norm(normal.direction.raw.reshape(3, -1), axis=1)
+    assert lengths == pytest.approx(1)
+
+
+def test_an_unequal_share_of_answers_is_taken_out():
+    p = problem()
+    shifted = at_boundary(p) - 0.02 * unit(as_tensor(np.stack([WEIGHTS] * 3)))
+    normal = estimated(p, shifted, [2000] * 3)
+    assert (normal.share.raw > 0.6).all()
+    assert (cosine(normal.direction) > 0.98).all()
+
+
+def test_where_all_probes_agree_the_direction_is_their_mean_or_against_it():
+    p = problem()
+    inside = estimated(p, p.x * -10.0, [5] * 3)
+    outside = estimated(p, p.x * 10.0, [5] * 3)
+    assert (inside.share.raw == 1).all()
+    assert (outside.share.raw == 0).all()
+    assert inside.direction.raw == pytest.approx(-outside.direction.raw)
+
+
+def test_probes_are_the_same_in_any_company_and_within_the_budget():
+    p = problem(budget=40)
+    whole = estimated(p, at_boundary(p), [30, 10, 100])
+    assert (whole.probes == [30, 10, 40]).all()
+    alone = problem(budget=40)
+    alone.drop(np.array([True, False, True]))
+    part = estimated(alone, at_boundary(alone), [10])
+    assert (part.direction.raw[0] == whole.direction.raw[1]).all()
+
+
+def test_no_probe_shows_nothing():
+    p = problem()
+    normal = estimated(p, at_boundary(p), [0] * 3)
+    assert (normal.direction.raw == 0).all()
+    assert (p.ledger.forwards == 0).all()
+
+
+def test_the_circle_has_the_perturbation_as_diameter():
+    p = problem()
+    rng = np.random.default_rng(1)
+    delta = as_tensor(rng.normal(size=p.x.shape))
+    direction = as_tensor(rng.normal(size=p.x.shape))
+    path = semicircle(p, delta, direction)
+    assert path(as_tensor(np.zeros(3))).raw == pytest.approx((p.x + delta).raw)
+    for slope in (0.1, 1.0, 7.0):
+        moved = (path(as_tensor(np.full(3, slope))) - p.x).raw.reshape(3, -1)
+        flat = delta.raw.reshape(3, -1)
+        radius = np.linalg.norm(flat, axis=1) / 2
+        assert np.linalg.norm(moved - flat / 2, axis=1) == pytest.approx(radius)
+        along = (moved * flat).sum(axis=1) / np.linalg.norm(flat, axis=1)
+        total = np.linalg.norm(moved, axis=1)
+        assert np.sqrt(total**2 - along**2) / along == pytest.approx(slope)
+
+
+def test_a_path_is_followed_to_where_it_leaves():
+    p = problem()
+    ends = np.array([0.3, 5.0, 1e-9])
+    along = at_boundary(p) - p.x
+
+    def path(place):
+        return p.x + along * (1 + as_tensor(ends) - place).reshape((3, 1, 1, 1))
+
+    found = follow(p, path, as_tensor(np.full(3, 0.5)), 0.01).raw
+    assert (found[:2] <= ends[:2]).all()
+    assert (found[:2] > ends[:2] * 0.98).all()
+    assert found[2] == 0
+    assert (p.ledger.forwards < 20).all()
+
+
+def test_bisection_between_two_places():
+    p = problem()
+    along = at_boundary(p) - p.x
+
+    def path(place):
+        return p.x + along * place.reshape((3, 1, 1, 1))
+
+    far, near = as_tensor(np.full(3, 3.0)), as_tensor(np.zeros(3))
+    asked = as_tensor(np.array([True, True, False]))
+    found = cross(p, path, far, near, asked, 1e-4).raw
+    assert found[:2] == pytest.approx(1, rel=2e-4)
+    assert (found[:2] >= 1).all()
+    assert found[2] == 3
+    assert p.ledger.forwards[2] == 0
+
+
+def test_probes_across_a_perturbation():
+    rng = np.random.default_rng(2)
+    probes, delta = rng.normal(size=(3, 5, 1, 3, 4)), rng.normal(size=(3, 1, 3, 4))
+    rest = across(as_tensor(probes.copy()), as_tensor(delta)).raw
+    assert (rest * delta[:, None]).sum(axis=(2, 3, 4)) == pytest.approx(0, abs=1e-12)
+    removed = (probes - rest).reshape(3, 5, -1)
+    parallel = np.einsum("nki,ni->nk", removed, delta.reshape(3, -1))
+    lengths = np.linalg.norm(removed, axis=2) * np.linalg.norm(
+        delta.reshape(3, 1, -1), axis=2
+    )
+    assert np.abs(parallel) == pytest.approx(lengths)

@@ -1,0 +1,311 @@
+"""Distance against queries, ours and other libraries': `python .../decisions.py`.
+
+Attacks that see decisions only, on the trained networks. Every input that an attack
+shows to the network is one query, and the nearest adversarial of the first q queries
+counts, whatever the attack returns (`Curve`). Peers are run one sample at a time, so
+that no query is spent on a sample that waits for others; this is also where they do
+best. Their results are kept in `.cache/decisions`; ours always run anew.
+
+With `--pool` everyone is given other images, none of them under attack: ours as a pool,
+peers as a starting point the nearest that is of another class to the network (found
+without queries, to their advantage).
+
+white-box: our gradient-based default with 300 passes. time: ours as a whole over what
+the network alone takes for as many inputs in batches of as many samples.
+
+foolbox is needed, and for ART's `pip install --no-deps adversarial-robustness-toolbox`.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from data import DATA, network
+from recorder import Spent, distance, is_adversarial
+from torch import Tensor, nn
+
+import robustkit as rk
+from robustkit.registry import choose_attacks
+
+CACHE = Path(__file__).resolve().parent / ".cache" / "decisions"
+NETWORKS = (
+    "mnist_cnn_a_adv",
+    "mnist_conv_small_nat",
+    "cifar_cnn_a_adv",
+    "cifar_conv_small_pgd",
+)
+QUERIES = (100, 250, 500, 1000, 2000, 5000, 10_000)
+_POOL = 100
+
+
+class Curve(nn.Module):
+    """A network that notes the nearest adversarial of each number of queries.
+
+    Args:
+        model: Takes (n, ...) in [0, 1], gives logits.
+        x: (1, ...) the original.
+        y: (1,) its label.
+        norm: "l2" or "linf".
+        budget: Queries; the next ends the attack by `Spent`.
+
+    Attributes:
+        steps: Of every improvement: after how many queries, and the distance.
+    """
+
+    def __init__(
+        self, model: nn.Module, x: Tensor, y: Tensor, norm: str, budget: int
+    ) -> None:
+        super().__init__()
+        self.model, self.x, self.y, self.norm, self.budget = model, x, y, norm, budget
+        self.queries = 0
+        self.steps: list[tuple[int, float]] = []
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, z: Tensor) -> Tensor:
+        if self.queries >= self.budget:
+            raise Spent
+        z = z.reshape(-1, *self.x.shape[1:]).float()
+        logits: Tensor = self.model(z)
+        inside = ((z >= -1e-6) & (z <= 1 + 1e-6)).flatten(1).all(dim=1)
+        wrong = is_adversarial(logits, self.y.expand(len(z))) & inside
+        for place in torch.nonzero(wrong).flatten().tolist():
+            number = self.queries + place + 1
+            size = float(distance(z[place : place + 1], self.x, self.norm))
+            if number <= self.budget and (not self.steps or size < self.steps[-1][1]):
+                self.steps.append((number, size))
+        self.queries += len(z)
+        return logits
+
+
+def main() -> None:
+    """Run what is missing and print one table per network and norm."""
+    options = _options()
+    for norm in options.norm:
+        for net in options.network:
+            for pool in (False, True) if options.pool else (False,):
+                _table(options, norm, net, pool)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--norm", nargs="+", default=["l2", "linf"])
+    parser.add_argument("--network", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--attacks", nargs="*", default=["auto"], help="ours, by name")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--queries", type=int, default=10_000)
+    parser.add_argument("--peer-queries", type=int, default=5000)
+    parser.add_argument("--pool", action="store_true", help="also with other images")
+    parser.add_argument("--cached", action="store_true", help="run no peer")
+    parser.add_argument("--data", type=Path, default=DATA)
+    return parser.parse_args()
+
+
+def _table(options: argparse.Namespace, norm: str, net: str, pool: bool) -> None:
+    model, x, y = network(options.data, net, options.images)
+    others = _others(options, model, net, x)
+    asked = [q for q in QUERIES if q <= options.queries]
+    print(f"\n{norm} {net}, {len(x)} images{', with a pool' if pool else ''}")
+    print(f"{'median distance after':24}" + "".join(f"{q:>9}" for q in asked))
+    best = np.full(len(asked), np.inf)
+    for name in options.peers:
+        if norm not in PEERS[name][1]:
+            continue
+        found = _peer(options, name, norm, net, (model, x, y), others if pool else None)
+        if found is None:
+            continue
+        medians = np.array([np.median(_after(found, q)) for q in asked])
+        medians[np.array(asked) > options.peer_queries] = np.nan
+        best = np.fmin(best, medians)
+        _line(name, medians)
+    for name in options.attacks:
+        curve, seconds = _ours(name, norm, model, x, y, others if pool else None, asked)
+        _line(f"ours: {name}", np.median(curve, axis=1))
+        _line("  over the best peer", np.median(curve, axis=1) / best)
+        share = np.mean(np.isfinite(curve[-1]))
+        print(f"  found {share:.0%}, time {seconds / _bare(model, x, asked[-1]):.2f}")
+    white = rk.run(rk.auto(norm), model, x, y, norm=norm)
+    print(f"{'white-box':24}{np.median(white.distance):9.4f}", flush=True)
+
+
+def _line(name: str, values: np.ndarray) -> None:
+    print(f"{name:24}" + "".join(f"{value:9.4f}" for value in values), flush=True)
+
+
+def _others(
+    options: argparse.Namespace, model: nn.Module, net: str, x: Tensor
+) -> Tensor:
+    """The last images of the same data; none of them is under attack."""
+    import data
+
+    kind = data.networks(options.data)[net]["dataset"]
+    images = torch.tensor(data.loader(options.data).images(kind)[0][-_POOL:])
+    known = (images[:, None] == x[None]).flatten(2).all(dim=2).any(dim=1)
+    return images[~known]
+
+
+def _ours(
+    name: str,
+    norm: str,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    pool: Tensor | None,
+    asked: list[int],
+) -> tuple[np.ndarray, float]:
+    """Distances (queries, n), and the seconds taken."""
+    from robustkit.engine.criteria import Misclassification
+    from robustkit.engine.loop import run
+    from robustkit.engine.problem import Problem
+    from robustkit.models.base import Access
+    from robustkit.models.torch import TorchModel
+    from robustkit.numerics.norms import get_norm
+    from robustkit.numerics.tensors import as_tensor
+
+    attacks = choose_attacks(name, get_norm(norm), Access.DECISION, asked[-1])
+    problem = Problem(
+        TorchModel(model),
+        as_tensor(x),
+        Misclassification(as_tensor(y)),
+        get_norm(norm),
+        pool=None if pool is None else as_tensor(pool),
+    )
+    start = time.perf_counter()
+    (attack,) = attacks.values()
+    ledger = run(attack, problem, budget=asked[-1])
+    seconds = time.perf_counter() - start
+    return np.stack([ledger.distance_after(q) for q in asked]), seconds
+
+
+@torch.no_grad()
+def _bare(model: nn.Module, x: Tensor, queries: int) -> float:
+    """Seconds for so many inputs of each sample."""
+    batches = 20
+    start = time.perf_counter()
+    for _ in range(batches):
+        model(x)
+    return (time.perf_counter() - start) / batches * queries
+
+
+def _peer(
+    options: argparse.Namespace,
+    name: str,
+    norm: str,
+    net: str,
+    problem: tuple[nn.Module, Tensor, Tensor],
+    others: Tensor | None,
+) -> list[list[tuple[int, float]]] | None:
+    """The curves of all samples, from the cache where they are there."""
+    model, x, y = problem
+    pool = "" if others is None else "-pool"
+    kept = CACHE / f"{net}-{norm}-{name}{pool}-{options.peer_queries}.json"
+    curves = json.loads(kept.read_text()) if kept.exists() else []
+    if len(curves) < len(x) and not options.cached:
+        for row in range(len(curves), len(x)):
+            one, label = x[row : row + 1], y[row : row + 1]
+            curve = Curve(model, one, label, norm, options.peer_queries)
+            start = None if others is None else _start(model, one, label, others, norm)
+            # What peers draw from.
+            torch.manual_seed(row)  # noqa: TID251
+            np.random.seed(row)  # noqa: TID251, NPY002
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    PEERS[name][0](curve, one, label, norm, start)
+                except Spent:
+                    pass
+                except ImportError:
+                    return None
+                except Exception as error:
+                    print(f"{name}, sample {row}: {error!r}")
+            curves.append(curve.steps)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(curves))
+    return curves[: len(x)] or None
+
+
+@torch.no_grad()
+def _start(
+    model: nn.Module, x: Tensor, y: Tensor, others: Tensor, norm: str
+) -> Tensor | None:
+    """(1, ...) the nearest of the others that is adversarial."""
+    wrong = others[is_adversarial(model(others), y.expand(len(others)))]
+    far = distance(wrong, x.expand(len(wrong), *x.shape[1:]), norm)
+    return wrong[far.argmin()][None]
+
+
+def _after(curves: list[list[tuple[int, float]]], queries: int) -> np.ndarray:
+    """(n,) the distance after so many queries."""
+    known = [[size for number, size in one if number <= queries] for one in curves]
+    return np.array([min(sizes, default=np.inf) for sizes in known])
+
+
+def _foolbox(name: str, **settings: Any) -> Callable[..., None]:
+    def attack(
+        curve: Curve, x: Tensor, y: Tensor, norm: str, start: Tensor | None
+    ) -> None:
+        import foolbox
+
+        own = {"constraint": norm} if name == "HopSkipJumpAttack" else {}
+        guest = getattr(foolbox.attacks, name)(**settings, **own)
+        model = foolbox.PyTorchModel(curve, bounds=(0, 1), device="cpu")
+        more = {} if start is None else {"starting_points": start}
+        guest.run(model, x, foolbox.criteria.Misclassification(y), **more)
+
+    return attack
+
+
+def _art(name: str, **settings: Any) -> Callable[..., None]:
+    def attack(
+        curve: Curve, x: Tensor, y: Tensor, norm: str, start: Tensor | None
+    ) -> None:
+        # GeoDA asks for what NumPy 2 no longer has.
+        vars(np).setdefault("mat", np.asmatrix)
+        from art.attacks import evasion
+        from art.estimators.classification import PyTorchClassifier
+
+        guest = PyTorchClassifier(
+            curve, None, tuple(x.shape[1:]), 10, clip_values=(0.0, 1.0)
+        )
+        order = {"l2": 2, "linf": np.inf}[norm]
+        own = {} if name == "SignOPTAttack" else {"norm": order}
+        made = getattr(evasion, name)(guest, verbose=False, **settings, **own)
+        more = {}
+        if start is not None and name != "GeoDA":
+            more = {"x_adv_init": start.numpy()}
+        made.generate(x.numpy(), y=np.eye(10, dtype=np.float32)[y.numpy()], **more)
+
+    return attack
+
+
+_BOTH = ("l2", "linf")
+PEERS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
+    "foolbox-hopskipjump": (_foolbox("HopSkipJumpAttack", steps=1000), _BOTH),
+    "foolbox-boundary": (
+        _foolbox("BoundaryAttack", steps=100_000, tensorboard=False),
+        ("l2",),
+    ),
+    "art-hopskipjump": (
+        _art("HopSkipJump", targeted=False, max_iter=1000, init_size=100),
+        _BOTH,
+    ),
+    "art-geoda": (_art("GeoDA", max_iter=5000), _BOTH),
+    "art-sign-opt": (
+        _art("SignOPTAttack", targeted=False, max_iter=1000, query_limit=5000),
+        ("l2",),
+    ),
+}
+"""By name: how to run it, and its norms."""
+
+
+if __name__ == "__main__":
+    main()
