@@ -188,7 +188,7 @@ def _questions(attack: Attack[Any], budget: int, model: Model | None) -> int:
 
 def _named(name: str, norm: Norm, access: Access) -> dict[str, Attack[Any]]:
     """The attack of that name, or those that a preset's name stands for."""
-    if name == "auto" and access is not Access.SCORE:
+    if name == "auto":
         preset = importlib.import_module("robustkit.presets").auto
         return {name: preset(norm, access=access)}
     if name not in ("auto", "standard"):

@@ -130,9 +130,18 @@ def test_auto_with_decisions_only(plant, norm, factor):
     assert np.median(ratio) <= factor
 
 
-def test_auto_has_nothing_for_scores_yet():
-    with pytest.raises(BadInput, match="no default attack for scores"):
-        auto("l2", access=Access.SCORE)
+@pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
+def test_auto_by_scores_asks_for_no_more(plant, norm):
+    planted = plant(seed=3)
+    attack = auto(norm, 400, Access.SCORE)
+    assert attack.access is Access.SCORE
+    criterion = Misclassification(as_tensor(planted.y))
+    problem = Problem(planted.model(), as_tensor(planted.x), criterion, get_norm(norm))
+    ledger = run(attack, problem, budget=400)
+    assert (ledger.backwards == 0).all()
+    assert (ledger.forwards <= 400).all()
+    ratio = ledger.distance.numpy() / planted.exact(norm)
+    assert np.median(ratio) <= {"l0": 1.0, "l1": 2.0, "l2": 1.6, "linf": 1.5}[norm]
 
 
 @pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
