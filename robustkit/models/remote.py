@@ -333,8 +333,9 @@ class RemoteModel(Model):
         return label
 
     def _key(self, encoded: Any) -> str:
-        parts = [self._client.url, self._template.request, self._template.answers]
-        text = json.dumps([*parts, encoded], sort_keys=True)
+        text = json.dumps(
+            [self._client.url, vars(self._template), encoded], sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
 
