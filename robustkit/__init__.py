@@ -83,6 +83,8 @@ _HOME = {
     "VFGA": "robustkit.attacks.gradient.vfga",
     "auto": "robustkit.presets",
     "autoattack": "robustkit.presets",
+    "check": "robustkit.checks.check",
+    "compare": "robustkit.evaluation.compare",
     "evaluate": "robustkit.evaluation.evaluate",
     "get_attack": "robustkit.registry",
     "load_data": "robustkit.evaluation.data",

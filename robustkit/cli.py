@@ -188,9 +188,7 @@ def evaluate_command(
             model, data = _defaults(model, data)
         if folder is None:
             folder = _fresh_folder(str(model))
-        bounds = settings.pop("bounds")
-        if bounds is not None and len(bounds) != 2:
-            raise BadInput(f"--bounds takes two numbers, LO,HI; got {len(bounds)}")
+        bounds = _two(settings.pop("bounds"))
         from rich.console import Console
 
         from robustkit.evaluation.evaluate import evaluate
@@ -243,6 +241,29 @@ def merge_command(out: str, runs: tuple[str, ...], as_json: bool) -> None:
         _show(merge(runs, out), as_json, Console())
 
 
+@main.command("compare")
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def compare_command(runs: tuple[str, ...], as_json: bool) -> None:
+    """Compare RUNS sample by sample, each with the first, and all their attacks.
+
+    For models on the same data, or for attacks on one model: the difference of robust
+    accuracies with its interval and test, the ratio of distances, and how near each
+    attack comes to the nearest of all.
+    """
+    with _reporting_errors(lambda: None):
+        from rich.console import Console
+
+        from robustkit.evaluation.compare import compare
+        from robustkit.report.table import print_comparison
+
+        found = compare(runs)
+        if as_json:
+            click.echo(json.dumps(found.to_json(), indent=2))
+        else:
+            print_comparison(found, Console())
+
+
 @main.command("verify")
 @click.argument("run")
 @click.option("--model", required=True, help="What was evaluated, as for `eval`.")
@@ -279,6 +300,69 @@ def verify_command(
                 if len(lines) > _LINES:
                     click.echo(f"{'':8}{len(lines) - _LINES} more; --json lists all")
     if not audit.holds:
+        sys.exit(3)
+
+
+@main.command("check")
+@click.argument("model", required=False)
+@click.option("--data", metavar="DATA", help="As for `eval`.")
+@click.option(
+    "--run", type=click.Path(), help="A run of that model; its attacks are compared."
+)
+@click.option(
+    "--epsilon",
+    type=_Numbers(),
+    help="A customary change of every feature.  [default: 8/255 of the bounds' width]",
+)
+@click.option(
+    "--samples",
+    type=int,
+    default=64,
+    show_default=True,
+    help="To ask the model about, some 30 passes each.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", help="For torch models, such as cuda:0.")
+@click.option("--bounds", type=_Numbers(), help="Of valid inputs.  [default: 0,1]")
+@click.option("--mean", type=_Numbers(), help="The model is shown (x - mean) / std.")
+@click.option("--std", type=_Numbers(), help="One number, or one per channel.")
+@click.option(
+    "--strict", is_flag=True, help="Exit with 3 if a finding invalidates the number."
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def check_command(
+    model: str | None,
+    data: str | None,
+    epsilon: tuple[float, ...] | None,
+    bounds: tuple[float, ...] | None,
+    strict: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Look for the symptoms of an evaluation that fools itself.
+
+    Masked or misleading gradients, randomness, outputs that hide what they should show,
+    attacks that did not do their work: each finding comes with its evidence and with
+    what to do. MODEL and DATA are as for `robustkit eval`, and run code as there.
+    """
+    with _reporting_errors(lambda: None):
+        model, data = _defaults(model, data)
+        box = _two(bounds)
+        if epsilon is not None and len(epsilon) != 1:
+            raise BadInput(f"--epsilon takes one number; got {len(epsilon)}")
+        from rich.console import Console
+
+        from robustkit.checks.check import check
+        from robustkit.report.table import print_findings
+
+        found = check(
+            model, data, epsilon=epsilon and epsilon[0], bounds=box, **settings
+        )
+        if as_json:
+            click.echo(json.dumps(found.to_json(), indent=2))
+        else:
+            print_findings(found, Console())
+    if strict and found.invalid:
         sys.exit(3)
 
 
@@ -373,6 +457,14 @@ def _check_alone(context: click.Context) -> None:
             "--resume goes on with a run as it was begun, so it goes with --json only; "
             f"leave out {', '.join(sorted(others))}"
         )
+
+
+def _two(bounds: tuple[float, ...] | None) -> tuple[float, float] | None:
+    if bounds is None:
+        return None
+    if len(bounds) != 2:
+        raise BadInput(f"--bounds takes two numbers, LO,HI; got {len(bounds)}")
+    return bounds[0], bounds[1]
 
 
 def _split(parts: tuple[str, ...]) -> list[str]:

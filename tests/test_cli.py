@@ -43,6 +43,9 @@ def own(tmp_path_factory):
         "    net.weight.data = weights.sin() * 3\n"
         "    net.bias.data = torch.zeros(3)\n"
         "    return net\n"
+        "def flat():\n"
+        "    net = build()\n"
+        "    return lambda x: net((x * 4).round() / 4)\n"
         "def numpy_model(x):\n"
         "    return x @ np.sin(np.arange(15.0)).reshape(3, 5).T\n"
         "def probabilities(x):\n"
@@ -319,3 +322,32 @@ def test_a_folder_that_was_there_before_is_not_called_ours(own, tmp_path, monkey
     done = CliRunner().invoke(main, ["eval", "--out", str(own)])
     assert done.exit_code == 2
     assert "what was finished" not in done.stderr
+
+
+def test_checks_and_comparisons_of_runs(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(own)
+
+    def answer(*arguments):
+        return CliRunner().invoke(main, list(map(str, arguments)))
+
+    for attack in ("fgsm", "fmn"):
+        answer(
+            "eval", "net.py:build", "--data", "data.npz", "--attacks", attack,
+            "--budget", 30, "--out", tmp_path / attack,
+        )  # fmt: skip
+    done = answer("compare", tmp_path / "fgsm", tmp_path / "fmn")
+    assert done.exit_code == 0, done.stderr
+    assert "fmn against fgsm" in done.stdout
+    assert "local optimality" in done.stdout
+    done = answer("compare", tmp_path / "fgsm", "--json")
+    assert json.loads(done.stdout)["attacks"][0]["local_optimality"] == 1
+    asked = ("check", "net.py:build", "--data", "data.npz")
+    done = answer(*asked, "--run", tmp_path / "fgsm", "--strict")
+    assert done.exit_code == 0, done.stderr
+    assert "C9 suspicious" in done.stdout
+    done = answer("check", "net.py:flat", "--data", "data.npz", "--strict", "--json")
+    assert done.exit_code == 3, done.stderr
+    assert json.loads(done.stdout)["worst"] == "invalidates"
+    done = answer(*asked, "--epsilon", "1,2")
+    assert done.exit_code == 2
+    assert "one number" in done.stderr

@@ -184,6 +184,11 @@ def evaluate(
             "attacks": None if isinstance(attacks, Mapping) else attacks,
             "pool": _name(pool),
         },
+        "attack_access": {
+            name: attack.access.name.lower()
+            for named in chosen.values()
+            for name, attack in named.items()
+        },
         "sources": {k: a.source for named in chosen.values() for k, a in named.items()},
         "model": {
             "name": adapted.name,

@@ -5,10 +5,19 @@ import math
 from rich.console import Console
 from rich.table import Table
 
+from robustkit.checks.check import Findings
+from robustkit.checks.finding import Severity
+from robustkit.evaluation.compare import Comparison
 from robustkit.evaluation.curve import Interval
 from robustkit.evaluation.results import Results
 
-__all__ = ["print_results"]
+__all__ = ["print_comparison", "print_findings", "print_results"]
+
+_STYLES = {
+    Severity.INVALIDATES: "bold red",
+    Severity.SUSPICIOUS: "yellow",
+    Severity.NOTE: "dim",
+}
 
 
 def print_results(results: Results, console: Console) -> None:
@@ -28,6 +37,67 @@ def print_results(results: Results, console: Console) -> None:
     for note in results.run["notes"]:
         # Text of others: brackets in it are no markup.
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
+
+
+def print_findings(found: Findings, console: Console) -> None:
+    """Print what the checks found, the worst first."""
+    if not found.findings:
+        console.print(
+            f"no symptom that the checks know, on {found.samples} samples; that is no "
+            "proof that the evaluation is sound"
+        )
+    for finding in found.findings:
+        console.print(
+            f"\n{finding.id} {finding.severity.name.lower()}",
+            style=_STYLES[finding.severity],
+        )
+        evidence = ", ".join(f"{k} {v:.4g}" for k, v in finding.evidence.items())
+        for text in (finding.diagnosis, f"evidence: {evidence}", finding.remedy):
+            console.print(f"  {text}", highlight=False, markup=False)
+
+
+def print_comparison(found: Comparison, console: Console) -> None:
+    """Print each run against the first, and every attack against the nearest."""
+    for pair in found.pairs:
+        table = Table(
+            title=f"\n{pair.norm}: {pair.second} against {pair.first}",
+            title_justify="left",
+            caption=f"distances {_factor(pair.ratio)}; nearer at "
+            f"{_percent(pair.nearer)} of the samples with both; {pair.samples} samples",
+            caption_justify="left",
+        )
+        for name in ("size", pair.first, pair.second, "difference", "only", "p"):
+            table.add_column(name, justify="right")
+        for at in pair.differences:
+            table.add_row(
+                f"{at.epsilon:.4g}",
+                *map(_percent, at.robust_accuracy),
+                f"{_points(at.difference.estimate)} ({_points(at.difference.lower)} to "
+                f"{_points(at.difference.upper)})",
+                f"{at.only_first} / {at.only_second}",
+                f"{at.p_value:.2g}",
+            )
+        console.print(table)
+    table = Table(title="\nattacks against the nearest of all", title_justify="left")
+    for name in ("norm", "run", "attack", "local optimality", "passes"):
+        table.add_column(name)
+    for attack in found.attacks:
+        table.add_row(
+            attack.norm,
+            attack.run,
+            attack.attack,
+            _percent(attack.local_optimality),
+            f"{attack.passes:.0f}",
+        )
+    console.print(table)
+
+
+def _factor(ratio: Interval) -> str:
+    return f"x {ratio.estimate:.3f} ({ratio.lower:.3f} to {ratio.upper:.3f})"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f}"
 
 
 def _accuracies(norm: str, found: dict[str, object]) -> Table:

@@ -1,0 +1,1 @@
+"""Symptoms of an evaluation that fools itself, and what to do about each."""

@@ -1,0 +1,56 @@
+"""What a check says: how bad, the evidence, and what to do."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Finding", "Severity", "as_json"]
+
+
+class Severity(enum.IntEnum):
+    """How much a finding takes from a robustness number.
+
+    Attributes:
+        NOTE: Worth knowing; the number stands.
+        SUSPICIOUS: The number may be too high; look before you believe it.
+        INVALIDATES: The number is no evidence of robustness.
+    """
+
+    NOTE = 1
+    SUSPICIOUS = 2
+    INVALIDATES = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A symptom.
+
+    Attributes:
+        id: Of the check, as in docs/explanation/checks.md.
+        severity: How bad it is.
+        diagnosis: What it means, in a sentence or two.
+        remedy: What to do.
+        evidence: The numbers that it rests on.
+        samples: Positions in the data of the samples it was seen at; empty where it is
+            not about single samples.
+    """
+
+    id: str
+    severity: Severity
+    diagnosis: str
+    remedy: str
+    evidence: Mapping[str, float]
+    samples: tuple[int, ...] = ()
+
+
+def as_json(finding: Finding) -> dict[str, Any]:
+    """A finding as plain data."""
+    return {
+        "id": finding.id,
+        "severity": finding.severity.name.lower(),
+        "diagnosis": finding.diagnosis,
+        "remedy": finding.remedy,
+        "evidence": dict(finding.evidence),
+        "samples": list(finding.samples),
+    }

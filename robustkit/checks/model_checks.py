@@ -1,0 +1,305 @@
+"""Checks of how a model answers: gradients, randomness, outputs."""
+
+import numpy as np
+
+from robustkit.checks.finding import Finding, Severity
+from robustkit.checks.probe import SHARES, Probe
+from robustkit.numerics.tensors import Array
+
+__all__ = ["check_model"]
+
+# Where the cross-entropy's gradient at the true class is exactly zero in float32.
+_SATURATED = 17.0
+# Of the margin's change that the gradient tells: enough, and so little that it is none.
+_GOOD, _USELESS = 0.4, 0.2
+_BPDA = (
+    "let the backward pass skip what has no useful gradient (BPDA), or attack without "
+    "gradients: --access score, --access decision"
+)
+
+
+def check_model(p: Probe) -> list[Finding]:
+    """All findings about a model.
+
+    Args:
+        p: What was seen of it.
+    """
+    checks = (
+        _unavailable,
+        _zero_gradients,
+        _misleading_gradients,
+        _random,
+        _unstable,
+        _probabilities,
+        _rectified,
+        _few_values,
+        _saturated,
+        _few_classes,
+        _differentiates,
+        _company,
+    )
+    return [finding for check in checks for finding in check(p)]
+
+
+def _unavailable(p: Probe) -> list[Finding]:
+    if p.no_gradient:
+        return [
+            Finding(
+                "G1",
+                Severity.SUSPICIOUS if p.declared else Severity.NOTE,
+                f"there are no gradients to follow: {p.no_gradient}. Attacks that need "
+                "them cannot run, and what they do not find says nothing",
+                f"if the model computes its answer from the input, {_BPDA}",
+                {"samples": len(p.index)},
+            )
+        ]
+    if not p.broken.any():
+        return []
+    return [
+        Finding(
+            "G1",
+            Severity.SUSPICIOUS,
+            f"the gradient is not finite at {p.broken.sum()} of {len(p.index)} samples",
+            "look for divisions, square roots and logarithms at zero in the model; "
+            f"until then, {_BPDA}",
+            {"share": float(p.broken.mean())},
+            _at(p, p.broken),
+        )
+    ]
+
+
+def _zero_gradients(p: Probe) -> list[Finding]:
+    if p.no_gradient or not p.zero.any():
+        return []
+    share = float(p.zero.mean())
+    return [
+        Finding(
+            "G2",
+            Severity.INVALIDATES if share > 0.5 else Severity.SUSPICIOUS,
+            f"the margin's gradient is exactly zero at {p.zero.sum()} of "
+            f"{len(p.index)} samples: something in the model is flat there, such as "
+            "rounding, thresholds, a saturated unit or a detached part, and an attack "
+            "that starts there does not move",
+            f"start attacks from noise or from other samples (`auto` does); {_BPDA}",
+            {"share": share},
+            _at(p, p.zero),
+        )
+    ]
+
+
+def _misleading_gradients(p: Probe) -> list[Finding]:
+    """G3: what the margin does along its gradient, over what the gradient says."""
+    if p.random:
+        return []
+    known = ~np.isnan(p.ratio[:, -1])
+    if p.no_gradient or known.sum() < max(0.1 * len(known), 1):
+        return []
+    near, middle, far = np.nanmedian(p.ratio[known], axis=0)
+    backwards = p.ratio[known, -1] < 0
+    evidence = {
+        f"ratio at {share:g} epsilon": float(value)
+        for share, value in zip(SHARES, (near, middle, far), strict=True)
+    } | {"wrong direction": float(backwards.mean())}
+    if far < -0.3:
+        kind, what = "reversed", "going down the gradient raises the margin"
+    elif far >= _GOOD and backwards.mean() <= 0.05:
+        return []
+    elif near > _GOOD and middle < 0.3:
+        kind = "shattered"
+        what = "the gradient holds for tiny steps only, since the model is jagged"
+    elif far < _USELESS or backwards.mean() > 0.25:
+        kind = "noisy"
+        what = "the gradient says little about where the margin falls"
+    else:
+        return [
+            Finding(
+                "G3",
+                Severity.NOTE,
+                f"the margin is strongly curved: at half an epsilon it falls "
+                f"{far:.2f} times as much as the gradient says",
+                "use small steps, and many: fmn and auto choose theirs by themselves",
+                evidence,
+                _at(p, _spread(known, backwards)),
+            )
+        ]
+    return [
+        Finding(
+            "G3",
+            Severity.INVALIDATES,
+            f"the gradients are {kind}: {what}. An attack that follows them finds "
+            "little, however weak the model is",
+            "average gradients over noise around the point (Estimated), replace the "
+            f"backward pass of the jagged part, or {_BPDA.partition(', or ')[2]}",
+            evidence,
+            _at(p, _spread(known, backwards)),
+        )
+    ]
+
+
+def _random(p: Probe) -> list[Finding]:
+    if not p.random:
+        return []
+    flips = float((p.flips > 0).mean())
+    return [
+        Finding(
+            "R1",
+            Severity.INVALIDATES if flips > 0.05 else Severity.SUSPICIOUS,
+            f"the model answers equal questions differently (predictions of "
+            f"{100 * flips:.0f} % of the samples changed within five questions; is "
+            "dropout left on?). One lucky draw is no adversarial, and one unlucky "
+            "gradient no failure",
+            "average the gradient over draws (EOT) and let several draws vote on each "
+            "decision (MajorityVote); or fix the randomness while you evaluate",
+            {"samples with flips": flips, "spread": float(p.spread.max())},
+            _at(p, p.flips > 0),
+        )
+    ]
+
+
+def _unstable(p: Probe) -> list[Finding]:
+    """R2, on the margin."""
+    change = float(np.median(p.noise))
+    if p.random or change <= 0.3:
+        return []
+    return [
+        Finding(
+            "R2",
+            Severity.SUSPICIOUS,
+            f"noise of half an epsilon changes the margin by {100 * change:.0f} % (in "
+            "the median): the loss is rugged, and gradients at single points mislead",
+            "average gradients over noise around the point (Estimated), and attack "
+            "without gradients too",
+            {"median change": change},
+        )
+    ]
+
+
+def _probabilities(p: Probe) -> list[Finding]:
+    sums = np.abs(p.logits.sum(axis=1) - 1).max()
+    if p.logits.min() < -1e-5 or p.logits.max() > 1 + 1e-5 or sums > 1e-4:
+        return []
+    return [
+        Finding(
+            "O1",
+            Severity.SUSPICIOUS,
+            "the model returns probabilities: every answer is within [0, 1] and sums "
+            "to one. Their gradients vanish where the model is confident, and in "
+            "single precision ties appear",
+            "return the logits: leave out the last softmax",
+            {"smallest": float(p.logits.min()), "largest": float(p.logits.max())},
+        )
+    ]
+
+
+def _rectified(p: Probe) -> list[Finding]:
+    zeros = (p.logits == 0).mean()
+    if p.logits.min() < 0 or zeros < 0.2 or _one_hot(p.logits):
+        return []
+    return [
+        Finding(
+            "O1",
+            Severity.SUSPICIOUS,
+            f"{100 * zeros:.0f} % of the outputs are exactly zero and none is below: "
+            "a rectifier on the logits, which hides how near the other classes are",
+            "return the values before the last rectifier",
+            {"share of zeros": float(zeros)},
+        )
+    ]
+
+
+def _few_values(p: Probe) -> list[Finding]:
+    values = len(np.unique(p.logits))
+    if values > max(0.05 * p.logits.size, 2) or p.logits.size < 200:
+        return []
+    return [
+        Finding(
+            "O1",
+            Severity.SUSPICIOUS,
+            f"{p.logits.size} outputs take {values} different values: they are rounded "
+            "(int8, one-hot?), so small changes of the input cannot be seen in them",
+            "evaluate the model before its outputs are rounded, or with decisions only "
+            "(--access decision)",
+            {"values": values, "outputs": p.logits.size},
+        )
+    ]
+
+
+def _saturated(p: Probe) -> list[Finding]:
+    saturated = p.margin > _SATURATED
+    if not saturated.any():
+        return []
+    return [
+        Finding(
+            "O1",
+            Severity.NOTE,
+            f"{saturated.sum()} of {len(p.index)} samples have a margin above "
+            f"{_SATURATED:g}, where the cross-entropy's gradient vanishes in single "
+            "precision",
+            'descend the margin (the default) and not the loss "cross-entropy"',
+            {"share": float(saturated.mean()), "largest": float(p.margin.max())},
+            _at(p, saturated),
+        )
+    ]
+
+
+def _few_classes(p: Probe) -> list[Finding]:
+    classes = p.logits.shape[1]
+    if classes > 3:
+        return []
+    lost = "neither form is" if classes == 2 else "the targeted form is not"
+    return [
+        Finding(
+            "O2",
+            Severity.NOTE,
+            f"with {classes} classes, of the loss by the difference of logits ratio "
+            f"{lost} defined",
+            "use attacks on the margin; AutoAttack's cascade does not apply",
+            {"classes": classes},
+        )
+    ]
+
+
+def _differentiates(p: Probe) -> list[Finding]:
+    if not p.inner_gradients:
+        return []
+    return [
+        Finding(
+            "O3",
+            Severity.SUSPICIOUS,
+            "the model differentiates something by itself while it answers (it adapts, "
+            "or purifies its input, at test time), so its gradients may leave that out",
+            "attack the whole of it: keep the inner steps in the graph, or use "
+            "decisions only; AutoAttack alone is not enough here",
+            {"calls": p.inner_gradients},
+        )
+    ]
+
+
+def _company(p: Probe) -> list[Finding]:
+    if p.random or p.company < 1e-3:
+        return []
+    return [
+        Finding(
+            "R1",
+            Severity.INVALIDATES,
+            f"answers depend on the other inputs in the batch (they change by "
+            f"{100 * p.company:.1f} %): batch statistics are in use",
+            "evaluate with fixed statistics: model.eval()",
+            {"change": p.company},
+        )
+    ]
+
+
+def _one_hot(logits: Array) -> bool:
+    return bool(np.isin(logits, (0.0, 1.0)).all() and (logits.sum(axis=1) == 1).all())
+
+
+def _spread(known: Array, values: Array) -> Array:
+    """Booleans (n,) of the known samples, False for the others."""
+    out = np.zeros(len(known), dtype=bool)
+    out[known] = values
+    return out
+
+
+def _at(p: Probe, chosen: Array) -> tuple[int, ...]:
+    return tuple(int(i) for i in p.index[chosen])

@@ -1,0 +1,223 @@
+"""A few dozen passes that show how a model answers: what the model checks rest on."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from robustkit.engine.criteria import Misclassification
+from robustkit.errors import BadInput
+from robustkit.models.base import Access, Model, NoGradient
+from robustkit.numerics.random import Rng, sample_keys
+from robustkit.numerics.tensors import Array, as_tensor, like, to_numpy
+
+__all__ = ["SHARES", "Probe", "probe"]
+
+SHARES = (0.01, 0.1, 0.5)
+"""Lengths, as shares of epsilon, at which gradients meet finite differences."""
+
+_REPEATS = 5
+_NOISES = 20
+_ALONE = 8
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How a model answered; arrays of n samples, those it classifies correctly.
+
+    Attributes:
+        index: (n,) positions in the data.
+        total: How many samples were looked at.
+        logits: (n, classes) of the originals.
+        margin: (n,) of the originals.
+        flips: (n,) the share of repeated questions with another prediction.
+        spread: (n,) the largest distance (L2) between repeated answers, as a share of
+            the answer's length.
+        company: The largest change of a prediction's logits, likewise, when the
+            samples are asked one by one and not together.
+        inner_gradients: How often the model differentiated something by itself while it
+            answered once; 0 where that cannot be seen.
+        declared: Whether the model shows its gradients, if it has any.
+        no_gradient: Why there is no gradient; empty: there is one.
+        zero: (n,) whether the margin's gradient is zero everywhere.
+        broken: (n,) whether it is not finite somewhere.
+        ratio: (n, lengths) the margin's change along the gradient's sign, over what the
+            gradient says, at each of `SHARES` of epsilon; NaN where the gradient is
+            zero.
+        noise: (n,) the mean change of the margin under uniform noise of half an
+            epsilon, as a share of the margin.
+        epsilon: In input units (Linf).
+    """
+
+    index: Array
+    total: int
+    logits: Array
+    margin: Array
+    flips: Array
+    spread: Array
+    company: float
+    inner_gradients: int
+    declared: bool
+    no_gradient: str
+    zero: Array
+    broken: Array
+    ratio: Array
+    noise: Array
+    epsilon: float
+
+    @property
+    def random(self) -> bool:
+        """Whether equal questions got different answers."""
+        return bool(self.flips.any() or (self.spread > 1e-4).any())
+
+
+def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -> Probe:
+    """Ask a model about samples, their neighbours, and its gradients.
+
+    Costs some 30 forward passes and one backward pass per sample, and one forward pass
+    more for each of the first 8 samples.
+
+    Args:
+        model: To be asked.
+        x: (n, ...) inputs within the model's bounds.
+        label: (n,) their classes; samples that are misclassified are left out.
+        epsilon: A customary size of a perturbation of all features, in input units.
+        seed: Of the noise.
+
+    Raises:
+        BadInput: The model classifies no sample correctly.
+    """
+    with _inner_gradients() as inner:
+        logits = _logits(model, x)
+    correct = np.flatnonzero(logits.argmax(axis=1) == label)
+    if len(correct) == 0:
+        raise BadInput(
+            f"the model classifies none of {len(x)} samples as labelled, so there is "
+            "no robustness to check; are labels, bounds and normalisation right?"
+        )
+    total, x, label = len(x), x[correct], label[correct]
+    logits = _logits(model, x)
+    repeats = np.stack([_logits(model, x) for _ in range(_REPEATS)])
+    length = np.linalg.norm(logits, axis=1) + 1e-12
+    spread = np.linalg.norm(repeats - logits, axis=2) / length
+    margin = _margins(logits, label)
+    few = min(_ALONE, len(x))
+    alone = np.concatenate([_logits(model, x[i : i + 1]) for i in range(few)])
+    company = np.linalg.norm(alone - logits[:few], axis=1) / length[:few]
+    why, gradient = _gradient(model, x, label)
+    broken = np.asarray(~np.isfinite(gradient).reshape(len(x), -1).all(axis=1))
+    gradient = np.where(np.isfinite(gradient), gradient, 0)
+    zero = np.asarray(~gradient.reshape(len(x), -1).any(axis=1) & ~broken)
+    return Probe(
+        index=correct,
+        total=total,
+        logits=logits,
+        margin=margin,
+        flips=(repeats.argmax(axis=2) != logits.argmax(axis=1)).mean(axis=0),
+        spread=spread.max(axis=0),
+        company=float(company.max()),
+        inner_gradients=inner[0],
+        declared=model.access >= Access.GRADIENT,
+        no_gradient=why,
+        zero=zero,
+        broken=broken,
+        ratio=_ratios(model, x, label, margin, gradient, epsilon),
+        noise=_noise(model, x, label, margin, epsilon, seed),
+        epsilon=epsilon,
+    )
+
+
+def _logits(model: Model, x: Array) -> Array:
+    return np.array(to_numpy(model.logits(model.to_tensor(x))), dtype=np.float64)
+
+
+def _margins(logits: Array, label: Array) -> Array:
+    rows = np.arange(len(label))
+    others = logits.copy()
+    others[rows, label] = -np.inf
+    return np.asarray(logits[rows, label] - others.max(axis=1))
+
+
+def _gradient(model: Model, x: Array, label: Array) -> tuple[str, Array]:
+    """Why there is no gradient, and the margin's gradient (zeros if there is none)."""
+    if model.access < Access.GRADIENT:
+        return f"the model '{model.name}' shows no gradients", np.zeros_like(x)
+    try:
+        with model.session():
+            logits, pull_back = model.linearise(model.to_tensor(x))
+            criterion = Misclassification(like(logits, label))
+            gradient = pull_back(criterion.slopes(logits)[1])
+        return "", np.array(to_numpy(gradient))
+    except NoGradient as error:
+        return str(error), np.zeros_like(x)
+    except BadInput:
+        raise
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return f"asking for a gradient raised {said}", np.zeros_like(x)
+
+
+def _ratios(
+    model: Model,
+    x: Array,
+    label: Array,
+    margin: Array,
+    gradient: Array,
+    epsilon: float,
+) -> Array:
+    """(n, lengths): what the margin does along the gradient, over what it should."""
+    columns = []
+    bounds = model.bounds
+    for share in SHARES:
+        moved = x - share * epsilon * np.sign(gradient)
+        moved = moved.clip(bounds.lower, bounds.upper).astype(x.dtype)
+        delta = moved.astype(np.float64) - x
+        told = (gradient * delta).reshape(len(x), -1).sum(axis=1)
+        seen = _margins(_logits(model, moved), label) - margin
+        # Below the rounding of the answers, nothing can be seen.
+        clear = np.abs(told) > 1e-5 * (1 + np.abs(margin))
+        columns.append(np.where(clear, seen / np.where(clear, told, 1), np.nan))
+    return np.stack(columns, axis=1)
+
+
+def _noise(
+    model: Model, x: Array, label: Array, margin: Array, epsilon: float, seed: int
+) -> Array:
+    bounds = model.bounds
+    rng = Rng(seed, sample_keys(x), 0, as_tensor(x))
+    changes = []
+    for _ in range(_NOISES):
+        noise = to_numpy(rng.uniform(x.shape[1:], -epsilon / 2, epsilon / 2))
+        near = (x + noise).clip(bounds.lower, bounds.upper).astype(x.dtype)
+        changes.append(np.abs(_margins(_logits(model, near), label) - margin))
+    return np.asarray(np.mean(changes, axis=0) / (np.abs(margin) + 1e-12))
+
+
+@contextlib.contextmanager
+def _inner_gradients() -> Iterator[list[int]]:
+    """Counts how often torch differentiates something in the block."""
+    count = [0]
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield count
+        return
+    autograd: Any = torch.autograd
+    originals = {name: getattr(autograd, name) for name in ("grad", "backward")}
+
+    def counting(original: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            count[0] += 1
+            return original(*arguments, **options)
+
+        return call
+
+    for name, original in originals.items():
+        setattr(autograd, name, counting(original))
+    try:
+        yield count
+    finally:
+        for name, original in originals.items():
+            setattr(autograd, name, original)

@@ -1,0 +1,279 @@
+"""Checks of what a run found: attacks held against each other, and against reason."""
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import numpy as np
+
+from robustkit.checks.finding import Finding, Severity
+from robustkit.evaluation.curve import Curve
+from robustkit.evaluation.results import Results
+from robustkit.models.base import Access
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.tensors import Array
+
+__all__ = ["check_run"]
+
+_Choice: TypeAlias = Callable[[str, Access], bool]
+"""Whether an attack of that name and access belongs to a side."""
+
+# Nearer by less is rounding and luck.
+_NEARER = 0.99
+_SINGLE_STEP = ("fgsm",)
+_NOISE = ("uniform-noise", "gaussian-noise", "salt-and-pepper")
+
+
+def check_run(results: Results) -> list[Finding]:
+    """All findings about a run, norm by norm.
+
+    Args:
+        results: A run, finished or not.
+    """
+    checks = (
+        _nothing_found,
+        _better_than_chance,
+        _without_gradients,
+        _noise_wins,
+        _single_step_wins,
+        _little_variety,
+        _one_attack_is_not_all,
+    )
+    found: list[Finding] = []
+    for norm in results.norms:
+        for check in checks:
+            found += check(results, norm)
+    return found + _accuracy(results)
+
+
+def _nothing_found(results: Results, norm: str) -> list[Finding]:
+    """S4: a minimum-norm attack may go as far as the box is wide."""
+    missing = np.isinf(results.distances(norm))
+    if not missing.any():
+        return []
+    share = float(missing.mean())
+    return [
+        Finding(
+            "S4",
+            Severity.INVALIDATES if share > 0.05 else Severity.SUSPICIOUS,
+            f"{norm}: no adversarial of any size was found for {missing.sum()} of "
+            f"{len(missing)} samples. Within the bounds every class can be reached, so "
+            "attacks have failed there",
+            "give them more passes, start from other samples (--pool), or attack "
+            "without gradients (--attacks auto,boundary)",
+            {"share": share},
+            _at(results, missing),
+        )
+    ]
+
+
+def _better_than_chance(results: Results, norm: str) -> list[Finding]:
+    """C2: with half the box's width every input can be made plain grey."""
+    if norm != "linf":
+        return []
+    classes = results.run["model"]["classes"]
+    half = Bounds(*results.run["config"]["bounds"]).width / 2
+    left = results.curve(norm).robust_accuracy(half)
+    _, counts = np.unique(results.label, return_counts=True)
+    chance = max(1 / classes, float(counts.max() / len(results.label)))
+    if left.lower <= chance or results.run["config"]["target"] is not None:
+        return []
+    return [
+        Finding(
+            "C2",
+            Severity.INVALIDATES,
+            f"linf: {100 * left.estimate:.0f} % of the samples stand perturbations of "
+            f"half the bounds' width ({half:g}), which can make every input the same "
+            f"grey. More than chance ({100 * chance:.0f} %) is impossible, so attacks "
+            "have failed",
+            "look for masked gradients (robustkit check); attack without gradients",
+            {"robust accuracy": left.estimate, "chance": chance},
+        )
+    ]
+
+
+def _without_gradients(results: Results, norm: str) -> list[Finding]:
+    """C5: an attack that sees less may not do better, sample by sample."""
+    return _nearer(
+        results,
+        norm,
+        "C5",
+        "attacks that need no gradients come nearer than all that follow them",
+        "gradients mislead here, or the attacks that follow them have too few passes: "
+        "run robustkit check, average gradients (Estimated) or replace them, and "
+        "report the nearest of all",
+        lambda name, access: access < Access.GRADIENT and name not in _NOISE,
+        lambda name, access: access is Access.GRADIENT,
+    )
+
+
+def _noise_wins(results: Results, norm: str) -> list[Finding]:
+    """C6: noise is no attack."""
+    return _nearer(
+        results,
+        norm,
+        "C6",
+        "plain noise comes nearer than all attacks that follow gradients",
+        "gradients are useless here: attack without them (--attacks auto,boundary)",
+        lambda name, access: name in _NOISE,
+        lambda name, access: access is Access.GRADIENT,
+    )
+
+
+def _single_step_wins(results: Results, norm: str) -> list[Finding]:
+    """C3: more steps may not do worse than one."""
+    return _nearer(
+        results,
+        norm,
+        "C3",
+        "a single step comes nearer than attacks of many",
+        "check the many-step attacks' step size and loss; look for masked gradients",
+        lambda name, access: name in _SINGLE_STEP,
+        lambda name, access: access is Access.GRADIENT and name not in _SINGLE_STEP,
+    )
+
+
+def _nearer(
+    results: Results,
+    norm: str,
+    id: str,
+    what: str,
+    remedy: str,
+    weak: _Choice,
+    strong: _Choice,
+) -> list[Finding]:
+    """A finding where weaker attacks beat all that should be stronger."""
+    access = _access(results)
+    names = results.attacks(norm)
+    sides = [
+        [name for name in names if name in access and side(name, access[name])]
+        for side in (weak, strong)
+    ]
+    if not all(sides):
+        return []
+    lesser, greater = (
+        np.min([_settled(results.distances(norm, name)) for name in side], axis=0)
+        for side in sides
+    )
+    wins = (lesser < _NEARER * greater) & (lesser > 0)
+    attacked = int((np.minimum(lesser, greater) > 0).sum())
+    share = float(wins.sum() / max(attacked, 1))
+    gap = _largest_gap(results, norm, lesser, greater)
+    if share <= 0.05 and gap <= 0.002:
+        return []
+    both = wins & np.isfinite(greater)
+    ratio = float(np.median(lesser[both] / greater[both])) if both.any() else 0.0
+    bad = share > 0.25 or gap > 0.05
+    return [
+        Finding(
+            id,
+            Severity.INVALIDATES if bad and id != "C3" else Severity.SUSPICIOUS,
+            f"{norm}: {what} ({', '.join(sides[0])} against {', '.join(sides[1])}), at "
+            f"{wins.sum()} of {attacked} samples",
+            remedy,
+            {
+                "share": share,
+                "ratio of distances there": ratio,
+                "robust accuracy lost": gap,
+            },
+            _at(results, wins),
+        )
+    ]
+
+
+def _little_variety(results: Results, norm: str) -> list[Finding]:
+    """C9."""
+    access = _access(results)
+    kinds = {access[name] for name in results.attacks(norm) if name in access}
+    names = set(results.attacks(norm))
+    if names <= {*_SINGLE_STEP, *_NOISE}:
+        return [
+            Finding(
+                "C9",
+                Severity.SUSPICIOUS,
+                f"{norm}: only {', '.join(sorted(names))} was run, which says little",
+                "run auto, and an attack without gradients beside it",
+                {"attacks": len(names)},
+            )
+        ]
+    if Access.GRADIENT in kinds and len(kinds) == 1:
+        return [
+            Finding(
+                "C9",
+                Severity.NOTE,
+                f"{norm}: every attack followed gradients. If the model hides them, "
+                "none can tell",
+                "add an attack without gradients: --attacks auto,boundary",
+                {"attacks": len(names)},
+            )
+        ]
+    return []
+
+
+def _one_attack_is_not_all(results: Results, norm: str) -> list[Finding]:
+    """C10: the least of the attacks' accuracies is above that of the nearest of all."""
+    names = results.attacks(norm)
+    if len(names) < 2:
+        return []
+    epsilons = results.run["config"]["epsilons"][norm]
+    together = _accuracies(results.distances(norm), epsilons)
+    alone = np.min(
+        [_accuracies(results.distances(norm, name), epsilons) for name in names], axis=0
+    )
+    gap = float((alone - together).max())
+    if gap <= 0.01:
+        return []
+    return [
+        Finding(
+            "C10",
+            Severity.NOTE,
+            f"{norm}: the best single attack leaves up to {100 * gap:.1f} points more "
+            "robust accuracy than all of them together, sample by sample",
+            "report the nearest of all attacks, as robustkit does; never the best "
+            "attack's own number",
+            {"gap": gap},
+        )
+    ]
+
+
+def _accuracy(results: Results) -> list[Finding]:
+    """C11."""
+    clean, classes = results.clean_accuracy, results.run["model"]["classes"]
+    if clean.upper > 1.5 / classes or len(results.index) < 20:
+        return []
+    return [
+        Finding(
+            "C11",
+            Severity.SUSPICIOUS,
+            f"the clean accuracy is {100 * clean.estimate:.0f} %, about chance: "
+            "labels, bounds or normalisation do not belong to this model",
+            "check --bounds, --mean, --std and the order of the classes",
+            {"clean accuracy": clean.estimate},
+        )
+    ]
+
+
+def _access(results: Results) -> Mapping[str, Access]:
+    """What each attack needed, as run.json has it."""
+    said = results.run.get("attack_access", {})
+    return {name: Access[level.upper()] for name, level in said.items()}
+
+
+def _settled(distance: Array) -> Array:
+    return np.nan_to_num(distance, nan=np.inf, posinf=np.inf)
+
+
+def _accuracies(distance: Array, epsilons: list[float]) -> Array:
+    curve = Curve(distance)
+    return np.array([curve.robust_accuracy(e).estimate for e in epsilons])
+
+
+def _largest_gap(results: Results, norm: str, lesser: Array, greater: Array) -> float:
+    """How much more robust accuracy the stronger side leaves, at worst, than both."""
+    epsilons = results.run["config"]["epsilons"][norm]
+    both = np.minimum(lesser, greater)
+    gaps = _accuracies(greater, epsilons) - _accuracies(both, epsilons)
+    return float(gaps.max()) if len(gaps) else 0.0
+
+
+def _at(results: Results, chosen: Array) -> tuple[int, ...]:
+    return tuple(int(i) for i in results.index[chosen])

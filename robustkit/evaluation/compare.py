@@ -1,0 +1,304 @@
+"""Runs held against each other, sample by sample."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from robustkit.errors import BadInput
+from robustkit.evaluation.curve import CONFIDENCE, ROUNDING, Curve, Interval
+from robustkit.evaluation.results import Results
+from robustkit.numerics.tensors import Array
+
+__all__ = ["Comparison", "Difference", "Optimality", "Pair", "compare"]
+
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two runs differ at one size.
+
+    Attributes:
+        epsilon: In norm units.
+        robust_accuracy: Of both runs.
+        difference: Of the second less the first, with its paired bootstrap interval.
+        only_first: Samples that stand in the first run only.
+        only_second: In the second only.
+        p_value: McNemar's exact test of those two numbers being alike.
+    """
+
+    epsilon: float
+    robust_accuracy: tuple[float, float]
+    difference: Interval
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The second of two runs against the first, in one norm.
+
+    Attributes:
+        first: Name of the run.
+        second: Of the other.
+        norm: Whose distances are compared.
+        samples: How many are in both.
+        ratio: Geometric mean of the distances' ratio, second over first, of the samples
+            with an adversarial in both that are not adversarial from the start; with
+            its paired bootstrap interval.
+        nearer: The share of those samples that are nearer in the second run.
+        differences: At each epsilon that both runs have.
+    """
+
+    first: str
+    second: str
+    norm: str
+    samples: int
+    ratio: Interval
+    nearer: float
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True)
+class Optimality:
+    """How near one attack comes to the nearest of all.
+
+    Attributes:
+        run: Name of the run.
+        norm: Whose distances are compared.
+        attack: Its name.
+        local_optimality: 1 where it is the nearest of all everywhere, 0 where it finds
+            nothing; see `compare`.
+        passes: Model passes it took per sample, on average.
+    """
+
+    run: str
+    norm: str
+    attack: str
+    local_optimality: float
+    passes: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found.
+
+    Attributes:
+        pairs: Each later run against the first.
+        attacks: Every attack of every run against the nearest of all.
+    """
+
+    pairs: tuple[Pair, ...]
+    attacks: tuple[Optimality, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {"schema": 1, "confidence": CONFIDENCE, **asdict(self)}
+
+
+def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Comparison:
+    """Compare runs on the same samples: models, or attacks on one model.
+
+    Intervals are of the paired bootstrap (10,000 resamples of the samples, percentiles)
+    and speak of the sampling of the data, not of the strength of the attacks. Samples
+    whose distance is unknown count as not robust.
+
+    The local optimality of an attack is (A - C) / (A - B) with C the area under its
+    curve of robust accuracy, B that under the nearest of all attacks of all runs, both
+    up to the largest distance in the latter, and A the area if nothing were found
+    there. It compares attacks fairly where they were given equal passes and the model
+    is the same in all runs.
+
+    Args:
+        runs: Two or more, the first of which is the base; or one, whose attacks are
+            compared.
+        seed: Of the bootstrap.
+
+    Source:
+        Local optimality: Cina, Rony, Pintor, Demetrio, Demontis, Biggio, Ben Ayed,
+        Roli: AttackBench, AAAI 2025; by steps, not trapezoids, as curves are steps.
+
+    Raises:
+        BadInput: Runs are of other data, or have no norm in common.
+
+    >>> import robustkit as rk
+    >>> one = rk.evaluate("digits", "digits", samples=20, attacks=["fmn"])
+    >>> two = rk.evaluate("digits-robust", "digits", samples=20, attacks=["fmn"])
+    >>> rk.compare([one, two]).pairs[0].ratio.estimate > 1
+    True
+    """
+    opened = [run if isinstance(run, Results) else Results(run) for run in runs]
+    if not opened:
+        raise BadInput("no run was named; name one or more")
+    base = opened[0]
+    for other in opened[1:]:
+        _check_same_data(base, other)
+    norms = [n for n in base.norms if all(n in run.norms for run in opened)]
+    if not norms:
+        said = "; ".join(", ".join(run.norms) for run in opened)
+        raise BadInput(f"the runs have no norm in common: {said}")
+    names = _names(opened)
+    rng = np.random.default_rng(seed)
+    pairs = [
+        _pair(norm, (names[0], base), (name, run), rng)
+        for norm in norms
+        for name, run in zip(names[1:], opened[1:], strict=True)
+    ]
+    models: dict[str, list[tuple[str, Results]]] = {}
+    for name, run in zip(names, opened, strict=True):
+        model = run.run["model"]
+        key = model["fingerprint"] or f"{model['adapter']} {model['name']}"
+        models.setdefault(key, []).append((name, run))
+    attacks = [
+        a for norm in norms for some in models.values() for a in _optimality(norm, some)
+    ]
+    return Comparison(tuple(pairs), tuple(attacks))
+
+
+def _check_same_data(one: Results, other: Results) -> None:
+    common = np.intersect1d(one.index, other.index)
+    places = [np.searchsorted(run.index, common) for run in (one, other)]
+    same = len(common) > 0 and np.array_equal(
+        one.label[places[0]], other.label[places[1]]
+    )
+    first, second = (run.run["data"].get("fingerprint") for run in (one, other))
+    if np.array_equal(one.index, other.index) and first and second:
+        same = same and first == second
+    if not same or not _same_examples(one.path, other.path):
+        raise BadInput(
+            f"the runs in '{one.path}' and '{other.path}' are of other data "
+            f"('{one.run['data']['name']}', '{other.run['data']['name']}'), so they "
+            "cannot be compared sample by sample"
+        )
+
+
+def _same_examples(*paths: Path) -> bool:
+    """Whether the originals that both runs kept are the same."""
+    files = [path / "examples.npz" for path in paths]
+    if not all(file.exists() for file in files):
+        return True
+    kept = []
+    for file in files:
+        with np.load(file, allow_pickle=False) as examples:
+            kept.append((examples["index"], examples["x"]))
+    (one, x), (other, z) = kept
+    _, rows, others = np.intersect1d(one, other, return_indices=True)
+    return x.shape[1:] == z.shape[1:] and np.array_equal(x[rows], z[others])
+
+
+def _names(runs: Sequence[Results]) -> list[str]:
+    """Short names of the runs, with a number where they would be alike."""
+    names = [run.path.name for run in runs]
+    return [
+        name if names.count(name) == 1 else f"{name} ({place + 1})"
+        for place, name in enumerate(names)
+    ]
+
+
+def _pair(
+    norm: str,
+    first: tuple[str, Results],
+    second: tuple[str, Results],
+    rng: np.random.Generator,
+) -> Pair:
+    common = np.intersect1d(first[1].index, second[1].index)
+    one, two = (_settled(run, norm, common) for _, run in (first, second))
+    draws = rng.integers(len(common), size=(_RESAMPLES, len(common)), dtype=np.int32)
+    both = np.isfinite(one) & np.isfinite(two) & (one > 0) & (two > 0)
+    logs = np.zeros(len(common))
+    logs[both] = np.log(two[both] / one[both])
+    shared = [
+        e
+        for e in first[1].run["config"]["epsilons"][norm]
+        if e in second[1].run["config"]["epsilons"][norm]
+    ]
+    return Pair(
+        first=first[0],
+        second=second[0],
+        norm=norm,
+        samples=len(common),
+        ratio=_mean_ratio(logs, both, draws),
+        nearer=float((logs[both] < 0).mean()) if both.any() else np.nan,
+        differences=tuple(_difference(e, one, two, draws) for e in shared),
+    )
+
+
+def _mean_ratio(logs: Array, both: Array, draws: Array) -> Interval:
+    if not both.any():
+        return Interval(np.nan, 0.0, np.inf)
+    counts = both[draws].sum(axis=1)
+    means = logs[draws].sum(axis=1)[counts > 0] / counts[counts > 0]
+    low, high = np.exp(np.quantile(means, _tails()))
+    return Interval(float(np.exp(logs[both].mean())), float(low), float(high))
+
+
+def _difference(epsilon: float, one: Array, two: Array, draws: Array) -> Difference:
+    stands = [distance > epsilon * (1 + ROUNDING) for distance in (one, two)]
+    change = stands[1].astype(float) - stands[0]
+    low, high = np.quantile(change[draws].mean(axis=1), _tails())
+    only_first = int((stands[0] & ~stands[1]).sum())
+    only_second = int((stands[1] & ~stands[0]).sum())
+    discordant = only_first + only_second
+    p_value = 1.0
+    if discordant:
+        p_value = float(stats.binomtest(only_first, discordant).pvalue)
+    return Difference(
+        epsilon=epsilon,
+        robust_accuracy=(float(stands[0].mean()), float(stands[1].mean())),
+        difference=Interval(float(change.mean()), float(low), float(high)),
+        only_first=only_first,
+        only_second=only_second,
+        p_value=p_value,
+    )
+
+
+def _tails() -> tuple[float, float]:
+    tail = (1 - CONFIDENCE) / 2
+    return tail, 1 - tail
+
+
+def _optimality(norm: str, runs: Sequence[tuple[str, Results]]) -> list[Optimality]:
+    common = runs[0][1].index
+    for _, run in runs[1:]:
+        common = np.intersect1d(common, run.index)
+    nearest = np.min([_settled(run, norm, common) for _, run in runs], axis=0)
+    finite = nearest[np.isfinite(nearest) & (nearest > 0)]
+    if len(finite) == 0:
+        return []
+    largest = float(finite.max())
+    nothing = float((nearest > 0).mean()) * largest
+    best = _area(nearest, largest)
+    found = []
+    for name, run in runs:
+        summaries = run.summary()["norms"][norm]["attacks"]
+        for attack in run.attacks(norm):
+            area = _area(_settled(run, norm, common, attack), largest)
+            said = summaries[attack]
+            found.append(
+                Optimality(
+                    run=name,
+                    norm=norm,
+                    attack=attack,
+                    local_optimality=(nothing - area) / (nothing - best),
+                    passes=said["forward_passes"] / max(said["attacked"], 1),
+                )
+            )
+    return found
+
+
+def _area(distance: Array, largest: float) -> float:
+    """Under the curve of robust accuracy, from 0 to `largest`."""
+    sizes, accuracy = Curve(np.minimum(distance, largest)).steps()
+    widths = np.diff(np.append(sizes, largest))
+    return float((widths * accuracy).sum())
+
+
+def _settled(run: Results, norm: str, index: Array, attack: str | None = None) -> Array:
+    """(n,) distances at those samples; 0 where unknown."""
+    places = np.searchsorted(run.index, index)
+    return np.nan_to_num(run.distances(norm, attack)[places], nan=0.0, posinf=np.inf)

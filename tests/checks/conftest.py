@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+import torch
+
+from robustkit import demo
+from robustkit.checks.check import check
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The demo network and 48 images of it."""
+    x, y = demo.load_data("digits")
+    return demo.load_model("digits-robust"), np.asarray(x)[:48], np.asarray(y)[:48]
+
+
+class Wrapped(torch.nn.Module):
+    """A network behind or before something that hides its weakness."""
+
+    def __init__(self, network, change):
+        super().__init__()
+        self.network, self.change = network, change
+
+    def forward(self, x):
+        return self.change(self.network, x)
+
+
+@pytest.fixture
+def findings(digits):
+    """Ids and severities found at the demo network with a change."""
+    network, x, y = digits
+
+    def found(change, **settings):
+        model = Wrapped(network, change).eval()
+        result = check(model, (x, y), samples=len(x), **settings)
+        return {f.id: f.severity.name.lower() for f in result.findings[::-1]}
+
+    return found

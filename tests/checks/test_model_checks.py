@@ -1,0 +1,131 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import robustkit as rk
+from robustkit.checks.finding import Severity
+from robustkit.errors import BadInput
+from robustkit.models.numpy import NumPyModel
+
+RNG = np.random.default_rng(3)
+
+
+class Backward(torch.autograd.Function):
+    """The identity, with a backward pass of its own."""
+
+    @staticmethod
+    def forward(context, x, change):
+        context.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(context, slopes):
+        return context.change(slopes), None
+
+
+def behind(change):
+    return lambda network, x: network(Backward.apply(x, change))
+
+
+def purified(network, x):
+    with torch.enable_grad():
+        z = x.detach().clone().requires_grad_()
+        (slopes,) = torch.autograd.grad(network(z).logsumexp(dim=1).sum(), z)
+    return network(x - 0.01 * slopes.sign())
+
+
+def noisy(network, x):
+    return network(x + 0.3 * torch.from_numpy(RNG.normal(size=x.shape)).to(x.dtype))
+
+
+SYMPTOMS = {
+    "detached": (lambda n, x: n(x.detach()), {"G1": "suspicious"}),
+    "quantised input": (lambda n, x: n((x * 4).round() / 4), {"G2": "invalidates"}),
+    "zero gradient": (behind(torch.zeros_like), {"G2": "invalidates"}),
+    "not finite": (behind(lambda g: g * float("nan")), {"G1": "suspicious"}),
+    "reversed": (behind(lambda g: -g), {"G3": "invalidates"}),
+    "noise for a gradient": (
+        behind(lambda g: torch.from_numpy(RNG.normal(size=g.shape)).to(g.dtype)),
+        {"G3": "invalidates"},
+    ),
+    "shattered": (
+        lambda n, x: n(x + 0.01 * torch.sin(2000 * x)),
+        {"G3": "invalidates"},
+    ),
+    "random": (noisy, {"R1": "invalidates"}),
+    "batch statistics": (lambda n, x: n(x - x.mean(dim=0)), {"R1": "invalidates"}),
+    "softmax": (lambda n, x: n(x).softmax(dim=1), {"O1": "suspicious"}),
+    "rectified": (
+        lambda n, x: (n(x) - n(x).mean(dim=1, keepdim=True)).relu(),
+        {"O1": "suspicious"},
+    ),
+    "rounded outputs": (lambda n, x: n(x).round(), {"O1": "suspicious"}),
+    "large logits": (lambda n, x: n(x) * 100, {"O1": "note"}),
+    "test-time optimisation": (purified, {"O3": "suspicious"}),
+}
+
+
+@pytest.mark.parametrize("symptom", SYMPTOMS)
+def test_a_planted_symptom_is_named(findings, symptom):
+    change, expected = SYMPTOMS[symptom]
+    found = findings(change)
+    assert expected.items() <= found.items()
+    # What rounds its outputs has no slopes either; all else has one symptom only.
+    assert found.keys() - expected.keys() <= ({"G2"} if "rounded" in symptom else set())
+
+
+def test_a_sound_network_has_none(findings):
+    assert findings(lambda network, x: network(x)) == {}
+
+
+def test_a_straight_through_gradient_is_no_symptom(findings):
+    """Zero at small steps, right at large ones: what BPDA makes of quantised input."""
+
+    def straight_through(network, x):
+        return network(x + ((x * 16).round() / 16 - x).detach())
+
+    assert findings(straight_through, epsilon=0.25) == {}
+
+
+def test_a_model_that_works_in_place_is_bad_input(findings):
+    with pytest.raises(BadInput, match="modifies its input in place"):
+        findings(lambda network, x: network(x.mul_(0.5)))
+
+
+def test_a_model_that_never_had_gradients_is_a_note(plant):
+    planted = plant(features=5, bounds=(0.0, 1.0), dtype=np.float32, samples=40)
+    (found,) = (
+        f for f in rk.check(NumPyModel(planted.logits), (planted.x, planted.y)).findings
+        if f.id == "G1"
+    )  # fmt: skip
+    assert found.severity is Severity.NOTE
+
+
+def test_two_classes_have_no_difference_of_logits_ratio(plant):
+    planted = plant(classes=2, bounds=(0.0, 1.0), dtype=np.float32, samples=40)
+    found = rk.check(planted.model(), (planted.x, planted.y))
+    assert [f.id for f in found.findings if f.severity is Severity.NOTE] == ["O2"]
+
+
+def test_affected_samples_are_positions_in_the_data(digits):
+    network, x, y = digits
+    marked = x.copy()
+    marked[[3, 17], 0, 0, 0] = 0.125
+
+    class Plateaus(torch.nn.Module):
+        def forward(self, batch):
+            out = network(batch)
+            return torch.where(batch[:, 0, 0, :1] == 0.125, out.detach(), out)
+
+    found = rk.check(Plateaus().eval(), (marked, y))
+    (finding,) = (f for f in found.findings if f.id == "G2")
+    assert finding.samples == (3, 17)
+    assert finding.severity is Severity.SUSPICIOUS
+
+
+def test_findings_are_plain_data(findings, digits):
+    network, x, y = digits
+    result = rk.check(network, (x, y))
+    assert json.loads(json.dumps(result.to_json()))["worst"] is None

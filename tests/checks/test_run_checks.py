@@ -1,0 +1,168 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import robustkit as rk
+from robustkit.checks.finding import Severity
+from robustkit.checks.run_checks import check_run
+from robustkit.models.numpy import NumPyModel
+
+
+@pytest.fixture(scope="module")
+def planted(plant):
+    planted = plant(seed=7, samples=60, features=6, bounds=(0.0, 1.0), dtype=np.float32)
+    # Away from the bounds, so that the way to the boundary is a straight one.
+    planted.x = (0.4 + 0.2 * planted.x).astype(np.float32)
+    planted.b = (-np.median(planted.x @ planted.w, axis=0)).astype(np.float32)
+    planted.y = planted.logits(planted.x).argmax(axis=1)
+    return planted
+
+
+@dataclass(frozen=True)
+class Sized(rk.Attack):
+    """Goes to the exact boundary's distance times a factor, or finds nothing."""
+
+    access = rk.Access.GRADIENT
+    norms = frozenset({"linf"})
+    factor: float
+    missed: int = 0
+    steps: int = 1
+
+    def init(self, p):
+        return None
+
+    def step(self, p, s, t):
+        a = p.gradient(p.x)
+        reach = p.norm.to_boundary(a.margin, a.gradient)
+        delta = -a.gradient.sign() * (reach * self.factor).expand_dims(1)
+        found = np.arange(p.size) >= self.missed
+        p.decide(p.x + delta, type(p.x)(found))
+
+
+@dataclass(frozen=True)
+class Blind(Sized):
+    """The same, said to need decisions only (it still asks for gradients)."""
+
+
+def run(planted, attacks, labels=None, model=None):
+    results = rk.evaluate(
+        model or planted.model(),
+        (planted.x, planted.y if labels is None else labels),
+        attacks=attacks,
+        epsilons=(0.02, 0.05, 0.1, 0.2),
+    )
+    return results, {f.id: f for f in check_run(results)}
+
+
+def told(results, **access):
+    """As if attacks had needed no more than this."""
+    results.run["attack_access"] |= access
+    return {f.id: f for f in check_run(results)}
+
+
+def test_a_sound_run_has_nothing_but_a_note_on_variety(planted):
+    _, found = run(planted, ["fmn"])
+    assert {id: f.severity for id, f in found.items()} == {"C9": Severity.NOTE}
+
+
+def test_a_sound_run_of_several_attacks_has_nothing(planted):
+    _, found = run(planted, ["auto", "fgsm", "gaussian-noise", "square"])
+    assert {id for id, f in found.items() if f.severity > Severity.NOTE} == set()
+
+
+def test_an_attack_that_aims_at_the_wrong_class_is_found_out(planted):
+    """FMN goes for the class with the least margin, which need not be the nearest."""
+    results, found = run(planted, ["fmn", "square"])
+    farther = results.distances(attack="fmn") > 1.05 * planted.exact("linf")
+    assert farther.any()
+    assert found["C5"].severity is Severity.SUSPICIOUS
+    assert set(np.flatnonzero(farther)) <= set(found["C5"].samples)
+
+
+@pytest.mark.parametrize(
+    ("missed", "severity"), [(1, Severity.SUSPICIOUS), (20, Severity.INVALIDATES)]
+)
+def test_samples_without_any_adversarial(planted, missed, severity):
+    results, found = run(planted, {"sized": Sized(1.2, missed)})
+    missing = np.flatnonzero(np.isinf(results.distance))
+    assert found["S4"].samples == tuple(missing)
+    assert found["S4"].severity is severity
+
+
+def test_more_than_chance_at_half_the_width_is_impossible(planted):
+    everything = NumPyModel(
+        lambda x: np.stack([1 + 0 * x[:, 0], 0 * x[:, 0], 0 * x[:, 0]], axis=1)
+    )
+    labels = np.arange(60) % 3
+    _, found = run(planted, ["gaussian-noise"], labels, everything)
+    # A third of the labels are the constant answer: that is chance.
+    assert "C2" not in found
+    flat = NumPyModel(planted.logits, gradient=lambda x, s: 0 * x)
+    _, found = run(planted, ["fmn"], model=flat)
+    assert found["C2"].severity is Severity.INVALIDATES
+
+
+@pytest.mark.parametrize(
+    ("factor", "severity"),
+    [(0.999, None), (0.85, Severity.INVALIDATES)],
+)
+def test_attacks_that_see_less_may_not_win(planted, factor, severity):
+    attacks = {"white": Sized(1.3), "black": Blind(1.3 * factor)}
+    results, _ = run(planted, attacks)
+    finding = told(results, black="decision").get("C5")
+    assert (finding and finding.severity) is severity
+    if finding:
+        ratio = finding.evidence["ratio of distances there"]
+        assert ratio == pytest.approx(factor, rel=1e-3)
+
+
+def test_noise_and_single_steps_may_not_win(planted):
+    attacks = {"pgd": Sized(1.5), "fgsm": Sized(1.1), "gaussian-noise": Blind(1.2)}
+    results, _ = run(planted, attacks)
+    found = told(results, **{"gaussian-noise": "decision"})
+    assert found["C3"].severity is Severity.SUSPICIOUS
+    # Noise is held against all gradients, of which the single step is nearer.
+    assert "C6" not in found
+    results, _ = run(planted, {"pgd": Sized(1.5), "gaussian-noise": Blind(1.2)})
+    found = told(results, **{"gaussian-noise": "decision"})
+    assert found["C6"].severity is Severity.INVALIDATES
+
+
+def test_a_single_step_alone_says_little(planted):
+    _, found = run(planted, ["fgsm"])
+    assert found["C9"].severity is Severity.SUSPICIOUS
+
+
+def test_the_least_of_means_is_not_the_mean_of_the_least(planted):
+    @dataclass(frozen=True)
+    class Half(Sized):
+        even: bool = True
+
+        def step(self, p, s, t):
+            a = p.gradient(p.x)
+            reach = p.norm.to_boundary(a.margin, a.gradient)
+            mine = (p.x.numpy()[:, 0] * 1e6).astype(int) % 2 == int(self.even)
+            factor = type(p.x)(np.where(mine, 1.05, 3.0).astype(np.float32))
+            p.decide(p.x - a.gradient.sign() * (reach * factor).expand_dims(1))
+
+    _, found = run(planted, {"one": Half(1.0), "two": Half(1.0, even=False)})
+    assert found["C10"].severity is Severity.NOTE
+    assert found["C10"].evidence["gap"] > 0.05
+
+
+def test_labels_of_other_data(planted):
+    wrong = np.random.default_rng(0).permutation(planted.y)
+    _, found = run(planted, ["fmn"], wrong)
+    assert "C11" in found or (planted.y == wrong).mean() > 0.5
+
+
+def test_a_run_is_checked_with_its_model(planted, tmp_path):
+    rk.evaluate(
+        planted.model(), (planted.x, planted.y), attacks=["fgsm"], out=tmp_path / "run"
+    )
+    found = rk.check(planted.model(), (planted.x, planted.y), run=tmp_path / "run")
+    assert [f.id for f in found.findings] == ["C9", "O2"]
+    assert found.worst is Severity.SUSPICIOUS
+    assert not found.invalid
+    assert found.save(tmp_path / "run").name == "findings.json"

@@ -1,0 +1,131 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import robustkit as rk
+from robustkit.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def planted(plant):
+    return plant(seed=8, samples=40, features=6, bounds=(0.0, 1.0), dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def runs(planted, tmp_path_factory):
+    """A weak and a strong attack on one model, and some of the samples only."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def run(name, attacks, samples=None, norm=("linf", "l2")):
+        return rk.evaluate(
+            planted.model(),
+            (planted.x, planted.y),
+            attacks=attacks,
+            norm=norm,
+            budget=40,
+            epsilons=(0.05, 0.1, 0.2, 0.4),
+            samples=samples,
+            out=folder / name,
+        )
+
+    return {
+        "weak": run("weak", ["uniform-noise"]),
+        "strong": run("strong", ["fmn", "uniform-noise"]),
+        "some": run("some", ["fmn"], samples=15),
+        "l1": run("l1", ["fmn"], norm=("l1",)),
+    }
+
+
+def test_a_run_is_like_itself(runs):
+    pair = rk.compare([runs["weak"], runs["weak"].path]).pairs[0]
+    assert pair.ratio == (1.0, 1.0, 1.0)
+    for difference in pair.differences:
+        assert difference.difference == (0.0, 0.0, 0.0)
+        assert (difference.only_first, difference.only_second) == (0, 0)
+        assert difference.p_value == 1.0
+
+
+def test_a_stronger_attack_is_nearer_everywhere(runs):
+    for pair in rk.compare([runs["weak"], runs["strong"]]).pairs:
+        one, two = (runs[name].distances(pair.norm) for name in ("weak", "strong"))
+        assert (pair.first, pair.second, pair.samples) == ("weak", "strong", 40)
+        both = np.isfinite(one) & np.isfinite(two)
+        assert pair.ratio.estimate == pytest.approx(
+            np.exp(np.log(two[both] / one[both]).mean())
+        )
+        assert pair.ratio.lower < pair.ratio.estimate < pair.ratio.upper < 1
+        assert pair.nearer == (two < one)[both].mean()
+        for difference, epsilon in zip(
+            pair.differences, (0.05, 0.1, 0.2, 0.4), strict=True
+        ):
+            stands = [(d > epsilon * (1 + 1e-5)).sum() for d in (one, two)]
+            assert difference.epsilon == epsilon
+            assert difference.robust_accuracy == (stands[0] / 40, stands[1] / 40)
+            assert difference.only_second == 0
+            assert difference.only_first == stands[0] - stands[1]
+            # All discordant samples on one side: two tails of a fair coin.
+            expected = min(2 * 0.5 ** int(difference.only_first), 1.0)
+            assert difference.p_value == pytest.approx(expected)
+
+
+def test_the_bootstrap_is_that_of_scipy(runs):
+    pair = rk.compare([runs["weak"], runs["strong"]]).pairs[0]
+    one, two = (runs[name].distances("linf") for name in ("weak", "strong"))
+    stands = [(d > 0.1 * (1 + 1e-5)).astype(float) for d in (one, two)]
+    expected = stats.bootstrap(
+        (stands[1] - stands[0],), np.mean, method="percentile", rng=0
+    ).confidence_interval
+    found = pair.differences[1].difference
+    assert found.lower == pytest.approx(expected.low, abs=0.03)
+    assert found.upper == pytest.approx(expected.high, abs=0.03)
+
+
+def test_only_samples_in_both_count(runs):
+    pair = rk.compare([runs["strong"], runs["some"]]).pairs[0]
+    assert pair.samples == 15
+
+
+def test_local_optimality_by_areas(runs):
+    comparison = rk.compare([runs["weak"], runs["strong"]])
+    found = {(a.run, a.norm, a.attack): a for a in comparison.attacks}
+    assert len(found) == 2 * 3
+    for norm in ("linf", "l2"):
+        envelope = np.minimum(
+            runs["weak"].distances(norm), runs["strong"].distances(norm)
+        )
+        largest = envelope.max()
+        grid = (np.arange(200_000) + 0.5) / 200_000 * largest
+
+        def area(distance, grid=grid, largest=largest):
+            above = np.searchsorted(np.sort(distance), grid, side="right")
+            return (1 - above / len(distance)).mean() * largest
+
+        for (run, of, attack), value in found.items():
+            if of == norm:
+                reached = area(runs[run].distances(norm, attack))
+                expected = (largest - reached) / (largest - area(envelope))
+                assert value.local_optimality == pytest.approx(expected, abs=1e-4)
+        noise, fmn = found["weak", norm, "uniform-noise"], found["strong", norm, "fmn"]
+        assert noise.local_optimality < fmn.local_optimality <= 1
+        assert fmn.passes == pytest.approx(40, abs=1)
+
+
+def test_one_run_compares_its_attacks(runs):
+    comparison = rk.compare([runs["strong"]])
+    assert comparison.pairs == ()
+    assert {a.attack for a in comparison.attacks} == {"fmn", "uniform-noise"}
+    json.dumps(comparison.to_json())
+
+
+def test_runs_that_cannot_be_compared(runs, planted):
+    with pytest.raises(BadInput, match=r"no norm in common: linf, l2; l1"):
+        rk.compare([runs["strong"], runs["l1"]])
+    with pytest.raises(BadInput, match="no run was named"):
+        rk.compare([])
+    other = rk.evaluate(
+        planted.model(), (planted.x[::-1].copy(), planted.y[::-1].copy()), budget=5
+    )
+    with pytest.raises(BadInput, match="of other data"):
+        rk.compare([runs["strong"], other])
