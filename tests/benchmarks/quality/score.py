@@ -90,6 +90,7 @@ def _within(
         "original square": lambda seed: _original(*images, epsilon, budget, seed),
         "torchattacks square": lambda seed: _lent(*images, epsilon, budget, seed),
         "ours: square": ours(Square(epsilon, steps=budget, rescale=False)),
+        "  rescaled": ours(Square(epsilon, steps=budget)),
         "ours: auto": ours(auto(norm, budget, Access.SCORE)),
         "  told the epsilon": ours(auto(norm, budget, Access.SCORE, epsilon)),
     }
