@@ -34,9 +34,10 @@ _LINES = 10
 _EVAL_HELP = """Find the smallest adversarial perturbation of every sample, verified.
 
 MODEL is a demo name (digits, digits-robust), file.onnx, file.pt2 (torch.export), a
-TorchScript file, path/to/file.py:name or package.module:name. The name stands for a
-torch module, a function on NumPy or JAX arrays, a foolbox or robustkit model, or a
-function without arguments that returns one of these.
+TorchScript file, path/to/file.py:name or package.module:name, or the address
+(http://...) of a model that answers JSON. The name stands for a torch module, a
+function on NumPy or JAX arrays, a foolbox or robustkit model, or a function without
+arguments that returns one of these.
 
 \b
 Python files and modules RUN CODE: name only those you trust. Pickled checkpoints

@@ -59,6 +59,11 @@ class Minimise(Attack[State[S]], Generic[S]):
         steps: Of all rounds together, each at the cost of a step of the attack.
         share: Where between the two ends the next radius lies. Above a half, because
             a round that fails costs more than one that succeeds.
+        first: The first radius, in norm units, where one is of more interest than
+            others; None: as above.
+
+    Raises:
+        BadInput: The first radius is not above zero.
 
     >>> from robustkit.attacks.gradient.pgd import PGD
     >>> Minimise(PGD(epsilon=1.0, steps=20), steps=200).within(101).steps
@@ -68,14 +73,19 @@ class Minimise(Attack[State[S]], Generic[S]):
     attack: FixedBudget[S]
     steps: int = 200
     share: float = 0.8
+    first: float | None = None
 
     def __post_init__(self) -> None:
+        if self.first is not None and not self.first > 0:
+            raise BadInput(f"the first radius must be above 0; got {self.first}")
         for name in ("access", "norms", "cost", "source"):
             object.__setattr__(self, name, getattr(self.attack, name))
 
     def init(self, p: Problem) -> State[S]:
         epsilon = p.largest / 8
-        if self.access >= Access.GRADIENT:
+        if self.first is not None:
+            epsilon = minimum(full(p.x, self.first), p.largest)
+        elif self.access >= Access.GRADIENT:
             a = p.gradient(p.x)
             guess = 1.05 * p.norm.to_boundary(a.margin, a.gradient)
             # Not zero where the margin is, since multiples of it would be.

@@ -1,5 +1,6 @@
 """Attacks put together as the literature does."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,10 @@ from robustkit.attacks.gradient.greedy import Greedy
 from robustkit.attacks.gradient.momentum import MIFGSM
 from robustkit.attacks.gradient.polish import Polish
 from robustkit.attacks.gradient.relay import Relay
-from robustkit.attacks.score import square
+from robustkit.attacks.score import patch_rs, simba, sparse_rs, square
+from robustkit.attacks.score.patch_rs import PatchRS
+from robustkit.attacks.score.simba import SimBA
+from robustkit.attacks.score.sparse_rs import SparseRS
 from robustkit.attacks.score.square import Square
 from robustkit.combine import Cascade, Minimise
 from robustkit.engine.attack import Attack
@@ -28,6 +32,9 @@ __all__ = [
     "minimum_norm_bim",
     "minimum_norm_mi_fgsm",
     "minimum_norm_ni_fgsm",
+    "minimum_norm_patch_rs",
+    "minimum_norm_simba",
+    "minimum_norm_sparse_rs",
     "minimum_norm_square",
 ]
 
@@ -38,6 +45,7 @@ def auto(
     norm: str | Norm = "linf",
     budget: int | None = None,
     access: Access = Access.GRADIENT,
+    epsilon: float | None = None,
 ) -> Attack[Any]:
     """The nearest adversarials for a number of passes: what to use unless you know why.
 
@@ -48,14 +56,16 @@ def auto(
     sample (`Compass`), for Linf blocks of signs (`RayS`), for L1 and L0 features set
     back (`Pointwise`).
 
+    With scores: squares exchanged at random (`Square`), for L0 features (`SparseRS`),
+    each with a search over the radius.
+
     Args:
         norm: "linf", "l2", "l1" or "l0".
         budget: Passes per sample, each forward and backward if there are gradients.
             None: 300 with gradients, else what the attack takes by itself.
         access: What the model shows, or less where less shall be used.
-
-    Raises:
-        BadInput: There is none for models that show scores only.
+        epsilon: The size of most interest, in norm units; with scores, the first radius
+            that is searched. None: none.
 
     >>> attack = auto("l2", budget=100)
     >>> [type(part).__name__ for part in attack.attacks], attack.steps
@@ -64,14 +74,11 @@ def auto(
     RayS(steps=1000, tries=20, tolerance=0.001, stride=0.01)
     """
     name = get_norm(norm).name
-    if access is Access.DECISION:
-        attack = _DECISIONS[name]()
+    if access < Access.GRADIENT:
+        attack = _DECISIONS[name]() if access is Access.DECISION else _SCORES[name]()
+        if epsilon is not None and isinstance(attack, Minimise):
+            attack = dataclasses.replace(attack, first=epsilon)
         return attack if budget is None else attack.within(budget)
-    if access is Access.SCORE:
-        raise BadInput(
-            "there is no default attack for scores yet; use one for decisions, which "
-            "they include, or 'square'"
-        )
     budget = 300 if budget is None else budget
     if name == "l0":
         last = max(budget // 4, 1)
@@ -182,3 +189,26 @@ def minimum_norm_ni_fgsm() -> Minimise[momentum.State]:
 def minimum_norm_square() -> Minimise[square.State]:
     """Square Attack with a search over its radius."""
     return Minimise(Square(epsilon=1.0, steps=1000), steps=5000)
+
+
+def minimum_norm_simba() -> Minimise[simba.State]:
+    """SimBA with a search over its radius."""
+    return Minimise(SimBA(epsilon=1.0, steps=1000), steps=5000)
+
+
+def minimum_norm_sparse_rs() -> Minimise[sparse_rs.State]:
+    """Sparse-RS with a search over the number of features."""
+    return Minimise(SparseRS(epsilon=1.0, steps=1000), steps=5000)
+
+
+def minimum_norm_patch_rs() -> Minimise[patch_rs.State]:
+    """Patch-RS with a search over the size of the patch."""
+    return Minimise(PatchRS(epsilon=1.0, steps=1000), steps=5000)
+
+
+_SCORES: dict[str, Callable[[], Attack[Any]]] = {
+    "l0": minimum_norm_sparse_rs,
+    "l1": minimum_norm_square,
+    "l2": minimum_norm_square,
+    "linf": minimum_norm_square,
+}

@@ -7,7 +7,7 @@ from typing import Any
 
 from robustkit.engine.attack import Attack, FixedBudget
 from robustkit.errors import BadInput, suggestion
-from robustkit.models.base import Access
+from robustkit.models.base import Access, Model
 from robustkit.numerics.norms import Norm
 
 __all__ = ["PLUGIN_GROUP", "attack_names", "choose_attacks", "get_attack"]
@@ -44,6 +44,10 @@ _OURS = {
     "ni-fgsm": "robustkit.presets:minimum_norm_ni_fgsm",
     "apgd": "robustkit.presets:minimum_norm_apgd",
     "square": "robustkit.presets:minimum_norm_square",
+    "sparse-rs": "robustkit.presets:minimum_norm_sparse_rs",
+    "patch-rs": "robustkit.presets:minimum_norm_patch_rs",
+    "simba": "robustkit.presets:minimum_norm_simba",
+    "evolution": "robustkit.attacks.score.evolution:Evolution",
     "compass": "robustkit.attacks.decision.compass:Compass",
     "boundary": "robustkit.attacks.decision.boundary:Boundary",
     "hopskipjump": "robustkit.attacks.decision.hopskipjump:HopSkipJump",
@@ -118,6 +122,7 @@ def choose_attacks(
     norm: Norm,
     access: Access,
     budget: int | None = None,
+    model: Model | None = None,
 ) -> dict[str, Attack[Any]]:
     """Attacks by name, for one norm and the access there is.
 
@@ -125,7 +130,8 @@ def choose_attacks(
         attacks: "auto", "standard", names, or attacks by names of your own.
         norm: To be minimised.
         access: What the model shows, or less where less shall be used.
-        budget: Plan named attacks for so many questions; None: as they are.
+        budget: Plan named attacks for so many passes; None: as they are.
+        model: Whose questions may cost several passes each; None: one that costs one.
 
     Raises:
         BadInput: No such attack; or one cannot minimise the norm or needs more access.
@@ -168,12 +174,25 @@ def choose_attacks(
             )
     if budget is None:
         return chosen
-    return {name: attack.within(budget) for name, attack in chosen.items()}
+    return {
+        name: attack.within(_questions(attack, budget, model))
+        for name, attack in chosen.items()
+    }
+
+
+def _questions(attack: Attack[Any], budget: int, model: Model | None) -> int:
+    """How many questions of an attack so many passes are enough for."""
+    if model is None:
+        return budget
+    cost = model.passes_per_question
+    if attack.access is Access.GRADIENT:
+        cost += model.passes_per_gradient
+    return max(budget // cost, 1)
 
 
 def _named(name: str, norm: Norm, access: Access) -> dict[str, Attack[Any]]:
     """The attack of that name, or those that a preset's name stands for."""
-    if name == "auto" and access is not Access.SCORE:
+    if name == "auto":
         preset = importlib.import_module("robustkit.presets").auto
         return {name: preset(norm, access=access)}
     if name not in ("auto", "standard"):

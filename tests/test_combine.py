@@ -12,7 +12,9 @@ from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.models.base import Access
+from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
+from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor, take
 
@@ -214,3 +216,25 @@ def test_real_networks_whose_exact_distances_are_known(shared, norm, excess):
         assert (distance >= known["distance"] * (1 - 1e-5)).all()
         ratios.extend(distance / known["distance"])
     assert np.median(ratios) <= excess
+
+
+def test_the_first_radius_may_be_given(plant):
+    planted = plant(seed=1)
+    asked = []
+
+    def logits(x):
+        asked.append(x)
+        return planted.logits(x)
+
+    bounds = Bounds(planted.lower, planted.upper)
+    problem = Problem(
+        NumPyModel(logits, bounds),
+        as_tensor(planted.x),
+        Misclassification(as_tensor(planted.y)),
+        get_norm("linf"),
+    )
+    attack = Minimise(Square(epsilon=1.0, steps=50), steps=1, first=0.25)
+    run(attack.within(2), problem)
+    assert np.abs(asked[0] - planted.x).max(axis=1) == pytest.approx(0.25)
+    with pytest.raises(BadInput, match="first radius must be above 0"):
+        Minimise(Square(epsilon=1.0), first=0.0)

@@ -153,7 +153,7 @@ class Ledger:
         counted = asked & adversarial & (distance < math.inf)
         if self.budget is not None:
             counted &= number <= self.budget
-        values = np.where(counted, distance, math.inf)
+        values = np.where(counted, distance, math.inf).astype(self._distance.dtype)
         known = np.concatenate([self._distance[:, None], values], axis=1)
         better = values < np.minimum.accumulate(known, axis=1)[:, :-1]
         # Column by column, so that what was asked later comes later.

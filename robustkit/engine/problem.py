@@ -58,7 +58,7 @@ class Answer:
     """What the model said about one point per sample.
 
     Attributes:
-        point: (n, ...) the input asked about, clipped to the bounds.
+        point: (n, ...) the input asked about, clipped to the bounds and as shown.
         delta: (n, ...) its perturbation.
         distance: (n,) its size, in norm units.
         adversarial: (n,) whether the margin is below zero.
@@ -88,8 +88,9 @@ class GradientAnswer(Answer):
 class Problem:
     """Samples to be made adversarial; only those still being worked on.
 
-    Every question clips its point to the bounds, is billed to the samples it was
-    asked for, and its point is kept if it is the nearest adversarial so far.
+    Every question clips its point to the bounds and to what the model is shown of it
+    (`Model.shown`), is billed to the samples it was asked for, and its point is kept if
+    it is the nearest adversarial so far.
 
     Args:
         model: To be asked.
@@ -232,6 +233,9 @@ class Problem:
     def gradient(self, x: Batch, loss: str | Loss = "margin") -> GradientAnswer:
         """Ask for a gradient: one forward and one backward pass per sample.
 
+        A model that estimates it takes more forward passes instead, which are billed
+        after that of the answer (`Model.passes_per_gradient`).
+
         Args:
             x: (n, ...) points.
             loss: Whose gradient; a name of `robustkit.engine.losses` or a function.
@@ -242,7 +246,8 @@ class Problem:
         """
         self._allow(Access.GRADIENT)
         loss = get_loss(loss) if isinstance(loss, str) else loss
-        point = x if x is self._inside else self.bounds.clip(x)
+        inside = x if x is self._inside else self.bounds.clip(x)
+        point = self._model.shown(inside)
         with self._model.session():
             logits, pull_back = self._linearised(point, None)
             value, slopes = loss(self._criterion, logits)
@@ -251,7 +256,9 @@ class Problem:
         del pull_back
         is_margin = loss is LOSSES["margin"]
         margin = value if is_margin else self._criterion.margin(logits)
-        answer = self._recorded(point, margin, backward=True)
+        extra = self._model.passes_per_gradient
+        answer = self._recorded(point, margin, backward=extra == 0)
+        self.ledger.forwards += extra
         return GradientAnswer(**vars(answer), gradient=gradient)
 
     def descend(
@@ -313,14 +320,17 @@ class Problem:
             NoGradient: The model has no gradients.
         """
         self._allow(Access.GRADIENT)
-        point = self.bounds.clip(x)
+        point = self._model.shown(self.bounds.clip(x))
         with self._model.session():
             logits, pull_back = self._linearised(point, rows)
         self._recorded(point, self._criterion_of(rows).margin(logits), rows=rows)
         asked = slice(None) if rows is None else rows
 
         def billed(slopes: Tensor) -> Batch:
-            self.ledger.backwards[asked] += self.ledger.passes
+            if self._model.passes_per_gradient:
+                self.ledger.forwards[asked] += self._model.passes_per_gradient
+            else:
+                self.ledger.backwards[asked] += self.ledger.passes
             with self._model.session():
                 return pull_back(slopes)
 
@@ -360,7 +370,7 @@ class Problem:
     def _scored(
         self, x: Batch, rows: Array | None, *, decision: bool = False
     ) -> tuple[Tensor, Answer]:
-        point = self.bounds.clip(x)
+        point = self._model.shown(self.bounds.clip(x))
         with self._model.session():
             logits = self._logits(point, rows)
             margin = self._criterion_of(rows).margin(logits)
@@ -370,9 +380,10 @@ class Problem:
         self, x: Tensor, asked: Mask | None, access: Access
     ) -> tuple[Mask, Tensor]:
         self._allow(access)
-        points = self.bounds.clip(x)
-        shape = points.shape[:2]
-        flat = points.reshape((-1, *points.shape[2:]))
+        shape = x.shape[:2]
+        flat = self.bounds.clip(x.reshape((-1, *x.shape[2:])))
+        flat = self._model.shown(flat)
+        points = flat.reshape(x.shape)
         wanted = np.ones(shape, bool) if asked is None else to_numpy(asked)
         margin = np.full(flat.shape[0], math.inf)
         distance = np.full(flat.shape[0], math.inf)

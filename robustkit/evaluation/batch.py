@@ -17,7 +17,7 @@ from robustkit.evaluation.deadline import OutOfTime, deadline
 from robustkit.evaluation.goals import MakeCriterion, adversarial_from_start
 from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import RunFolder
-from robustkit.evaluation.tables import as_csv
+from robustkit.evaluation.tables import QUERIES, as_csv, queries_as_csv
 from robustkit.evaluation.verify import confirm
 from robustkit.models.base import Model
 from robustkit.numerics.norms import Norm
@@ -84,10 +84,19 @@ class _Batch:
 
 @dataclass
 class _Outcome:
-    """What one attack did to a batch, verified; arrays of n rows."""
+    """What one attack did to a batch, verified; arrays of n rows.
+
+    Attributes:
+        best: The nearest adversarials, the originals where there are none.
+        distance: Theirs; infinite where there are none, NaN where that is not settled.
+        after: (n, counts) the distances known after so many passes as in `QUERIES`.
+        counts: What each cost, by name.
+        reasons: What went wrong; empty: nothing.
+    """
 
     best: Array
     distance: Array
+    after: Array
     counts: dict[str, Array]
     reasons: list[str]
 
@@ -204,6 +213,7 @@ class BatchEvaluator:
         outcome = _Outcome(
             best=np.array(batch.x),
             distance=np.where(batch.from_start, 0.0, np.inf),
+            after=np.full((count, len(QUERIES)), np.inf),
             counts={name: np.zeros(count) for name in _COUNTS},
             reasons=list(batch.broken),
         )
@@ -237,6 +247,9 @@ class BatchEvaluator:
         for rows, ledger in _isolating(attacked, batch.to_attack(), outcome.reasons):
             outcome.best[rows] = to_numpy(ledger.best)
             outcome.distance[rows] = to_numpy(ledger.distance)
+            outcome.after[rows] = np.stack(
+                [ledger.distance_after(count) for count in QUERIES], axis=1
+            )
             for name in _COUNTS:
                 outcome.counts[name][rows] = getattr(ledger, name)
         self._verify(outcome, batch, norm)
@@ -245,6 +258,9 @@ class BatchEvaluator:
             outcome.reasons[row] = reason
             if reason and reason != _NO_START:
                 outcome.distance[row] = np.nan
+        # Only the last point was verified: none before it can have been nearer.
+        outcome.after = np.maximum(outcome.after, outcome.distance[:, None])
+        outcome.after[batch.from_start] = 0.0
         return outcome
 
     def _verify(self, outcome: _Outcome, batch: _Batch, norm: Norm) -> None:
@@ -310,6 +326,7 @@ def _shard(key: ShardKey, batch: _Batch, outcome: _Outcome) -> Shard:
         batch.label[found],
         outcome.distance[found],
         outcome.best[found],
+        queries_as_csv(batch.index, key.attack, key.norm, outcome.after),
     )
 
 

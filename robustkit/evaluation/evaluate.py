@@ -137,8 +137,7 @@ def evaluate(
     _check_counts(budget=budget, batch_size=batch_size, seed=seed)
     check_time_limit(time_limit)
     shard = _shard(shard)
-    questions = budget and max(budget // adapted.passes_per_question, 1)
-    chosen = {n: choose_attacks(attacks, n, shown, questions) for n in norms}
+    chosen = {n: choose_attacks(attacks, n, shown, budget, adapted) for n in norms}
     sizes = _epsilons(epsilons, norms, adapted.bounds)
     examined = examine(adapted, dataset.example)
     evaluator = BatchEvaluator(

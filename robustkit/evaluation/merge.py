@@ -20,6 +20,9 @@ __all__ = ["merge"]
 
 T = TypeVar("T")
 
+# Beside the columns of samples.csv.
+_QUERIES = "line of queries.csv"
+
 
 def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
     """Join the complete runs of all parts of an evaluation (`shard`) to one.
@@ -67,7 +70,7 @@ class _Part:
     def __init__(self, path: Path, size: int) -> None:
         self._best = read_best(path / "best.npz")
         self._size = size
-        self._rows = self._lines(path / "samples.csv")
+        self._rows = self._lines(path)
         self._next = next(self._rows, None)
 
     @property
@@ -95,6 +98,7 @@ class _Part:
                 self._best["label"][best],
                 self._best["distance"][best],
                 np.array(self._best["x_adversarial"][best]),
+                "".join(row[_QUERIES] for row in listed),
             )
 
     def _batch(self, number: int) -> Iterator[dict[str, Any]]:
@@ -105,11 +109,19 @@ class _Part:
             self._next = next(self._rows, None)
 
     def _lines(self, path: Path) -> Iterator[dict[str, Any]]:
-        with open(path, newline="", encoding="utf-8") as file:
+        """The rows of samples.csv, each with its line of queries.csv."""
+        with (
+            open(path / "samples.csv", newline="", encoding="utf-8") as file,
+            open(path / "queries.csv", newline="", encoding="utf-8") as queries,
+        ):
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise BadInput(f"'{path}' has the columns {reader.fieldnames}")
-            yield from reader
+                raise BadInput(
+                    f"'{path / 'samples.csv'}' has the columns {reader.fieldnames}"
+                )
+            next(queries)
+            for row, line in zip(reader, queries, strict=True):
+                yield {**row, _QUERIES: line}
 
 
 def _in_order(paths: list[Path]) -> list[Path]:

@@ -14,7 +14,7 @@ import numpy as np
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.curve import CONFIDENCE, Curve, Interval, proportion
 from robustkit.evaluation.store import SCHEMA, read_json
-from robustkit.evaluation.tables import COLUMNS
+from robustkit.evaluation.tables import COLUMNS, QUERIES, QUERY_COLUMNS
 from robustkit.numerics.tensors import Array
 
 __all__ = ["NOT_WARRANTED", "WARRANTS", "Results"]
@@ -104,6 +104,34 @@ class Results:
         missing[place] = False
         best[np.isinf(best) & (failed | missing)] = np.nan
         return best
+
+    def backward_passes(self, attack: str, norm: str | None = None) -> int:
+        """How many backward passes an attack took, over all samples."""
+        rows = (self._table["norm"] == self._norm(norm)) & (
+            self._table["attack"] == attack
+        )
+        return int(self._table["backward_passes"][rows].sum())
+
+    def queries(self, attack: str, norm: str | None = None) -> dict[int, Curve]:
+        """The curve of an attack's distances after so many forward passes per sample.
+
+        Of the samples that were attacked. The numbers of passes are a fixed series, cut
+        off after the most that any sample took. Empty for runs without queries.csv.
+        """
+        norm = self._norm(norm)
+        worked = (self._table["norm"] == norm) & (self._table["attack"] == attack)
+        worked &= self._table["status"] != "already_misclassified"
+        after = _read_queries(self.path / "queries.csv", attack, norm)
+        if not worked.any() or len(after) == 0:
+            return {}
+        most = int(self._table["forward_passes"][worked].max())
+        wanted = np.isin(after[:, 0], self._table["index"][worked])
+        counts = [
+            c for c, less in zip(QUERIES, (0, *QUERIES), strict=False) if less < most
+        ]
+        return {
+            count: Curve(after[wanted, 1 + place]) for place, count in enumerate(counts)
+        }
 
     def curve(self, norm: str | None = None, attack: str | None = None) -> Curve:
         """The minimum-perturbation curve."""
@@ -223,6 +251,15 @@ class Results:
             "found": int(self._table["found"][worked].sum()),
             "errors": int((self._table["status"][worked] == "error").sum()),
             "median": Curve(self._table["distance"][worked]).quantile(0.5),
+            "queries": [
+                {
+                    "forward_passes": count,
+                    "lower_quartile": curve.quantile(0.25),
+                    "median": curve.quantile(0.5),
+                    "upper_quartile": curve.quantile(0.75),
+                }
+                for count, curve in self.queries(attack, norm).items()
+            ],
             **{name: float(self._table[name][worked].sum()) for name in columns},
             "warrant": self._warrant_summary(norm, attack),
         }
@@ -258,6 +295,24 @@ _INTEGERS = (
 )
 _NUMBERS = ("distance", "seconds")
 _WORDS = ("attack", "norm", "status", "found")
+
+
+def _read_queries(path: Path, attack: str, norm: str) -> Array:
+    """(n, 1 + counts) the index and the distances of one attack in queries.csv."""
+    rows = []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            if tuple(next(reader, ())) != QUERY_COLUMNS:
+                raise ValueError("its columns are others than expected")
+            for index, name, of, *values in reader:
+                if (name, of) == (attack, norm):
+                    rows.append(array("d", map(float, (index, *values))))
+    except FileNotFoundError:
+        return np.zeros((0, 1 + len(QUERIES)))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"cannot read the table of queries '{path}': {error}") from error
+    return np.array(rows).reshape((-1, 1 + len(QUERIES)))
 
 
 def _read_table(path: Path) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from robustkit.numerics.tensors import Array
 
 __all__ = ["Shard", "ShardKey", "Shards", "write_atomically"]
 
-_MAGIC = b"robustkit shard 1 "
+_MAGIC = b"robustkit shard 2 "
 _ARRAYS = ("prediction", "index", "label", "distance", "points")
 
 
@@ -51,6 +51,7 @@ class Shard:
         label: (m,) their labels.
         distance: (m,) of the adversarials, in norm units.
         points: (m, ...) the adversarials, as shown to the model.
+        queries: The lines of queries.csv, one for each of those of samples.csv.
     """
 
     key: ShardKey
@@ -60,6 +61,7 @@ class Shard:
     label: Array
     distance: Array
     points: Array
+    queries: str = ""
 
 
 class Shards:
@@ -100,6 +102,7 @@ class Shards:
         arrays = {
             "key": _bytes(json.dumps(vars(shard.key))),
             "text": _bytes(shard.text),
+            "queries": _bytes(shard.queries),
             **{name: getattr(shard, name) for name in _ARRAYS},
         }
         payload = io.BytesIO()
@@ -124,6 +127,7 @@ class Shards:
                 ShardKey(**json.loads(arrays["key"].tobytes())),
                 arrays["text"].tobytes().decode(),
                 **{name: arrays[name] for name in _ARRAYS},
+                queries=arrays["queries"].tobytes().decode(),
             )
 
     def _file(self, key: ShardKey) -> Path:

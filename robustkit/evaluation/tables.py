@@ -1,4 +1,4 @@
-"""The tables of a run, samples.csv and best.npz, made from its shards."""
+"""The tables of a run, samples.csv, queries.csv and best.npz, made from its shards."""
 
 import contextlib
 import csv
@@ -16,8 +16,17 @@ from typing import Any
 import numpy as np
 
 from robustkit.evaluation.shards import Shard, write_atomically
+from robustkit.numerics.tensors import Array
 
-__all__ = ["BEST", "COLUMNS", "as_csv", "write_tables"]
+__all__ = [
+    "BEST",
+    "COLUMNS",
+    "QUERIES",
+    "QUERY_COLUMNS",
+    "as_csv",
+    "queries_as_csv",
+    "write_tables",
+]
 
 COLUMNS = (
     "index",
@@ -35,6 +44,16 @@ COLUMNS = (
     "status",
     "reason",
 )
+QUERIES = tuple(
+    step * 10**power
+    for power in range(6)
+    for step in (1, 2, 5)
+    if step * 10**power >= 5
+)
+"""The numbers of forward passes after which queries.csv has the distance."""
+
+QUERY_COLUMNS = ("index", "attack", "norm", *(f"after_{count}" for count in QUERIES))
+
 _NAME_WIDTH = 64
 BEST: dict[str, str] = {
     "norm": "<U16",
@@ -44,7 +63,6 @@ BEST: dict[str, str] = {
     "attack": f"<U{_NAME_WIDTH}",
     "x_adversarial": "<f4",
 }
-"""The arrays of best.npz and their types."""
 """The arrays of best.npz and their types."""
 
 
@@ -56,8 +74,25 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
+def queries_as_csv(index: Array, attack: str, norm: str, after: Array) -> str:
+    """Lines of queries.csv.
+
+    Args:
+        index: (n,) positions of the samples in the data.
+        attack: Its name.
+        norm: Whose distance was minimised.
+        after: (n, counts) the distances after so many forward passes as in `QUERIES`.
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(
+        (place, attack, norm, *(f"{value:.6g}" for value in values))
+        for place, values in zip(index.tolist(), after.tolist(), strict=True)
+    )
+    return text.getvalue()
+
+
 def write_tables(folder: Path, shards: Iterable[Shard]) -> None:
-    """Write samples.csv and best.npz, each whole or not at all.
+    """Write samples.csv, queries.csv and best.npz, each whole or not at all.
 
     Args:
         folder: To write to.
@@ -69,14 +104,17 @@ def write_tables(folder: Path, shards: Iterable[Shard]) -> None:
     with (
         tempfile.TemporaryDirectory(prefix=".robustkit-", dir=folder) as parts,
         write_atomically(folder / "samples.csv") as table,
+        write_atomically(folder / "queries.csv") as queries,
     ):
         table.write((",".join(COLUMNS) + "\n").encode())
+        queries.write((",".join(QUERY_COLUMNS) + "\n").encode())
         with _Columns(Path(parts)) as columns:
             by_norm = operator.attrgetter("key.batch", "key.norm")
             for _, some in itertools.groupby(shards, by_norm):
                 attacks = list(some)
                 for shard in attacks:
                     table.write(shard.text.encode())
+                    queries.write(shard.queries.encode())
                 columns.add(attacks)
         with write_atomically(folder / "best.npz") as file:
             columns.pack(file)

@@ -49,7 +49,9 @@ def confirm(
         if push == 0.0:
             tried = adversarial[open_rows]
         tried = tried.clip(model.bounds.lower, model.bounds.upper).astype(x.dtype)
-        logits = model.logits(model.to_tensor(tried))
+        shown = model.shown(model.to_tensor(tried))
+        tried = to_numpy(shown).astype(x.dtype)
+        logits = model.logits(shown)
         margin = to_numpy(take(criterion, open_rows).margin(logits))
         holds = margin < 0
         points[open_rows[holds]] = tried[holds]

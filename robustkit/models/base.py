@@ -38,6 +38,8 @@ class Model(ABC):
         notes: What the user should know about it, a sentence each.
         passes_per_question: How often what is attacked runs for one `logits`; so many
             forward passes are billed for it, and so many backward ones for a gradient.
+        passes_per_gradient: Forward passes that are billed for a gradient instead, next
+            to those of its question; 0: it takes backward passes.
     """
 
     bounds: Bounds
@@ -45,6 +47,7 @@ class Model(ABC):
     name: str
     notes: tuple[str, ...] = ()
     passes_per_question: int = 1
+    passes_per_gradient: int = 0
 
     @abstractmethod
     def logits(self, x: Batch) -> Tensor:
@@ -76,6 +79,14 @@ class Model(ABC):
             f"name, so not '{layer}' either; only torch modules do. Give a function "
             "from inputs to features instead, or leave the features out"
         )
+
+    def shown(self, x: Batch) -> Batch:
+        """(n, ...) what the model is really shown of valid inputs; `x` if that is all.
+
+        Where something lies between, such as an image file of 8 bits, it is the input
+        that comes out of it. Points are recorded, and distances measured, as shown.
+        """
+        return x
 
     @abstractmethod
     def to_tensor(self, x: Array) -> Batch:

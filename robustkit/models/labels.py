@@ -10,10 +10,79 @@ from robustkit.models.base import Access, Model, native_name
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
 
-__all__ = ["LabelModel"]
+__all__ = ["Classes", "LabelModel"]
 
 # What the highest of the classes that were not listed may score less than the listed.
 _BELOW = 1e-6
+
+
+class Classes:
+    """From classes that are named to scores of all of them.
+
+    Args:
+        classes: The names in the order of the labels, or how many classes there are.
+            Other names than these count as one class more, which is no label's.
+        model: Who names them, for messages.
+
+    Raises:
+        BadInput: There are fewer than two classes, or names occur twice. When asked: an
+            answer is not as described.
+    """
+
+    def __init__(self, classes: Sequence[str] | int, model: str) -> None:
+        names = list(range(classes)) if isinstance(classes, int) else list(classes)
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise BadInput(
+                "expected how many classes there are, at least 2, or their names, each "
+                f"once; got {classes!r}"
+            )
+        self._numbered = isinstance(classes, int)
+        self._places = {name: place for place, name in enumerate(names)}
+        self._model = model
+
+    def one(self, answer: Any) -> Array:
+        """The scores of an answer that is one class: 1, and 0 for the others."""
+        row = np.zeros(self._size)
+        row[self._place(answer)] = 1
+        return row
+
+    def few(self, answer: Any) -> Array:
+        """The scores of an answer that is a mapping from some classes to scores."""
+        try:
+            pairs = dict(answer.items() if isinstance(answer, Mapping) else answer)
+            scores = [(self._place(key), float(value)) for key, value in pairs.items()]
+            least = min(score for _, score in scores)
+        except (TypeError, ValueError) as error:
+            raise BadInput(
+                f"expected a mapping from classes to scores, or pairs of these, and at "
+                f"least one; '{self._model}' returned {answer!r}"
+            ) from error
+        row = np.full(self._size, least - _BELOW * max(1, abs(least)))
+        for place, score in scores:
+            row[place] = max(row[place], score)
+        return row
+
+    @property
+    def _size(self) -> int:
+        """Names have a column for all others."""
+        return len(self._places) + (not self._numbered)
+
+    def _place(self, answer: Any) -> int:
+        if not self._numbered:
+            if not isinstance(answer, str):
+                raise BadInput(
+                    f"expected the name of a class; '{self._model}' returned "
+                    f"{answer!r}. If it returns numbers, give the number of classes"
+                )
+            return self._places.get(answer, len(self._places))
+        number = np.asarray(answer)
+        is_number = number.shape == () and number.dtype.kind in "iu"
+        if is_number and int(number) in self._places:
+            return int(number)
+        raise BadInput(
+            f"expected the number of a class, from 0 to {len(self._places) - 1}; "
+            f"'{self._model}' returned {answer!r}"
+        )
 
 
 class LabelModel(Model):
@@ -59,18 +128,11 @@ class LabelModel(Model):
         scores: bool = False,
         name: str | None = None,
     ) -> None:
-        names = list(range(classes)) if isinstance(classes, int) else list(classes)
-        if len(names) < 2 or len(set(names)) < len(names):
-            raise BadInput(
-                "expected how many classes there are, at least 2, or their names, each "
-                f"once; got {classes!r}"
-            )
         self.bounds = bounds or Bounds()
         self.access = Access.SCORE if scores else Access.DECISION
         self.name = name or native_name(function)
         self._function, self._scored = function, scores
-        self._numbered = isinstance(classes, int)
-        self._places = {name: place for place, name in enumerate(names)}
+        self._classes = Classes(classes, self.name)
 
     def logits(self, x: Batch) -> Tensor:
         # The function gets its own copy: what it writes into it is its own affair. In
@@ -82,46 +144,9 @@ class LabelModel(Model):
                 f"expected {x.shape[0]} answers for as many inputs; '{self.name}' "
                 f"returned {len(answers)}"
             )
-        rows = [self._row(answer) for answer in answers]
+        row = self._classes.few if self._scored else self._classes.one
+        rows = [row(answer) for answer in answers]
         return like(x, np.stack(rows)).astype(x.dtype)
 
     def to_tensor(self, x: Array) -> Batch:
         return as_tensor(np.array(x))
-
-    def _row(self, answer: Any) -> Array:
-        """The scores (classes,) of one answer; names have a column for others."""
-        size = len(self._places) + (not self._numbered)
-        row = np.zeros(size)
-        if not self._scored:
-            row[self._place(answer)] = 1
-            return row
-        try:
-            pairs = dict(answer.items() if isinstance(answer, Mapping) else answer)
-            scores = [(self._place(key), float(value)) for key, value in pairs.items()]
-            least = min(score for _, score in scores)
-        except (TypeError, ValueError) as error:
-            raise BadInput(
-                f"expected a mapping from classes to scores, or pairs of these, and at "
-                f"least one; '{self.name}' returned {answer!r}"
-            ) from error
-        row[:] = least - _BELOW * max(1, abs(least))
-        for place, score in scores:
-            row[place] = max(row[place], score)
-        return row
-
-    def _place(self, answer: Any) -> int:
-        if not self._numbered:
-            if not isinstance(answer, str):
-                raise BadInput(
-                    f"expected the name of a class; '{self.name}' returned {answer!r}. "
-                    "If it returns numbers, give the number of classes"
-                )
-            return self._places.get(answer, len(self._places))
-        number = np.asarray(answer)
-        is_number = number.shape == () and number.dtype.kind in "iu"
-        if is_number and int(number) in self._places:
-            return int(number)
-        raise BadInput(
-            f"expected the number of a class, from 0 to {len(self._places) - 1}; "
-            f"'{self.name}' returned {answer!r}"
-        )

@@ -38,7 +38,8 @@ _TORCHSCRIPT = (".pt", ".pth", ".ts", ".torchscript")
 
 _FORMS = (
     "a demo name, file.onnx, file.pt2 (torch.export), a TorchScript file (.pt, .pth, "
-    ".ts, .torchscript), path/to/file.py:name or package.module:name"
+    ".ts, .torchscript), path/to/file.py:name, package.module:name, or the address of "
+    "a remote model (http:// or https://)"
 )
 
 
@@ -77,7 +78,7 @@ def as_model(
             returns one of these.
         bounds: Of valid inputs, in input units. None: the model's own, else [0, 1].
         example: (n, ...) inputs. Functions are tried on it, to learn what they take
-            and return: one forward pass, or two.
+            and return: one forward pass, or two. So is the model at an address.
         device: Where torch models run.
         mean: The model is shown (x - mean) / std: one number, or one per channel,
             which are found on axis 1 or the last one of the example.
@@ -130,7 +131,8 @@ def load_model(
         spec: A demo name; `file.onnx`; `file.pt2` (torch.export); TorchScript (`.pt`,
             `.pth`, `.ts`, `.torchscript`); `path/to/file.py:name` or
             `package.module:name`, where the name is anything that `as_model` accepts.
-            Modules beside a Python file can be imported by it.
+            Modules beside a Python file can be imported by it. An address (http:// or
+            https://) is that of a remote model with the documented format.
         bounds: Of valid inputs, in input units.
         example: See `as_model`; as are `device`, `mean` and `std`.
         device: Where torch models run.
@@ -150,6 +152,8 @@ def load_model(
     with neighbours_importable(spec):
         if spec in demo.MODELS:
             native, name = demo.load_model(spec), spec
+        elif spec.startswith(("http://", "https://")):
+            native, name = _remote(spec, bounds, example), None
         elif suffix == ".onnx":
             native, name = _load_onnx(_existing(spec), bounds), None
         elif suffix == ".pt2":
@@ -231,6 +235,19 @@ def _channel_axis(example: Array | None, channels: int) -> int:
         f"{problem} that size. Give one number for all channels, or wrap the model in "
         "Preprocessed(model, mean, std, axis=...)"
     )
+
+
+def _remote(url: str, bounds: Bounds | None, example: Array | None) -> Model:
+    from robustkit.models.remote import RemoteModel
+
+    model = RemoteModel(url, bounds)
+    if example is None:
+        raise ExampleNeeded(
+            f"whether {url} answers with labels or with scores is found out by asking; "
+            "give an example batch, or use RemoteModel yourself"
+        )
+    model.look(np.asarray(example[:1], np.float32))
+    return model
 
 
 def _load_onnx(path: Path, bounds: Bounds | None) -> Model:

@@ -1,7 +1,7 @@
 """Model to model."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -10,7 +10,7 @@ from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, PullBack
 from robustkit.numerics.tensors import Array, Batch, Tensor, like, one_hot
 
-__all__ = ["MajorityVote", "Preprocessed"]
+__all__ = ["MajorityVote", "Preprocessed", "WithStrategy"]
 
 
 class Preprocessed(Model):
@@ -39,6 +39,7 @@ class Preprocessed(Model):
         self.bounds, self.access, self.name = model.bounds, model.access, model.name
         self._model, self.notes = model, model.notes
         self.passes_per_question = model.passes_per_question
+        self.passes_per_gradient = model.passes_per_gradient
         self._mean, self._std, self._axis = np.array(mean), np.array(std), axis
 
     def logits(self, x: Batch) -> Tensor:
@@ -58,6 +59,14 @@ class Preprocessed(Model):
     def at_layer(self, layer: str) -> "Preprocessed":
         inner, mean, std = self._model.at_layer(layer), self._mean, self._std
         return Preprocessed(inner, mean.tolist(), std.tolist(), self._axis)
+
+    def shown(self, x: Batch) -> Batch:
+        inner = self._normalise(x)
+        seen = self._model.shown(inner)
+        if seen is inner:
+            return x
+        back = seen * self._channels(self._std, x) + self._channels(self._mean, x)
+        return self.bounds.clip(back)
 
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
@@ -125,6 +134,9 @@ class MajorityVote(Model):
             shares = shares + self._vote(x)
         return shares / self._votes
 
+    def shown(self, x: Batch) -> Batch:
+        return self._model.shown(x)
+
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
 
@@ -140,3 +152,64 @@ class MajorityVote(Model):
     def _vote(self, x: Batch) -> Tensor:
         logits = self._model.logits(x)
         return one_hot(logits.argmax(axis=1), logits.shape[1]).astype(logits.dtype)
+
+
+class WithStrategy(Model):
+    """A model that is asked by a strategy of yours, which sees every question.
+
+    The place for what gets around defenses that remember questions: a strategy may
+    reorder, repeat or blur what is asked, ask through other accounts, or wait.
+
+    Args:
+        model: To be asked.
+        strategy: From a function that asks the model (points (m, ...) to scores (m,
+            classes)) and the points asked about (n, ...) to their scores (n, classes).
+            It is called once for each question of an attack, an attack's several points
+            per sample as one batch.
+        passes_per_question: Forward passes that it takes for one answer; they are
+            billed.
+
+    Raises:
+        BadInput: There is less than one pass per question.
+
+    >>> from robustkit.models.numpy import NumPyModel
+    >>> from robustkit.numerics.tensors import as_tensor
+    >>> seen = []
+    >>> def watching(ask, points):
+    ...     seen.append(points.shape[0])
+    ...     return ask(points)
+    >>> model = WithStrategy(NumPyModel(lambda x: x), watching)
+    >>> _ = model.logits(as_tensor(np.zeros((3, 2))))
+    >>> seen
+    [3]
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        strategy: Callable[[Callable[[Batch], Tensor], Batch], Tensor],
+        *,
+        passes_per_question: int = 1,
+    ) -> None:
+        if passes_per_question < 1:
+            raise BadInput(
+                "a question takes at least 1 forward pass; passes_per_question is "
+                f"{passes_per_question}"
+            )
+        self.bounds, self.name, self.notes = model.bounds, model.name, model.notes
+        # Gradients go past the strategy, and so are not to be had.
+        self.access = min(model.access, Access.SCORE)
+        self.passes_per_question = passes_per_question * model.passes_per_question
+        self._model, self._strategy = model, strategy
+
+    def logits(self, x: Batch) -> Tensor:
+        return self._strategy(self._model.logits, x)
+
+    def shown(self, x: Batch) -> Batch:
+        return self._model.shown(x)
+
+    def to_tensor(self, x: Array) -> Batch:
+        return self._model.to_tensor(x)
+
+    def session(self) -> AbstractContextManager[None]:
+        return self._model.session()

@@ -10,7 +10,7 @@ from robustkit.evaluation.data import DataSet, as_data
 from robustkit.evaluation.results import Results
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
-from robustkit.report.figure import save_figure
+from robustkit.report.figure import save_figure, save_queries
 from robustkit.report.page import render
 
 __all__ = ["write_report"]
@@ -21,7 +21,7 @@ def write_report(
     path: Path | str | None = None,
     originals: DataSet | tuple[Array, Array] | None = None,
 ) -> Path:
-    """Write report.html, curve.png and curve.svg.
+    """Write report.html, curve.png and curve.svg; queries.* where there is any query.
 
     Args:
         results: Of a run, finished or not.
@@ -48,6 +48,7 @@ def write_report(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_figure(results, folder)
+        save_queries(results, folder)
         (folder / "report.html").write_text(page, encoding="utf-8")
     except OSError as error:
         raise BadInput(f"cannot write the report to '{folder}': {error}") from error

@@ -1,4 +1,4 @@
-"""The minimum-perturbation curves as a figure for print."""
+"""Figures for print: minimum-perturbation curves, and distances against queries."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from robustkit.evaluation.results import Results
 from robustkit.report import words
-from robustkit.report.panel import Panel, look_at
+from robustkit.report.panel import Panel, QueryLine, look_at, query_lines
 
-__all__ = ["save_figure"]
+__all__ = ["save_figure", "save_queries"]
 
 # Okabe and Ito's colours, which all common forms of colour vision tell apart.
 _BEST = "#0072b2"
@@ -54,6 +54,61 @@ def save_figure(results: Results, folder: Path) -> None:
             _legend(figure)
             figure.savefig(folder / "curve.png", dpi=220, metadata={"Software": None})
             figure.savefig(folder / "curve.svg", metadata={"Date": None})
+
+
+def save_queries(results: Results, folder: Path) -> bool:
+    """Write queries.png and queries.svg, for attacks that took no backward pass.
+
+    One panel per norm: the median distance and its quartiles against forward passes.
+
+    Returns:
+        Whether there was any such attack with something to show.
+    """
+    panels = {
+        norm: lines for norm in results.norms if (lines := query_lines(results, norm))
+    }
+    if not panels:
+        return False
+    with style.context(["default", _SETTINGS]):
+        figure = Figure(
+            figsize=(_PANEL[0] * len(panels), _PANEL[1]), layout="constrained"
+        )
+        FigureCanvasAgg(figure)
+        with matplotlib.rc_context({"text.parse_math": False}):
+            for place, (norm, lines) in enumerate(panels.items()):
+                axes = figure.add_subplot(1, len(panels), place + 1)
+                _draw_queries(axes, norm, lines)
+            _legend(figure)
+            figure.savefig(folder / "queries.png", dpi=220, metadata={"Software": None})
+            figure.savefig(folder / "queries.svg", metadata={"Date": None})
+    return True
+
+
+def _draw_queries(axes: Any, norm: str, lines: tuple[QueryLine, ...]) -> None:
+    for line in lines:
+        color = _ATTACKS[line.style % len(_ATTACKS)]
+        axes.fill_between(
+            line.counts, line.lower, line.upper, color=color, alpha=0.14, linewidth=0
+        )
+        axes.plot(
+            line.counts,
+            line.median,
+            color=color,
+            linestyle=_DASHES[line.style % len(_DASHES)],
+            linewidth=1.2,
+            marker="o",
+            markersize=2.4,
+            label=line.name,
+        )
+    axes.set_xscale("log")
+    if norm != "l0" and min(line.median.min() for line in lines) > 0:
+        axes.set_yscale("log")
+    axes.minorticks_off()
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.set_title(words.norm_name(norm), fontsize=10, loc="left")
+    axes.set_xlabel("forward passes per sample")
+    axes.set_ylabel("median size, with quartiles")
 
 
 def _draw(axes: Any, panel: Panel) -> None:

@@ -14,12 +14,13 @@ from robustkit.evaluation.results import Results
 from robustkit.report import words
 from robustkit.report.drawing import draw
 from robustkit.report.examples import choose
-from robustkit.report.panel import attack_order, look_at
+from robustkit.report.panel import QueryLine, attack_order, look_at, query_lines
 from robustkit.report.reproduce import bibtex, command, python_call
 
 __all__ = ["render"]
 
 _REASONS = 5
+_COUNTS = 6
 _REASON_WIDTH = 300
 
 
@@ -96,6 +97,7 @@ def _norm(
             _attack(results, norm, name, attack, bounds)
             for name, attack in found["attacks"].items()
         ],
+        "queries": _queries(results, norm),
         "examples": [
             {
                 "of": example,
@@ -143,6 +145,44 @@ def _attack(
         "seconds": each("seconds", 2),
         "warrant": summary["warrant"],
     }
+
+
+def _queries(results: Results, norm: str) -> dict[str, Any] | None:
+    """Median sizes against forward passes, of attacks without backward passes."""
+    lines = query_lines(results, norm)
+    if not lines:
+        return None
+    counts = sorted({int(count) for line in lines for count in line.counts})
+    # As many as fit beside each other, the last one among them.
+    counts = counts[:: -max(math.ceil(len(counts) / _COUNTS), 1)][::-1]
+    rows = []
+    for line in lines:
+        known = dict(zip(line.counts.tolist(), _quartiles(line), strict=True))
+        before = [count for count in counts if count < line.counts[0]]
+        last = known[int(line.counts[-1])]
+        rows.append(
+            {
+                "name": line.name,
+                "sizes": [
+                    ("\N{EN DASH}", "") if count in before else known.get(count, last)
+                    for count in counts
+                ],
+            }
+        )
+    return {"counts": [f"{count:,}" for count in counts], "rows": rows}
+
+
+def _quartiles(line: QueryLine) -> list[tuple[str, str]]:
+    return [
+        (
+            words.size(middle),
+            f"{words.size(low)} to "
+            + ("\N{INFINITY}" if math.isnan(high) else words.size(high)),
+        )
+        for low, middle, high in zip(
+            line.lower.tolist(), line.median.tolist(), line.upper.tolist(), strict=True
+        )
+    ]
 
 
 def _share(value: Interval, count: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from robustkit.evaluation.curve import Curve, Interval
 from robustkit.evaluation.results import Results
 from robustkit.numerics.tensors import Array
 
-__all__ = ["Line", "Panel", "attack_order", "look_at"]
+__all__ = ["Line", "Panel", "QueryLine", "attack_order", "look_at", "query_lines"]
 
 # A farthest perturbation that many times the median leaves no room for the others.
 _LONG_TAIL = 12
@@ -60,6 +60,50 @@ class Panel:
     band: float
     attacks: tuple[Line, ...]
     marks: tuple[tuple[float, Interval], ...]
+
+
+@dataclass(frozen=True)
+class QueryLine:
+    """An attack's distances against the forward passes that they took.
+
+    Attributes:
+        name: Of the attack.
+        style: The attack's number in the run, the same for all norms.
+        counts: (m,) forward passes per sample, ascending, from where a median exists.
+        median: (m,) distances, in norm units.
+        lower: (m,) their lower quartiles.
+        upper: (m,) their upper quartiles; NaN where there is none.
+    """
+
+    name: str
+    style: int
+    counts: Array
+    median: Array
+    lower: Array
+    upper: Array
+
+
+def query_lines(results: Results, norm: str) -> tuple[QueryLine, ...]:
+    """Of the attacks that took no backward pass, what their queries brought."""
+    order, lines = attack_order(results), []
+    for name in results.attacks(norm):
+        if results.backward_passes(name, norm):
+            continue
+        curves = results.queries(name, norm)
+        quartiles = np.array(
+            [
+                [curve.quantile(q) for q in (0.25, 0.5, 0.75)]
+                for curve in curves.values()
+            ]
+        ).reshape((-1, 3))
+        shown = np.isfinite(quartiles[:, 1])
+        if shown.any():
+            lower, median, upper = quartiles[shown].T
+            counts = np.array(list(curves))[shown]
+            upper = np.where(np.isfinite(upper), upper, np.nan)
+            line = QueryLine(name, order.index(name), counts, median, lower, upper)
+            lines.append(line)
+    return tuple(lines)
 
 
 def attack_order(results: Results) -> list[str]:

@@ -85,6 +85,7 @@ def test_the_same_call_goes_on(planted, interrupted, whole):
     assert {path.name for path in interrupted.iterdir()} == {
         "run.json",
         "samples.csv",
+        "queries.csv",
         "best.npz",
         "summary.json",
         "examples.npz",

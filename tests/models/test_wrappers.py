@@ -11,7 +11,7 @@ from robustkit.models.base import Access, NoGradient
 from robustkit.models.labels import LabelModel
 from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
-from robustkit.models.wrappers import MajorityVote, Preprocessed
+from robustkit.models.wrappers import MajorityVote, Preprocessed, WithStrategy
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor, to_numpy
@@ -163,3 +163,34 @@ def test_the_fingerprint_of_a_majority_is_of_the_model_and_its_votes():
     prints = {MajorityVote(TorchModel(module), votes=k).fingerprint() for k in (1, 2)}
     assert len(prints | {TorchModel(module).fingerprint()}) == 3
     assert MajorityVote(NumPyModel(flat), votes=2).fingerprint() is None
+
+
+class TestWithStrategy:
+    def test_it_asks_as_it_likes_and_says_what_that_takes(self):
+        inner = NumPyModel(flat, gradient=lambda x, s: s.reshape(x.shape))
+        model = WithStrategy(
+            inner, lambda ask, x: (ask(x) + ask(x + 1)) / 2, passes_per_question=2
+        )
+        out = model.logits(as_tensor(np.zeros((3, 2))))
+        np.testing.assert_array_equal(out.numpy(), 0.5)
+        assert (model.passes_per_question, model.access) == (2, Access.SCORE)
+        outer = WithStrategy(model, lambda ask, x: ask(x), passes_per_question=3)
+        assert outer.passes_per_question == 6
+
+    def test_several_points_per_sample_come_as_one_batch(self):
+        sizes = []
+
+        def watching(ask, points):
+            sizes.append(points.shape[0])
+            return ask(points)
+
+        model = WithStrategy(NumPyModel(flat), watching)
+        x = as_tensor(np.full((3, 2), 0.5))
+        labels = as_tensor(np.zeros(3, dtype=int))
+        problem = Problem(model, x, Misclassification(labels), get_norm("l2"))
+        problem.probe(as_tensor(np.full((3, 4, 2), 0.5)))
+        assert sizes == [12]
+
+    def test_less_than_one_pass_is_refused(self):
+        with pytest.raises(BadInput, match="at least 1 forward pass"):
+            WithStrategy(NumPyModel(flat), lambda ask, x: x, passes_per_question=0)

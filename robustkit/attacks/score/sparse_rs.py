@@ -1,0 +1,174 @@
+"""Sparse-RS within a given number of features or pixels."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from robustkit.engine.attack import FixedBudget, broken
+from robustkit.engine.problem import Problem
+from robustkit.errors import BadInput
+from robustkit.models.base import Access
+from robustkit.numerics.norms import L0
+from robustkit.numerics.random import Rng
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Mask,
+    PerSample,
+    Tensor,
+    differs,
+    flatten,
+    full,
+    like,
+    maximum,
+    to_numpy,
+    where,
+)
+from robustkit.numerics.thresholds import largest
+
+__all__ = ["SparseRS"]
+
+# Of 10,000 questions: after these, the share to exchange is divided by these.
+_AFTER = np.array([0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000])
+_DIVISORS = np.array([1, 2, 4, 5, 6, 8, 10, 12, 15, 20])
+_HORIZON = 10_000
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the search stands.
+
+    A unit is what the norm counts: a feature, or a pixel with all its channels.
+
+    Attributes:
+        chosen: (n, ...) 1 for the units that are changed, else 0.
+        delta: (n, ...) the best perturbation so far, in input units.
+        margin: (n,) of it; infinite before the first question.
+        proposal: (n, ...) the perturbation to be asked about next.
+        proposed: (n, ...) the units that it changes.
+        epsilon: (n,) how many units may change.
+    """
+
+    chosen: Tensor
+    delta: Batch
+    margin: PerSample
+    proposal: Batch
+    proposed: Tensor
+    epsilon: PerSample
+
+
+@dataclass(frozen=True)
+class SparseRS(FixedBudget[State]):
+    """Exchange a few changed features for others, and keep what lowers the margin.
+
+    Changed features stand at a bound. Each step puts some of them back, changes as many
+    others, and keeps the result where the margin falls; fewer and fewer are exchanged.
+
+    Args:
+        epsilon: How many features (or pixels) may change; at least one does.
+        steps: How many; 1 question each.
+        share: Of the changed features, that the first exchanges replace; the schedule
+            halves it after the first question and ends at a twentieth of it.
+        rescale: The share falls with the share of the steps taken. Else as in a search
+            of 10,000 questions, however many there are.
+        stop: Stop working on a sample once an adversarial within epsilon is known.
+
+    Source:
+        Croce, Andriushchenko, Singh, Flammarion, Hein: Sparse-RS: a versatile framework
+        for query-efficient sparse black-box adversarial attacks, AAAI 2022.
+
+    Differences from the paper:
+        - Each sample exchanges features of its own, not the same places for all.
+        - A feature that stands at a bound already is moved to the other one, since a
+          change that changes nothing is a question for nothing.
+        - Where an adversarial is known, as inside `Minimise`, the search starts from
+          as many of its features as are allowed.
+
+    >>> import robustkit as rk, torch
+    >>> model = torch.nn.Linear(4, 2, bias=False).eval()
+    >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0, 0, 0], [0, 0.5, 0.5, 0.5]]))
+    >>> x, y = torch.tensor([[0.8, 0.4, 0.4, 0.4]]), torch.tensor([0])
+    >>> result = rk.run(SparseRS(epsilon=1, steps=50), model, x, y, norm="l0")
+    >>> float(result.distance[0])
+    1.0
+    """
+
+    access: ClassVar[Access] = Access.SCORE
+    norms: ClassVar[frozenset[str]] = frozenset({"l0"})
+    cost: ClassVar[str] = "1 forward"
+    source: ClassVar[str] = "Croce et al., AAAI 2022"
+
+    epsilon: float
+    steps: int = 5000
+    share: float = 0.8
+    rescale: bool = True
+    stop: bool = True
+
+    def start(self, p: Problem, epsilon: PerSample, rng: Rng) -> State:
+        epsilon = maximum(epsilon, 1.0)
+        known = where(p.ledger.found, p.ledger.best - p.x, 0.0 * p.x)
+        known = p.norm.project_box(known, epsilon, p.low, p.high)
+        # Those known come first, and chance fills up what is left.
+        chosen = differs(_units(p, known.abs()), 0.0)
+        keys = chosen + rng.uniform(chosen.shape[1:])
+        chosen = largest(flatten(keys), epsilon).reshape(chosen.shape)
+        delta = where(known == 0, chosen * _corners(p, rng), known)
+        return State(chosen, delta, full(p.x, math.inf), delta, chosen, epsilon)
+
+    def advance(self, p: Problem, s: State, progress: PerSample, rng: Rng) -> State:
+        a = p.score(p.x + s.proposal)
+        better = a.margin < s.margin
+        chosen = where(better, s.proposed, s.chosen)
+        delta = where(better, a.delta, s.delta)
+        count = np.floor(self._share(to_numpy(progress)) * to_numpy(s.epsilon))
+        proposed = _exchanged(chosen, np.maximum(count, 1), rng)
+        fresh = proposed * (1 - chosen) * _corners(p, rng)
+        return State(
+            chosen=chosen,
+            delta=delta,
+            margin=where(better, a.margin, s.margin),
+            proposal=delta * proposed * chosen + fresh,
+            proposed=proposed,
+            epsilon=s.epsilon,
+        )
+
+    def finished(self, p: Problem, s: State) -> Mask | None:
+        return broken(p, s.epsilon) if self.stop else None
+
+    def check(self, p: Problem) -> None:
+        if not 0 < self.share <= 1:
+            raise BadInput(
+                f"SparseRS needs a share above 0 and at most 1; got {self.share}"
+            )
+        super().check(p)
+
+    def _share(self, progress: Array) -> Array:
+        """(n,) of the changed units, to exchange."""
+        asked = progress * (_HORIZON if self.rescale else self.steps)
+        return np.asarray(self.share / _DIVISORS[(asked[:, None] > _AFTER).sum(axis=1)])
+
+
+def _units(p: Problem, values: Batch) -> Tensor:
+    assert isinstance(p.norm, L0)
+    return p.norm.summed(values)
+
+
+def _corners(p: Problem, rng: Rng) -> Batch:
+    """(n, ...) from each feature to a random bound, none of its units unchanged."""
+    upper = rng.uniform(p.x.shape[1:]) < 0.5
+    there, back = where(upper, p.high, p.low), where(upper, p.low, p.high)
+    return where(_units(p, there.abs()) == 0, back, there)
+
+
+def _exchanged(chosen: Tensor, count: Array, rng: Rng) -> Tensor:
+    """Of each row, `count` (n,) random units put back and as many others chosen."""
+    flat = to_numpy(flatten(chosen))
+    keys = to_numpy(flatten(rng.uniform(chosen.shape[1:])))
+    inside = flat.sum(axis=1)
+    count = np.minimum(count, np.minimum(inside, flat.shape[1] - inside))[:, None]
+    # The lowest ranks are of those chosen, the highest of the others.
+    rank = np.argsort(np.argsort(keys - flat, axis=1), axis=1)
+    leaving, joining = rank < count, rank >= flat.shape[1] - count
+    return like(chosen, flat - leaving + joining).reshape(chosen.shape)

@@ -1,0 +1,180 @@
+"""JSON over HTTP with patience: time-outs, retries with back-off, a limited rate."""
+
+import email.utils
+import http.client
+import json
+import math
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from robustkit.errors import BadInput
+
+__all__ = ["Client", "Unreachable"]
+
+# Answers that may be another one next time.
+_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+_EXCERPT = 300
+
+
+class Unreachable(BadInput):
+    """A remote model does not answer, however often it is asked."""
+
+
+@dataclass
+class Client:
+    """Posts JSON to one address and keeps the connection.
+
+    Args:
+        url: http:// or https://.
+        headers: Sent with each request, such as an API's key.
+        rate: The most requests per second; None: no limit.
+        timeout: Seconds to wait for the server at a time.
+        retries: How often a request is sent again before giving up.
+        pause: Seconds before the first repetition, twice as many before the next, and
+            so on, unless the server says how long to wait.
+        longest: Of such a pause, in seconds; a server that asks for more is given up.
+
+    Attributes:
+        requests: How many have been sent, repetitions included.
+
+    Raises:
+        BadInput: Not such an address, or a setting is out of range.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    rate: float | None = None
+    timeout: float = 30.0
+    retries: int = 5
+    pause: float = 0.5
+    longest: float = 60.0
+    requests: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BadInput(
+                f"expected an address such as https://example.org/predict; got "
+                f"'{self.url}'"
+            )
+        if self.rate is not None and not self.rate > 0:
+            raise BadInput(f"the rate must be above 0; got {self.rate}")
+        if self.retries < 0 or not self.timeout > 0 or not self.pause >= 0:
+            raise BadInput(
+                "retries and pause must not be negative, and the time-out must be "
+                f"above 0; got {self.retries}, {self.pause} and {self.timeout}"
+            )
+        self._parts = parts
+        self._connection: http.client.HTTPConnection | None = None
+        self._next = 0.0
+
+    def post(self, content: Any) -> Any:
+        """The JSON that the server answers.
+
+        Raises:
+            Unreachable: No answer after all repetitions.
+            BadInput: The server refuses the request, or does not answer with JSON.
+        """
+        body = json.dumps(content, allow_nan=False).encode()
+        trouble = ""
+        for attempt in range(self.retries + 1):
+            self._wait_for_turn()
+            try:
+                status, headers, answer = self._send(body)
+            except (OSError, http.client.HTTPException) as error:
+                # The connection is of no more use, whatever happened to it.
+                self.close()
+                trouble = f"{type(error).__name__}: {error}".rstrip(": ")
+                asked = None
+            else:
+                if status == 200:
+                    return self._read(answer)
+                trouble = f"status {status}: {_excerpt(answer)}"
+                if status not in _AGAIN:
+                    if "Location" in headers:
+                        trouble += f"; it moved to {headers['Location']}"
+                    raise BadInput(f"{self.url} refuses the request with {trouble}")
+                asked = _seconds(headers.get("Retry-After"))
+            if attempt == self.retries:
+                break
+            wait = (
+                min(self.pause * 2**attempt, self.longest) if asked is None else asked
+            )
+            if wait > self.longest:
+                trouble += f"; it asks to wait {wait:.0f} s"
+                break
+            time.sleep(wait)
+        raise Unreachable(
+            f"{self.url} gave no answer to a request sent {attempt + 1} times; last "
+            f"{trouble}"
+        )
+
+    def close(self) -> None:
+        """Let go of the connection; the next request opens another one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _wait_for_turn(self) -> None:
+        if self.rate is None:
+            return
+        now = time.monotonic()
+        if now < self._next:
+            time.sleep(self._next - now)
+        self._next = max(now, self._next) + 1 / self.rate
+
+    def _send(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        if self._connection is None:
+            self._connection = self._opened()
+        target = self._parts.path or "/"
+        if self._parts.query:
+            target += f"?{self._parts.query}"
+        self.requests += 1
+        headers = {"Content-Type": "application/json", **self.headers}
+        self._connection.request("POST", target, body, headers)
+        answer = self._connection.getresponse()
+        content = answer.read()
+        if answer.will_close:
+            self.close()
+        return answer.status, dict(answer.headers), content
+
+    def _opened(self) -> http.client.HTTPConnection:
+        host, port = self._parts.hostname or "", self._parts.port
+        if self._parts.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=self.timeout)
+        return http.client.HTTPSConnection(
+            host, port, timeout=self.timeout, context=ssl.create_default_context()
+        )
+
+    def _read(self, answer: bytes) -> Any:
+        try:
+            return json.loads(answer)
+        except ValueError as error:
+            raise BadInput(
+                f"{self.url} did not answer with JSON ({error}): {_excerpt(answer)}"
+            ) from error
+
+
+def _excerpt(answer: bytes) -> str:
+    return " ".join(answer.decode("utf-8", "replace").split())[:_EXCERPT]
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """What the header Retry-After says, in seconds from now; None: nothing usable."""
+    if retry_after is None:
+        return None
+    try:
+        value = float(retry_after)
+    except ValueError:
+        try:
+            until = email.utils.parsedate_to_datetime(retry_after)
+        except ValueError:
+            return None
+        until = until if until.tzinfo else until.replace(tzinfo=UTC)
+        value = (until - datetime.now(UTC)).total_seconds()
+    return max(value, 0.0) if math.isfinite(value) else None

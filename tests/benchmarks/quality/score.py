@@ -1,0 +1,231 @@
+"""Queries to success, ours and other libraries': `python .../score.py`.
+
+Attacks that see scores only, on the trained networks, each within the epsilon that is
+customary for the network. One table per network and norm: the share of images that
+stands after so many queries, and the median number of queries over the images that the
+original Square breaks. `auto` is not told the epsilon: it looks for the nearest
+adversarial, and succeeds with the first within it. L0 has no epsilon: the median number
+of changed features after so many queries.
+
+Peers: the original Square (pyautoattack) and torchattacks' one. foolbox has no attack
+by scores for these norms. They are run with all images at once, the number of queries
+of each image being theirs; what they return is verified. Of packages only:
+`pip install --no-deps -r tests/peers/requirements.txt`.
+"""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from data import DATA, network
+from recorder import distance, is_adversarial
+from torch import Tensor, nn
+
+from robustkit.attacks.score.square import Square
+from robustkit.engine.attack import Attack
+from robustkit.engine.criteria import Misclassification
+from robustkit.engine.ledger import Ledger
+from robustkit.engine.loop import run
+from robustkit.engine.problem import Problem
+from robustkit.models.base import Access
+from robustkit.models.torch import TorchModel
+from robustkit.numerics.norms import get_norm
+from robustkit.numerics.tensors import as_tensor
+from robustkit.presets import auto
+from robustkit.registry import get_attack
+
+# The sizes at which these networks are customarily tested or were trained.
+EPSILON = {
+    "mnist_cnn_a_adv": {"linf": 0.3, "l2": 2.0, "l1": 10.0},
+    "mnist_conv_small_nat": {"linf": 0.12, "l2": 1.5, "l1": 10.0},
+    "cifar_cnn_a_adv": {"linf": 8 / 255, "l2": 0.5, "l1": 12.0},
+    "cifar_conv_small_pgd": {"linf": 8 / 255, "l2": 0.5, "l1": 12.0},
+}
+NAME = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+
+
+def main() -> None:
+    """Run all of it and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--norm", nargs="+", default=["linf", "l2", "l1", "l0"])
+    parser.add_argument("--network", nargs="+", default=list(EPSILON))
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--data", type=Path, default=DATA)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for norm in options.norm:
+        for net in options.network:
+            model, x, y = network(options.data, net, options.images)
+            table = _sparse if norm == "l0" else _within
+            table(options, norm, net, model, x, y)
+
+
+def _within(
+    options: argparse.Namespace,
+    norm: str,
+    net: str,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+) -> None:
+    epsilon, budget = EPSILON[net][norm], options.queries
+    counts = [q for q in (10, 30, 100, 300, 1000, 3000, 10_000) if q <= budget]
+    print(f"\n{norm} {net}, epsilon {epsilon:.4g}, {len(x)} images")
+    print(f"{'':22}" + "".join(f"{q:>8}" for q in counts) + "   median   to original")
+    images = (model, x, y, norm)
+
+    def ours(attack: Attack[Any]) -> Callable[[int], np.ndarray]:
+        return lambda seed: _ours(attack, *images, budget, seed).within(epsilon)
+
+    attacks: dict[str, Callable[[int], np.ndarray]] = {
+        "original square": lambda seed: _original(*images, epsilon, budget, seed),
+        "torchattacks square": lambda seed: _lent(*images, epsilon, budget, seed),
+        "ours: square": ours(Square(epsilon, steps=budget, rescale=False)),
+        "  rescaled": ours(Square(epsilon, steps=budget)),
+        "ours: auto": ours(auto(norm, budget, Access.SCORE)),
+        "  told the epsilon": ours(auto(norm, budget, Access.SCORE, epsilon)),
+    }
+    reference: np.ndarray | None = None
+    for name, attack in attacks.items():
+        needed = np.stack([attack(seed) for seed in range(options.seeds)])
+        reference = needed if reference is None else reference
+        both = np.isfinite(reference)
+        middle = float(np.median(needed[both])) if both.any() else np.nan
+        first = float(np.median(reference[both])) if both.any() else np.nan
+        stands = "".join(f"{(needed > q).mean():8.1%}" for q in counts)
+        print(f"{name:22}{stands}{middle:9.1f}{middle / first:14.2f}", flush=True)
+
+
+def _sparse(
+    options: argparse.Namespace,
+    norm: str,
+    net: str,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+) -> None:
+    counts = [q for q in (100, 300, 1000, 3000, 10_000) if q <= options.queries]
+    print(f"\n{norm} {net}, {len(x)} images, median number of features after queries")
+    print(f"{'':22}" + "".join(f"{q:>8}" for q in counts))
+    attacks: dict[str, Attack[Any]] = {
+        "ours: pointwise": get_attack("pointwise").within(options.queries),
+        "ours: sparse-rs": get_attack("sparse-rs").within(options.queries),
+        "ours: auto": auto(norm, options.queries, Access.SCORE),
+    }
+    for name, attack in attacks.items():
+        ran = _ours(attack, model, x, y, norm, options.queries, 0)
+        medians = [np.median(ran.ledger.distance_after(q)) for q in counts]
+        print(f"{name:22}" + "".join(f"{m:8.1f}" for m in medians), flush=True)
+
+
+class _Ran:
+    """One of our attacks, run."""
+
+    def __init__(self, ledger: Ledger, budget: int) -> None:
+        self.ledger, self._budget = ledger, budget
+
+    def within(self, epsilon: float) -> np.ndarray:
+        """(n,) after how many queries an adversarial within epsilon was known."""
+        needed = np.full(len(self.ledger.forwards), np.inf)
+        for count in range(self._budget, 0, -1):
+            near = self.ledger.distance_after(count) <= epsilon * (1 + 1e-5)
+            if not near.any():
+                break
+            needed[near] = count
+        return needed
+
+
+def _ours(
+    attack: Attack[Any],
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str,
+    budget: int,
+    seed: int,
+) -> _Ran:
+    criterion = Misclassification(as_tensor(y))
+    adapted = TorchModel(model)
+    problem = Problem(adapted, as_tensor(x), criterion, get_norm(norm), seed=seed)
+    return _Ran(run(attack, problem, budget=budget), budget)
+
+
+def _original(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str,
+    epsilon: float,
+    budget: int,
+    seed: int,
+) -> np.ndarray:
+    attack = _peer("pyautoattack.square").SquareAttack(
+        model,
+        norm=NAME[norm],
+        n_queries=budget - 1,
+        eps=epsilon,
+        device="cpu",
+        resc_schedule=False,
+    )
+    return _asked(attack, model, x, y, norm, epsilon, seed)
+
+
+def _lent(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str,
+    epsilon: float,
+    budget: int,
+    seed: int,
+) -> np.ndarray:
+    if norm == "l1":
+        return np.full(len(x), np.inf)
+    attack = _peer("torchattacks").Square(
+        model, norm=NAME[norm], eps=epsilon, n_queries=budget - 1
+    )
+    return _asked(attack, model, x, y, norm, epsilon, seed)
+
+
+def _asked(
+    attack: Any,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str,
+    epsilon: float,
+    seed: int,
+) -> np.ndarray:
+    """(n,) queries of each image that was broken, verified; else infinite."""
+    attack.init_hyperparam(x)
+    torch.manual_seed(seed)  # noqa: TID251 (the peers know no other way)
+    queries, points = attack.attack_single_run(x, y)
+    near = distance(points, x, norm) <= epsilon * (1 + 1e-4)
+    broken = is_adversarial(model(points), y) & near
+    return torch.where(broken, queries, torch.inf).double().numpy()
+
+
+def _peer(name: str) -> Any:
+    """A peer, imported as the comparisons in tests/peers do."""
+    if "peers_conftest" not in sys.modules:
+        path = Path(__file__).resolve().parents[2] / "peers" / "conftest.py"
+        spec = importlib.util.spec_from_file_location("peers_conftest", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules["peers_conftest"] = module
+    return sys.modules["peers_conftest"].import_peer(name)
+
+
+if __name__ == "__main__":
+    main()

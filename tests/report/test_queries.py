@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+import robustkit as rk
+from robustkit.report import words
+from robustkit.report.panel import query_lines
+
+
+def scores(x):
+    margin = (x * [1, -2, 1, 0.5, -1, 0.2]).sum(axis=1, keepdims=True)
+    return np.concatenate([margin, -margin], axis=1)
+
+
+def model():
+    w = np.array([1, -2, 1, 0.5, -1, 0.2])
+    return rk.NumPyModel(
+        scores, gradient=lambda x, s: (s[:, :1] - s[:, 1:]) * w.astype(x.dtype)
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    x = np.random.default_rng(0).random((9, 6)).astype(np.float32)
+    return rk.evaluate(
+        model(),
+        (x, scores(x).argmax(axis=1)),
+        norm=["l2", "linf"],
+        attacks=["square", "gaussian-noise", "fmn"],
+        budget=60,
+        out=tmp_path_factory.mktemp("run") / "run",
+    )
+
+
+def test_lines_are_those_of_attacks_without_gradients(results):
+    lines = query_lines(results, "l2")
+    assert [line.name for line in lines] == ["square", "gaussian-noise"]
+    for line in lines:
+        curves = results.queries(line.name, "l2")
+        medians = [curves[count].quantile(0.5) for count in line.counts.tolist()]
+        np.testing.assert_array_equal(line.median, medians)
+        assert (line.lower <= line.median).all()
+        assert (line.median <= np.nan_to_num(line.upper, nan=np.inf)).all()
+    # Their places in the run, so that an attack looks the same everywhere.
+    assert [line.style for line in lines] == [0, 1]
+
+
+def test_the_report_has_a_figure_and_a_table(results, tmp_path):
+    page = results.report(tmp_path / "one").read_text()
+    assert page.count("Size against queries") == 2
+    line = query_lines(results, "l2")[0]
+    table = page.split("Size against queries")[1].split("</table>")[0]
+    assert words.size(line.median[-1]) in table
+    assert ">100<" in table
+    assert ">fmn<" not in table
+    for name in ("queries.svg", "queries.png"):
+        assert (tmp_path / "one" / name).stat().st_size > 5000
+    results.report(tmp_path / "two")
+    for name in ("queries.svg", "queries.png", "report.html"):
+        one, two = (tmp_path / folder / name for folder in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_gradient_attacks_alone_have_none(tmp_path):
+    x = np.random.default_rng(0).random((3, 6)).astype(np.float32)
+    run = rk.evaluate(model(), (x, scores(x).argmax(axis=1)), attacks=["fmn"])
+    page = run.report(tmp_path).read_text()
+    assert "Size against queries" not in page
+    assert not (tmp_path / "queries.svg").exists()
