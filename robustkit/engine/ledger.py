@@ -187,7 +187,7 @@ class Ledger:
         """(n,) booleans: whose budget is used up."""
         if self.budget is None:
             return np.zeros(len(self.forwards), dtype=bool)
-        return np.asarray(self.forwards >= self.budget)
+        return np.asarray(self.forwards + self.passes > self.budget)
 
     def settled(self) -> Array:
         """(n,) booleans: for whom nothing nearer can be found, or is rewarded."""

@@ -143,7 +143,8 @@ def test_a_budget_of_passes_allows_fewer_questions_of_a_majority():
         Misclassification(as_tensor(y)),
         get_norm("l2"),
     )
-    ledger = run(Boundary(), p, budget=700)
+    # Three passes are too few for one more question.
+    ledger = run(Boundary(), p, budget=703)
     assert (ledger.forwards == 700).all()
     assert sum(asked) == 3 * 700
     # 0.5 without the noise.
