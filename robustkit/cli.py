@@ -21,6 +21,7 @@ from robustkit.errors import BadInput
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from robustkit.checks.check import Findings
     from robustkit.evaluation.batch import Progress
     from robustkit.evaluation.results import Results
 
@@ -189,6 +190,9 @@ def main() -> None:
     metavar="RUN",
     help="Go on with an unfinished run, by its folder alone.",
 )
+@click.option(
+    "--strict", is_flag=True, help="Exit with 3 if a finding invalidates the number."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json only.")
 def evaluate_command(
     model: str | None,
@@ -199,6 +203,7 @@ def evaluate_command(
     warrant: bool,
     out: str | None,
     resume: str | None,
+    strict: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
@@ -249,7 +254,10 @@ def evaluate_command(
                 click.echo(what, err=True)
 
             warranted(results, model, data, attacks.split(","), progress=say)
-        _show(results, as_json, Console())
+        findings = _findings(results)
+        _show(results, as_json, Console(), findings)
+    if strict and findings is not None and findings.invalid:
+        sys.exit(3)
 
 
 @main.command("merge")
@@ -598,15 +606,35 @@ def doctor_command() -> None:
             click.echo(f"{'onnxruntime':12} {', '.join(providers)}")
 
 
-def _show(results: "Results", as_json: bool, console: "Console") -> None:
+def _findings(results: "Results") -> "Findings | None":
+    """What the checks say of a run, kept in its folder; None: nothing can be said."""
+    from robustkit.checks.check import check_results
+
+    try:
+        findings = check_results(results)
+    except BadInput as error:
+        click.echo(f"warning: not checked: {error}", err=True)
+        return None
+    findings.save(results.path)
+    return findings
+
+
+def _show(
+    results: "Results",
+    as_json: bool,
+    console: "Console",
+    findings: "Findings | None" = None,
+) -> None:
     """The end of a run: its report, and its tables or its summary."""
-    from robustkit.report.table import print_results
+    from robustkit.report.table import print_findings, print_results
 
     report = results.report()
     if as_json:
         click.echo((results.path / "summary.json").read_text(), nl=False)
         return
     print_results(results, console)
+    if findings is not None and findings.findings:
+        print_findings(findings, console)
     click.echo(f"\nreport: {report}")
 
 
@@ -625,13 +653,13 @@ def _check_alone(context: click.Context) -> None:
     others = [
         name
         for name in context.params
-        if name not in ("resume", "as_json")
+        if name not in ("resume", "strict", "as_json")
         and context.get_parameter_source(name) is typed
     ]
     if others:
         raise BadInput(
-            "--resume goes on with a run as it was begun, so it goes with --json only; "
-            f"leave out {', '.join(sorted(others))}"
+            "--resume goes on with a run as it was begun, so it goes with --strict and "
+            f"--json only; leave out {', '.join(sorted(others))}"
         )
 
 

@@ -331,10 +331,16 @@ def test_checks_and_comparisons_of_runs(own, tmp_path, monkeypatch):
         return CliRunner().invoke(main, list(map(str, arguments)))
 
     for attack in ("fgsm", "fmn"):
-        answer(
+        done = answer(
             "eval", "net.py:build", "--data", "data.npz", "--attacks", attack,
-            "--budget", 30, "--out", tmp_path / attack,
+            "--budget", 30, "--strict", "--out", tmp_path / attack,
         )  # fmt: skip
+        assert done.exit_code == 0, done.stderr
+        said = "C9 suspicious" if attack == "fgsm" else "C9 note"
+        assert said in done.stdout
+        kept = json.loads((tmp_path / attack / "findings.json").read_text())
+        assert "C9" in {f["id"] for f in kept["findings"]}
+        assert "Findings" in (tmp_path / attack / "report.html").read_text()
     done = answer("compare", tmp_path / "fgsm", tmp_path / "fmn")
     assert done.exit_code == 0, done.stderr
     assert "fmn against fgsm" in done.stdout

@@ -17,10 +17,10 @@ from robustkit.evaluation.results import Results
 from robustkit.evaluation.store import write_json
 from robustkit.numerics.bounds import Bounds
 
-__all__ = ["FINDINGS", "Findings", "check"]
+__all__ = ["FINDINGS", "Findings", "check", "check_results"]
 
 FINDINGS = "findings.json"
-"""Where a run folder keeps its findings."""
+"""The file of a run folder that holds its findings."""
 
 
 @dataclass(frozen=True)
@@ -115,5 +115,37 @@ def check(
     found = check_model(probe(opened, x, y, size, seed))
     if run is not None:
         found += check_run(run if isinstance(run, Results) else Results(run))
+    return _ordered(found, len(x))
+
+
+def check_results(results: Results, samples: int = 32) -> Findings:
+    """Check a run and, if it may follow gradients, its model, loaded by name again.
+
+    A model that is asked for scores or decisions only may cost money, and is not asked.
+
+    Args:
+        results: A run whose model and data have names (`robustkit eval`).
+        samples: To ask the model about.
+
+    Raises:
+        BadInput: The model classifies none of these samples correctly.
+    """
+    config, asked = results.run["config"], results.run["asked"]
+    if config["access"] != "gradient":
+        return _ordered(check_run(results), 0)
+    return check(
+        asked["model"],
+        asked["data"],
+        run=results,
+        samples=samples,
+        seed=config["seed"],
+        bounds=tuple(config["bounds"]),
+        mean=config["mean"],
+        std=config["std"],
+        device=config["device"],
+    )
+
+
+def _ordered(found: list[Finding], samples: int) -> Findings:
     order = np.argsort([-finding.severity for finding in found], kind="stable")
-    return Findings(tuple(found[i] for i in order), len(x))
+    return Findings(tuple(found[i] for i in order), samples)

@@ -58,7 +58,7 @@ def run(
     """Run one attack.
 
     Args:
-        attack: An attack, or the name of one.
+        attack: An attack, or the name of one, which then plans for the budget.
         model: Anything `as_model` accepts.
         x: (n, ...) inputs within the bounds; a torch, JAX or NumPy array.
         criterion: A criterion of n samples; or labels (n,), for misclassification.
@@ -96,6 +96,8 @@ def run(
     )
     problem.ledger.know(to_numpy(criterion.margin(logits)) < 0)
     chosen = get_attack(attack) if isinstance(attack, str) else attack
+    if isinstance(attack, str) and budget is not None:
+        chosen = chosen.within(budget)
     ledger = loop.run(chosen, problem, budget=budget)
 
     def back(tensor: Tensor) -> Any:

@@ -8,9 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from robustkit.checks.check import FINDINGS
 from robustkit.evaluation.curve import CONFIDENCE, Interval
 from robustkit.evaluation.data import DataSet
 from robustkit.evaluation.results import Results
+from robustkit.evaluation.store import read_json
 from robustkit.report import words
 from robustkit.report.drawing import draw
 from robustkit.report.examples import choose
@@ -47,6 +49,7 @@ def render(results: Results, data: DataSet | None) -> str:
         confidence=words.percent(CONFIDENCE, 1),
         clean=_share(Interval(**summary["clean_accuracy"]), count),
         warnings=_warnings(results, summary),
+        findings=_findings(results),
         norms=[_norm(results, data, norm, summary) for norm in results.norms],
         attacks=attack_order(results),
         goal=run["config"]["target"] is not None or run["config"]["criterion"],
@@ -55,6 +58,16 @@ def render(results: Results, data: DataSet | None) -> str:
         python_call=python_call(run),
         bibtex=bibtex(run["versions"]["robustkit"], run["started"][:4]),
     )
+
+
+def _findings(results: Results) -> list[dict[str, Any]]:
+    """What the checks found, if they were made."""
+    if not (results.path / FINDINGS).exists():
+        return []
+    return [
+        {**finding, "evidence": words.evidence(finding)}
+        for finding in read_json(results.path / FINDINGS)["findings"]
+    ]
 
 
 def _norm(

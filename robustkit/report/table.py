@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robustkit.checks.check import Findings
-from robustkit.checks.finding import Severity
+from robustkit.checks.finding import Severity, as_json
 from robustkit.evaluation.compare import Comparison
 from robustkit.evaluation.curve import Interval
 from robustkit.evaluation.results import NOT_WARRANTED, Results
@@ -54,7 +54,7 @@ def print_findings(found: Findings, console: Console) -> None:
             f"\n{finding.id} {finding.severity.name.lower()}",
             style=_STYLES[finding.severity],
         )
-        evidence = ", ".join(f"{k} {v:.4g}" for k, v in finding.evidence.items())
+        evidence = words.evidence(as_json(finding))
         for text in (finding.diagnosis, f"evidence: {evidence}", finding.remedy):
             console.print(f"  {text}", highlight=False, markup=False)
 

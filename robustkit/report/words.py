@@ -12,6 +12,7 @@ __all__ = [
     "SPACE",
     "axis_label",
     "epsilon",
+    "evidence",
     "explanation",
     "in_255ths",
     "interval",
@@ -22,6 +23,9 @@ __all__ = [
     "warranted",
     "warrants",
 ]
+
+# How many of the samples of a finding are named.
+_FIRST_SAMPLES = 10
 
 SPACE = "\N{NARROW NO-BREAK SPACE}"
 DASH = "\N{EN DASH}"
@@ -165,3 +169,14 @@ def warrants(attacks: Mapping[str, Any]) -> str:
 
 def _decimals(count: int) -> int:
     return 0 if count < 1000 else 1
+
+
+def evidence(finding: Mapping[str, Any]) -> str:
+    """The numbers that a finding rests on, and at how many samples it was seen."""
+    parts = [f"{name} {value:.4g}" for name, value in finding["evidence"].items()]
+    samples = finding["samples"]
+    if samples:
+        first = ", ".join(map(str, samples[:_FIRST_SAMPLES]))
+        more = " and others" if len(samples) > _FIRST_SAMPLES else ""
+        parts.append(f"at {len(samples)} samples: {first}{more}")
+    return "; ".join(parts)

@@ -17,7 +17,7 @@ from robustkit.cli import main
 from robustkit.errors import BadInput
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.shards import Shard, ShardKey
-from robustkit.evaluation.store import SCHEMA, RunFolder
+from robustkit.evaluation.store import SCHEMA, RunFolder, write_json
 from robustkit.evaluation.tables import COLUMNS, as_csv
 from robustkit.report import words, write_report
 from robustkit.report.panel import look_at
@@ -323,6 +323,25 @@ class TestContents:
         assert "The run was interrupted" in page.text
         assert "No sample was evaluated" in page.text
         assert "not known" in page.text
+
+    def test_findings_are_shown_and_are_no_markup(self, tmp_path):
+        x, deltas = images(3)
+        results = make_run(tmp_path / "run", x, deltas)
+        assert "Findings" not in Page(write_report(results).read_text("utf-8")).text
+        finding = {
+            "id": "G2",
+            "severity": "invalidates",
+            "diagnosis": "zero <script>alert(1)</script>",
+            "remedy": "look",
+            "evidence": {"share": 0.25},
+            "samples": list(range(12)),
+        }
+        write_json(results.path / "findings.json", {"schema": 1, "findings": [finding]})
+        html = write_report(results).read_text("utf-8")
+        text = Page(html).text
+        assert "<script>alert" not in html
+        assert "zero <script>alert(1)</script>." in text
+        assert "share 0.25; at 12 samples: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and" in text
 
     def test_an_interrupted_run(self, tmp_path):
         def stop(progress):
