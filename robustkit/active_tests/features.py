@@ -38,6 +38,7 @@ class WithDetector(Model):
     def __init__(self, model: Model, detector: Model) -> None:
         self.bounds, self.name, self.notes = model.bounds, model.name, model.notes
         self.access = min(model.access, detector.access)
+        self.passes_per_question = model.passes_per_question
         self._model, self._detector = model, detector
 
     def logits(self, x: Batch) -> Tensor:
