@@ -17,6 +17,7 @@ foolbox is needed, and for ART's `pip install --no-deps adversarial-robustness-t
 """
 
 import argparse
+import contextlib
 import json
 import time
 import warnings
@@ -280,10 +281,13 @@ def _art(name: str, **settings: Any) -> Callable[..., None]:
         order = {"l2": 2, "linf": np.inf}[norm]
         own = {} if name == "SignOPTAttack" else {"norm": order}
         made = getattr(evasion, name)(guest, verbose=False, **settings, **own)
+        CACHE.mkdir(parents=True, exist_ok=True)
         more = {}
         if start is not None and name != "GeoDA":
             more = {"x_adv_init": start.numpy()}
-        made.generate(x.numpy(), y=np.eye(10, dtype=np.float32)[y.numpy()], **more)
+        # GeoDA leaves a file of frequencies where it runs.
+        with contextlib.chdir(CACHE):
+            made.generate(x.numpy(), y=np.eye(10, dtype=np.float32)[y.numpy()], **more)
 
     return attack
 
