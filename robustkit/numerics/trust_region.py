@@ -322,7 +322,8 @@ class _Search:
         if decisive:
             root |= (excess <= 0) == inside
         root &= self.active
-        enters, leaves = root & inside, root & ~inside
+        enters: Array = root & inside
+        leaves = root & ~inside
         close |= self.right - self.left <= 0.1 * tolerance
         self.active = self.active & ~close
 

@@ -78,17 +78,22 @@ class Relay(Attack[State]):
     thresholding ones): a walk in the Linf ball finds an adversarial there, and the next
     legs shrink it in L2, L1 and L0.
 
-    Every step of a leg is a step along the gradient, as long as a share of the ball,
-    and a projection on ball and box. The ball shrinks below an adversarial to where the
-    linearised margin vanishes, and grows while there is none.
+    Every step of a descent is a step along the gradient, as long as a share of the
+    ball, and a projection on ball and box. The ball shrinks below an adversarial to
+    where the linearised margin vanishes, and grows while there is none. A walk along
+    the boundary takes the steps of `BrendelBethge`.
+
+    Samples whose gradients have led nowhere are asked about decisions instead (see
+    `robustkit.attacks.gradient.blind`), except in the legs from the best point.
 
     Args:
         steps: How many; 1 forward and 1 backward pass each, and one more at the start.
         legs: None: a plan that suits the norm and the steps.
 
     Source:
-        This project. The steps are kin to Pintor et al., Fast Minimum-norm Adversarial
-        Attacks, NeurIPS 2021.
+        This project. The descents are kin to Pintor et al., Fast Minimum-norm
+        Adversarial Attacks, NeurIPS 2021; the walks are those of Brendel et al.,
+        Accurate, reliable and fast robustness evaluation, NeurIPS 2019.
 
     >>> import robustkit as rk, torch
     >>> from robustkit.attacks.gradient.relay import Relay
