@@ -14,20 +14,27 @@ comes between the two, a point of a path from one to the other (`_Path`).
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from robustkit.numerics.norms import L0, L1, L2, Linf, Norm
 from robustkit.numerics.tensors import (
+    Array,
     Batch,
     Mask,
     PerSample,
     clip,
     differs,
     expand,
-    full,
+    like,
     magnitude,
     maximum,
     minimum,
+    put,
     reaches,
     rounding,
+    take,
+    to_numpy,
+    together,
     total,
     where,
 )
@@ -36,7 +43,7 @@ from robustkit.numerics.thresholds import nonzero
 __all__ = ["smallest_near"]
 
 _EUCLIDEAN = L2()
-_MOST_TURNS = 200
+_MOST_TURNS, _FEW_TURNS = 200, 20
 
 
 def smallest_near(
@@ -81,8 +88,10 @@ def smallest_near(
     # Rounding must not take a boundary for one that the box does not reach.
     missed = excess + total(gradient * step) > 1e-4 * excess.abs()
     missed = missed.logical_or(short >= 0)
-    furthest = center + _furthest(gradient, radius, below, above)
-    result = where(missed, furthest, smallest)
+    result = smallest
+    if bool(missed.any()):
+        furthest = center + _furthest(gradient, radius, below, above)
+        result = where(missed, furthest, smallest)
     cut = (over > 0).logical_and(missed.logical_not())
     if not bool(cut.any()):
         return result
@@ -147,74 +156,55 @@ class _Path:
             short: (n,) distance from the center less the radius where the path starts.
             over: (n,) the same where it ends.
             active: (n,) which samples to work on.
-            tolerance: Of the radius, as a share of it.
+            tolerance: Of the radius, as a share of it, and of the way to the boundary.
         """
-        zero, one = full(self.center, 0.0), full(self.center, 1.0)
-        squares = self.gradient.square()
-        steep, rough = nonzero(magnitude(self.gradient, 2)), rounding(self.center)
-        length = magnitude(self.center, 2) + radius
+        path, found, rough = self, self.nearest, rounding(self.center)
+        steep = nonzero(magnitude(self.gradient, 2))
+        depth = (total(self.gradient * self.center) - self.level).abs()
+        # One value per sample: NumPy is several times faster than any framework.
+        numbers = together(
+            radius, short, over, steep, depth, magnitude(self.center, 2) + radius
+        )
+        s = _Search.begin(to_numpy(active), *(v.astype(np.float64) for v in numbers))
         # Where a force does not push too far, a share is known to be inside; where it
         # does before the boundary, to be outside. That decides what only counts.
         decisive = isinstance(self.norm, L0 | Linf)
-        left, right, last, share = zero, one, zero, one / 2
-        weak, strong, force = -one, one * math.inf, radius / steep
-        found = self.nearest
         for turn in range(_MOST_TURNS):
-            delta, slope = self._at(share, force, squares)
-            excess = total(self.gradient * delta) - self.level
-            value = magnitude(delta - self.center, 2) - radius
-            inside = value <= tolerance * radius
-
-            jump = weak >= strong * (1 - 4 * rough)
-            root = jump.logical_or(force == 0).logical_and(excess <= 0)
-            noise = 8 * rough * steep * (length + force * steep)
-            root = root.logical_or(excess.abs() <= noise)
-            close = root.logical_and(value.abs() <= tolerance * radius)
-            if decisive:
-                root = root.logical_or((excess <= 0) == inside)
-            root = root.logical_and(active)
-            enters = root.logical_and(inside)
-            leaves = root.logical_and(inside.logical_not())
-            found = where(enters, delta, found)
-            close = close.logical_or(right - left <= 0.1 * tolerance)
-            active = active.logical_and(close.logical_not())
-            if not bool(active.any()):
+            count = int(s.active.sum())
+            if count == 0 or turn > _FEW_TURNS - 20 * math.log10(tolerance):
                 break
-
-            side = where(inside, one, -1.0)
-            weight = where(side == last, one / 2, 1.0)
-            over = where(enters, over * weight, where(leaves, value, over))
-            value = minimum(value, 0.0)
-            short = where(leaves, short * weight, where(enters, value, short))
-            left, right = where(enters, share, left), where(leaves, share, right)
-            last = where(root, side, last)
-            back = one / 2 if decisive else over / nonzero(over - short)
-            share = where(root, right - (right - left) * back, share)
-
-            weak = where(root, -1.0, where(excess > 0, force, weak))
-            strong = where(root, math.inf, where(excess <= 0, force, strong))
-            newton = maximum(force + excess / nonzero(slope), 0.0)
-            # Forces differ by orders of magnitude, so their ratio is halved.
-            middle = (maximum(weak, 1e-3 * strong) * strong).sqrt()
-            middle = where(strong < math.inf, middle, 4 * force + 1e-6 * length)
-            good = (newton > weak).logical_and(newton < strong).logical_and(slope > 0)
-            # Jumps mislead Newton's method, so every fourth turn goes without.
-            good = good.logical_and(zero + turn % 4 < 3)
-            force = where(root, force, where(good, newton, middle))
-            force = where(weak >= strong * (1 - 4 * rough), strong, force)
-            # Of the others it would grow without limit.
-            force = where(active, force, 0.0)
+            # To a power of two, since every new size is compiled anew by some.
+            if (size := 1 << (count - 1).bit_length()) < len(s.row):
+                kept = np.argsort(~s.active, kind="stable")[:size]
+                path, s = take(path, kept), take(s, kept)
+            share, force = (
+                like(self.center, v).astype(self.center.dtype)
+                for v in (s.share, s.force)
+            )
+            delta, follows = path._at(share, force)
+            excess, value, slope = (
+                v.astype(np.float64)
+                for v in together(
+                    total(path.gradient * delta) - path.level,
+                    magnitude(delta - path.center, 2),
+                    follows,
+                )
+            )
+            enters = s.turn(
+                excess, value - s.radius, slope, turn, rough, tolerance, decisive
+            )
+            better = np.flatnonzero(enters)
+            if len(better):
+                found = put(found, s.row[better], take(delta, better))
         return found
 
-    def _at(
-        self, share: PerSample, force: PerSample, squares: Batch
-    ) -> tuple[Batch, PerSample]:
+    def _at(self, share: PerSample, force: PerSample) -> tuple[Batch, PerSample]:
         """Points (n, ...), and how fast they go down the gradient with the force."""
         free = self.center - self.gradient * expand(force, self.gradient)
         low, high = self.low, self.high
         start = magnitude(self.nearest, math.inf)
         price = start * share / maximum(1 - share, 1e-6)
-        follows = squares
+        follows = self.gradient.square()
         if isinstance(self.norm, L2):
             free = free - self.center * expand(share, free)
         if isinstance(self.norm, Linf):
@@ -232,3 +222,143 @@ class _Path:
             kept = reaches(saving, expand(price.square(), saving))
             delta, follows = delta * kept, follows * kept
         return delta, total(follows)
+
+
+@dataclass
+class _Search:
+    """Where the search of `_Path.leave` stands, on the host; arrays (n,) each.
+
+    Attributes:
+        row: Which sample each entry speaks of.
+        active: Whose search goes on.
+        radius: Of the ball.
+        steep: Length of the gradient.
+        depth: How far from the boundary the center is.
+        length: Of center and radius together; what rounding errors are measured by.
+        short: Distance from the center less the radius, at `left`.
+        over: The same at `right`.
+        left: The furthest share known to be inside the ball.
+        right: The nearest share known to be outside.
+        last: On which side the last share was: 1 inside, -1 outside, 0 not known.
+        share: The present one.
+        weak: A force known to be too small for the present share; -1 if none is.
+        strong: One that is large enough; infinite if none is known.
+        force: The present one.
+    """
+
+    row: Array
+    active: Array
+    radius: Array
+    steep: Array
+    depth: Array
+    length: Array
+    short: Array
+    over: Array
+    left: Array
+    right: Array
+    last: Array
+    share: Array
+    weak: Array
+    strong: Array
+    force: Array
+
+    @classmethod
+    def begin(
+        cls,
+        active: Array,
+        radius: Array,
+        short: Array,
+        over: Array,
+        steep: Array,
+        depth: Array,
+        length: Array,
+    ) -> "_Search":
+        zero, one = np.zeros(len(radius)), np.ones(len(radius))
+        return cls(
+            row=np.arange(len(radius)),
+            active=active,
+            radius=radius,
+            steep=steep,
+            depth=depth,
+            length=length,
+            short=short,
+            over=over,
+            left=zero,
+            right=one,
+            last=zero,
+            share=one / 2,
+            weak=-one,
+            strong=one * math.inf,
+            force=radius / steep,
+        )
+
+    def turn(
+        self,
+        excess: Array,
+        value: Array,
+        slope: Array,
+        turn: int,
+        rough: float,
+        tolerance: float,
+        decisive: bool,
+    ) -> Array:
+        """Go on by one turn; which points (n,) are the best yet.
+
+        Args:
+            excess: (n,) how far before the boundary the present points are.
+            value: (n,) their distance from the center less the radius.
+            slope: (n,) how fast the excess falls with the force.
+            turn: Which one this is.
+            rough: Rounding of one number.
+            tolerance: As in `_Path.leave`.
+            decisive: As there.
+        """
+        inside = value <= tolerance * self.radius
+        jump = self.weak >= self.strong * (1 - 4 * rough)
+        root = (jump | (self.force == 0)) & (excess <= 0)
+        noise = 8 * rough * self.steep * (self.length + self.force * self.steep)
+        root |= np.abs(excess) <= np.maximum(noise, tolerance / 4 * self.depth)
+        close = root & (np.abs(value) <= tolerance * self.radius)
+        if decisive:
+            root |= (excess <= 0) == inside
+        root &= self.active
+        enters: Array = root & inside
+        leaves = root & ~inside
+        close |= self.right - self.left <= 0.1 * tolerance
+        self.active = self.active & ~close
+
+        side = np.where(inside, 1.0, -1.0)
+        weight = np.where(side == self.last, 0.5, 1.0)
+        over = np.where(leaves, value, self.over)
+        self.over = np.where(enters, self.over * weight, over)
+        value = np.minimum(value, 0.0)
+        short = np.where(enters, value, self.short)
+        self.short = np.where(leaves, self.short * weight, short)
+        self.left = np.where(enters, self.share, self.left)
+        self.right = np.where(leaves, self.share, self.right)
+        self.last = np.where(root, side, self.last)
+        spread = self.over - self.short
+        back = 0.5 if decisive else self.over / np.where(spread == 0, 1.0, spread)
+        after = self.right - (self.right - self.left) * back
+        self.share = np.where(root, after, self.share)
+
+        before = excess > 0
+        self.weak = np.where(root, -1.0, np.where(before, self.force, self.weak))
+        strong = np.where(before, self.strong, self.force)
+        self.strong = np.where(root, math.inf, strong)
+        newton = self.force + excess / np.where(slope == 0, 1.0, slope)
+        newton = np.maximum(newton, 0.0)
+        # Forces differ by orders of magnitude, so their ratio is halved.
+        known = self.strong < math.inf
+        high = np.where(known, self.strong, 0.0)
+        middle = np.sqrt(np.maximum(self.weak, 1e-3 * high) * high)
+        middle = np.where(known, middle, 4 * self.force + 1e-6 * self.length)
+        good = (newton > self.weak) & (newton < self.strong) & (slope > 0)
+        # Jumps mislead Newton's method, so every fourth turn goes without.
+        good &= turn % 4 < 3
+        force = np.where(root, self.force, np.where(good, newton, middle))
+        met = self.weak >= self.strong * (1 - 4 * rough)
+        force = np.where(met, self.strong, force)
+        # Of the others it would grow without limit.
+        self.force = np.where(self.active, force, 0.0)
+        return enters

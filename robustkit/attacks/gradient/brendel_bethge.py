@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from robustkit.engine.attack import Attack
-from robustkit.engine.problem import Problem
+from robustkit.engine.problem import GradientAnswer, Problem
 from robustkit.engine.search import starting_point
 from robustkit.models.base import Access
+from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import (
     Batch,
     Mask,
@@ -23,7 +24,7 @@ from robustkit.numerics.tensors import (
 from robustkit.numerics.thresholds import nonzero
 from robustkit.numerics.trust_region import smallest_near
 
-__all__ = ["BrendelBethge"]
+__all__ = ["BrendelBethge", "along_boundary"]
 
 # First trust radius of a walk, as a share of the perturbation's L2 length. Few and
 # large changes of single features need most, many small changes of an L1 walk least.
@@ -130,19 +131,20 @@ class BrendelBethge(Attack[State]):
         better = a.adversarial.logical_and(a.distance < s.best * (1 - 1e-5))
         best = where(a.adversarial, minimum(a.distance, s.best), s.best)
         found, size = best < math.inf, magnitude(a.delta, 2)
-        slope = nonzero(magnitude(a.gradient, 2))
-        normal, height = a.gradient / expand(slope, a.gradient), a.margin / slope
         known = s.best < math.inf
-        mixed = self.momentum * s.normal + (1 - self.momentum) * normal
-        normal = where(known, mixed, normal)
         wide = min(_FIRST[p.norm.name] * max(_LONG / length, 1.0), 1.0)
         if walk == self.walks and p.norm.name != "l0":
             wide *= _NARROW
         radius = where(known, s.radius * _LAST ** (1 / length), wide * size)
-        trusted = where(found, radius, 1.5 * height.abs())
-        level = total(normal * a.delta) - height - self.overshoot * height.abs()
-        delta = smallest_near(
-            p.norm, a.delta, normal, level, trusted, p.low, p.high, _TOLERANCE
+        delta, normal = along_boundary(
+            p,
+            p.norm,
+            a,
+            a.gradient,
+            where(known, full(p.x, self.momentum), 0.0),
+            s.normal,
+            where(found, radius, math.inf),
+            self.overshoot,
         )
         stale = where(better, minimum(s.stale, 0.0), s.stale + 1)
         return State(delta, normal, radius, best, stale, s.start)
@@ -186,3 +188,41 @@ class BrendelBethge(Attack[State]):
         # Only the last walk may end early.
         stale = full(p.x, 0.0 if walk == self.walks else -math.inf)
         return dataclasses.replace(s, delta=delta, best=never, stale=stale)
+
+
+def along_boundary(
+    p: Problem,
+    norm: Norm,
+    a: GradientAnswer,
+    gradient: Batch,
+    momentum: PerSample,
+    before: Batch,
+    radius: PerSample,
+    overshoot: float = 0.1,
+) -> tuple[Batch, Batch]:
+    """One step: the smallest perturbation beyond the plane of the last answer.
+
+    Args:
+        p: The problem.
+        norm: In which it is to be small.
+        a: The last answer.
+        gradient: (n, ...) of the margin there.
+        momentum: (n,) weight of the past in the average of the normals.
+        before: (n, ...) that average so far.
+        radius: (n,) of the trust region, an L2 length; infinite: as far as the
+            shortest way to the plane takes, and a half more.
+        overshoot: As in `BrendelBethge`.
+
+    Returns:
+        (n, ...) the perturbation and the average of the normals.
+    """
+    slope = nonzero(magnitude(gradient, 2))
+    normal, height = gradient / expand(slope, gradient), a.margin / slope
+    weight = expand(momentum, normal)
+    normal = weight * before + (1 - weight) * normal
+    radius = where(radius < math.inf, radius, 1.5 * height.abs())
+    level = total(normal * a.delta) - height - overshoot * height.abs()
+    delta = smallest_near(
+        norm, a.delta, normal, level, radius, p.low, p.high, _TOLERANCE
+    )
+    return delta, normal

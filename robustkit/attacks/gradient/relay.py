@@ -1,7 +1,6 @@
 """A relay of short descents that hand their points on, from norm to norm."""
 
 import dataclasses
-import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -9,6 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from robustkit.attacks.gradient.blind import Trust, search
+from robustkit.attacks.gradient.brendel_bethge import along_boundary
+from robustkit.attacks.gradient.legs import Leg, plan
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Criterion
 from robustkit.engine.losses import Loss
@@ -20,8 +22,10 @@ from robustkit.numerics.tensors import (
     Batch,
     PerSample,
     Tensor,
+    choose,
     full,
     like,
+    magnitude,
     maximum,
     minimum,
     to_numpy,
@@ -30,29 +34,9 @@ from robustkit.numerics.tensors import (
 
 __all__ = ["Leg", "Relay"]
 
-
-@dataclass(frozen=True)
-class Leg:
-    """One descent of a relay.
-
-    Attributes:
-        length: Its share of the steps, in any unit.
-        norm: In whose geometry it walks; None: the problem's.
-        start: "origin", "noise" (in the ball of the best distance), "best" (known so
-            far) or "here" (where the leg before it ended).
-        way: Aim at the way to meet the criterion that comes at this place, nearest
-            first, as the margins at the original have it; None: at whichever is
-            nearest at the time.
-        stepsize: First step, as a share of the ball. It falls to 0.02.
-        gamma: First change of the radius, as a share of it. It falls to 0.002.
-    """
-
-    length: float
-    norm: str | None = None
-    start: str = "origin"
-    way: int | None = None
-    stepsize: float = 1.0
-    gamma: float = 0.1
+# Of a walk along the boundary: the last trust radius, as a share of the first, and the
+# weight of the past in the average of the normals.
+_NARROWED, _MOMENTUM = 0.05, 0.7
 
 
 @dataclass(frozen=True)
@@ -61,20 +45,25 @@ class State:
 
     Attributes:
         delta: (n, ...) perturbation, in input units.
-        radius: (n,) of the ball that holds delta, in units of the leg's norm.
+        normal: (n, ...) average of the boundary's normals, where it is walked along.
+        radius: (n,) of the ball that holds delta, in units of the leg's norm; of the
+            trust region (an L2 length) where the boundary is walked along.
         limit: (n,) what the radius may not grow past: the size of the best adversarial
             that this leg may build on; infinite where there is none.
         largest: (n,) the size of the largest perturbation, in the leg's norm.
         ways: (n, ways) margins of the single ways at the original.
         way: (n,) integers, which of them the leg aims at.
+        trust: What the gradients have been worth.
     """
 
     delta: Batch
+    normal: Batch
     radius: PerSample
     limit: PerSample
     largest: PerSample
     ways: Tensor
     way: Tensor
+    trust: Trust
 
 
 @dataclass(frozen=True)
@@ -89,17 +78,22 @@ class Relay(Attack[State]):
     thresholding ones): a walk in the Linf ball finds an adversarial there, and the next
     legs shrink it in L2, L1 and L0.
 
-    Every step of a leg is a step along the gradient, as long as a share of the ball,
-    and a projection on ball and box. The ball shrinks below an adversarial to where the
-    linearised margin vanishes, and grows while there is none.
+    Every step of a descent is a step along the gradient, as long as a share of the
+    ball, and a projection on ball and box. The ball shrinks below an adversarial to
+    where the linearised margin vanishes, and grows while there is none. A walk along
+    the boundary takes the steps of `BrendelBethge`.
+
+    Samples whose gradients have led nowhere are asked about decisions instead (see
+    `robustkit.attacks.gradient.blind`), except in the legs from the best point.
 
     Args:
         steps: How many; 1 forward and 1 backward pass each, and one more at the start.
         legs: None: a plan that suits the norm and the steps.
 
     Source:
-        This project. The steps are kin to Pintor et al., Fast Minimum-norm Adversarial
-        Attacks, NeurIPS 2021.
+        This project. The descents are kin to Pintor et al., Fast Minimum-norm
+        Adversarial Attacks, NeurIPS 2021; the walks are those of Brendel et al.,
+        Accurate, reliable and fast robustness evaluation, NeurIPS 2019.
 
     >>> import robustkit as rk, torch
     >>> from robustkit.attacks.gradient.relay import Relay
@@ -128,39 +122,50 @@ class Relay(Attack[State]):
             return criterion.slopes(logits)
 
         a = p.gradient(p.x, margin)
-        leg, _, _ = self._turn(p.norm, 0)
-        s = self._start(p, leg, -1, a.delta, seen[0])
-        return self._advance(p, s, a, leg, 0.0, -1)
+        leg, _, length = self._turn(p.norm, 0)
+        s = self._start(p, leg, -1, a.delta, seen[0], Trust.unknown(p))
+        return self._next(p, s, a, leg, 0, length, -1)
 
     def step(self, p: Problem, s: State, t: int) -> State:
         leg, turn, length = self._turn(p.norm, t)
         if turn == 0 and t > 0:
-            s = self._start(p, leg, t, s.delta, s.ways)
+            s = self._start(p, leg, t, s.delta, s.ways, s.trust.silent())
         loss = "margin" if leg.way is None else _towards(s.way)
         a = p.gradient(p.x + s.delta, loss)
-        return self._advance(p, s, a, leg, turn / length, t)
+        return self._next(p, s, a, leg, turn, length, t)
 
     def within(self, budget: int) -> "Relay":
         """One question is asked about the original."""
         return dataclasses.replace(self, steps=max(budget - 1, 1))
 
-    def _start(self, p: Problem, leg: Leg, t: int, here: Batch, ways: Tensor) -> State:
+    def _start(
+        self,
+        p: Problem,
+        leg: Leg,
+        t: int,
+        here: Batch,
+        ways: Tensor,
+        trust: Trust,
+    ) -> State:
         """The state before a leg's first question; the last leg ended `here`."""
         norm = p.norm if leg.norm is None else get_norm(leg.norm)
         largest = norm(maximum(-p.low, p.high))
         limit = full(p.x, math.inf)
         delta = p.x.zeros_like()
         if leg.start == "here":
-            delta, radius = here, norm(here)
-        else:
-            if leg.start == "best":
-                delta = p.ledger.best - p.x
-            elif leg.start == "noise":
-                delta = _noise(p, t)
+            delta = here
+        elif leg.start == "best":
+            delta = p.ledger.best - p.x
+        elif leg.start == "middle":
+            delta = (p.low + p.high) / 2
+        elif leg.start == "noise":
+            delta = _anywhere(p, t) if leg.along else _noise(p, t)
+        radius = norm(delta)
+        if not leg.along and leg.start != "here":
             if leg.norm is None:
                 limit = p.ledger.distance
             elif leg.start == "best":
-                limit = where(p.ledger.found, norm(delta), limit)
+                limit = where(p.ledger.found, radius, limit)
             # Not zero, since it could not grow from there where the margin is zero.
             radius = where(limit < math.inf, limit, 1e-5 * largest)
         radius = norm.scale(radius, 1 - leg.gamma / 2)
@@ -168,11 +173,58 @@ class Relay(Attack[State]):
             # The way from the original was tried, and led nowhere.
             delta = where(p.ledger.found, delta, _noise(p, t))
             radius = where(p.ledger.found, radius, largest / 2)
-        delta = norm.project_box(delta, radius, p.low, p.high)
+        if not leg.along:
+            delta = norm.project_box(delta, radius, p.low, p.high)
         way = _choose(ways, leg.way or 0)
-        return State(delta, radius, limit, largest, ways, way)
+        return State(delta, p.x.zeros_like(), radius, limit, largest, ways, way, trust)
 
-    def _advance(
+    def _next(
+        self,
+        p: Problem,
+        s: State,
+        a: GradientAnswer,
+        leg: Leg,
+        turn: int,
+        length: int,
+        t: int,
+    ) -> State:
+        """The state for the next question, from the answer to the last."""
+        trust = s.trust.judged(a)
+        if leg.along:
+            s = self._follow(p, s, a, leg, length, t)
+        else:
+            s = self._descend(p, s, a, leg, turn / length, t)
+        doubted, delta = trust.doubted, s.delta
+        # The last legs go on with gradients, whatever they were worth.
+        if bool(doubted.any()) and leg.start != "best":
+            blind, searching = search(p, trust, a, t)
+            delta = where(doubted, blind, delta)
+            trust = choose(doubted, searching, trust)
+        trust = trust.foretelling(a, delta) if leg.way is None else trust.silent()
+        return dataclasses.replace(s, delta=delta, trust=trust)
+
+    def _follow(
+        self, p: Problem, s: State, a: GradientAnswer, leg: Leg, length: int, t: int
+    ) -> State:
+        """A step along the boundary, once that is reached."""
+        norm = p.norm if leg.norm is None else get_norm(leg.norm)
+        limit = where(a.adversarial, minimum(s.limit, norm(a.delta)), s.limit)
+        flat, gradient = magnitude(a.gradient, math.inf) == 0, a.gradient
+        if bool(flat.any()):
+            gradient = where(flat, _noise(p, t), gradient)
+        known = s.limit < math.inf
+        radius = (leg.along or 0.0) * magnitude(a.delta, 2)
+        radius = where(known, s.radius * _NARROWED ** (1 / length), radius)
+        momentum = where(known, full(p.x, _MOMENTUM), 0.0)
+        trusted = where(limit < math.inf, radius, math.inf)
+        delta, normal = along_boundary(
+            p, norm, a, gradient, momentum, s.normal, trusted
+        )
+        return dataclasses.replace(
+            s, delta=delta, normal=normal, radius=radius, limit=limit
+        )
+
+    def _descend(
         self,
         p: Problem,
         s: State,
@@ -181,7 +233,7 @@ class Relay(Attack[State]):
         progress: float,
         t: int,
     ) -> State:
-        """The state for the next question, from the answer to the last."""
+        """A step down the gradient, in a ball that shrinks below an adversarial."""
         norm = p.norm if leg.norm is None else get_norm(leg.norm)
         stepsize = cosine(progress, leg.stepsize, 0.02)
         gamma = cosine(progress, leg.gamma, 0.002)
@@ -205,7 +257,7 @@ class Relay(Attack[State]):
 
     def _turn(self, norm: Norm, t: int) -> tuple[Leg, int, int]:
         """The leg of step `t`, which of its steps that is, and how many it has."""
-        legs = self.legs or _plan(norm.name, self.steps)
+        legs = self.legs or plan(norm.name, self.steps)
         total = sum(leg.length for leg in legs)
         ends = itertools.accumulate(leg.length * self.steps / total for leg in legs)
         first = 0
@@ -216,50 +268,14 @@ class Relay(Attack[State]):
         raise AssertionError("the loop took more steps than there are")
 
 
-_TOURS: dict[str, tuple[str, ...]] = {
-    "linf": (),
-    "l2": ("linf",),
-    "l1": ("linf", "l2"),
-    "l0": ("linf", "l2", "l1"),
-}
-"""The norms by whose balls one comes to another, each sparser than the last."""
-
-
-@functools.cache
-def _plan(norm: str, steps: int) -> tuple[Leg, ...]:
-    """More steps make more rounds, each towards another way, and no longer legs.
-
-    A leg gains little after some 20 steps, a new start gains more.
-    """
-    tour = _TOURS[norm]
-    if not tour:
-        ways = min(max(steps // 25, 1), 8)
-        first, last = (14, 6) if ways == 1 else (24, 28)
-        legs = []
-        for place in range(max(steps // 250, 1)):
-            legs.append(Leg(first, start="noise" if place else "origin"))
-            legs += [Leg(10, start="noise", way=way) for way in range(ways)]
-            legs.append(Leg(last, start="best"))
-        return tuple(legs)
-    rounds = min(max(steps // (80 if norm == "l0" else 45), 1), 12)
-    legs = []
-    for place in range(rounds):
-        way = place or None
-        legs.append(Leg(5, norm=tour[0], way=way))
-        for name in (*tour[1:], None):
-            legs.append(
-                Leg(5 if name else 18, name, start="here", way=way, stepsize=0.5)
-            )
-        if rounds > 2 or norm == "l0":
-            legs.append(Leg(10, way=way))
-        if rounds > 1:
-            legs.append(Leg(12, start="best", way=place))
-    return (*legs, Leg(12, start="best"), Leg(6, start="best", stepsize=0.3))
-
-
 def _noise(p: Problem, t: int) -> Batch:
     """(n, ...) from one corner of the box to the opposite one."""
     return p.rng(t).uniform(p.x.shape[1:], -1.0, 1.0) * p.bounds.width
+
+
+def _anywhere(p: Problem, t: int) -> Batch:
+    """(n, ...) to any point of the box."""
+    return p.low + (p.high - p.low) * p.rng(t).uniform(p.x.shape[1:])
 
 
 def _choose(ways: Tensor, place: int) -> Tensor:

@@ -134,5 +134,8 @@ def test_frameworks_agree(build, attack, norm):
     expected, passes = distances(in_numpy())
     found, same_passes = distances(build())
     assert np.isfinite(expected).sum() > 6
-    assert np.allclose(found, expected, rtol=1e-4, atol=0)
+    # Rounding may turn a search for the edge of a trust region the other way, and 40
+    # steps of a relay have not converged.
+    rtol = 1e-3 if isinstance(attack, Relay) else 1e-4
+    assert np.allclose(found, expected, rtol=rtol, atol=0)
     assert np.array_equal(passes, same_passes)

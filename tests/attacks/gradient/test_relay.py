@@ -10,6 +10,7 @@ from robustkit.engine.problem import Problem
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor
+from robustkit.presets import auto
 
 NORMS = ("l0", "l1", "l2", "linf")
 EXCESS = {"l0": 1.0, "l1": 1.05, "l2": 1.01, "linf": 1.01}
@@ -121,7 +122,7 @@ def test_a_vanishing_gradient_is_met_with_noise(norm):
     problem = Problem(
         TorchModel(Dead().eval()), x, Misclassification(labels), get_norm(norm)
     )
-    ledger = run(Relay(steps=200), problem)
+    ledger = run(auto(norm).within(200), problem)
     exact = {"l0": 6, "l1": 3.3, "l2": 3.3 / 4, "linf": 3.3 / 16}[norm]
     assert ledger.found.numpy().all()
     assert (ledger.distance.numpy() <= exact * 1.02).all()
