@@ -1,0 +1,116 @@
+"""How commands say how far they are, and how they end."""
+
+import contextlib
+import errno
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from robustkit.errors import BadInput
+
+if TYPE_CHECKING:
+    from robustkit.evaluation.batch import Progress
+
+__all__ = ["progress_bar", "reporting_errors"]
+
+
+@contextlib.contextmanager
+def reporting_errors(folder: Callable[[], Path | None]) -> Iterator[None]:
+    """Every end of a command as one message and an exit code."""
+
+    def kept() -> str:
+        place = folder()
+        if not (place and place.exists()):
+            return ""
+        goes_on = (place / ".shards").is_dir() and (place / "run.json").exists()
+        way = f"; to go on: robustkit eval --resume {place}" if goes_on else ""
+        return f"; what was finished is in {place}{way}"
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def unexpected(error: Exception) -> NoReturn:
+        import traceback
+
+        place = folder()
+        where = ""
+        if place and place.exists():
+            with contextlib.suppress(OSError):
+                (place / "error.txt").write_text(traceback.format_exc())
+                where = f"; the full trace is in {place / 'error.txt'}"
+        click.echo(
+            f"unexpected error: {type(error).__name__}: {error}{kept()}{where}",
+            err=True,
+        )
+        if not where:
+            click.echo(traceback.format_exc(), err=True)
+        sys.exit(1)
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: click.echo(
+                f"warning: {message}", err=True
+            )
+            yield
+    except BadInput as error:
+        click.echo(f"error: {error}{kept()}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted{kept()}", err=True)
+        sys.exit(130)
+    except (click.ClickException, click.exceptions.Exit):
+        raise
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            unexpected(error)
+        click.echo(f"error: the disk is full ({error}){kept()}", err=True)
+        sys.exit(1)
+    except Exception as error:
+        unexpected(error)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
+def progress_bar() -> "Iterator[Callable[[Progress], None]]":
+    """A bar on a terminal, a line per batch and attack elsewhere; both to stderr."""
+    if not sys.stderr.isatty():
+        last: list[tuple[int, str, str]] = []
+
+        def line(progress: "Progress") -> None:
+            at = (progress.first, progress.norm, progress.attack)
+            if last != [at]:
+                last[:] = [at]
+                click.echo(_doing(progress), err=True)
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    console = Console(stderr=True)
+    with Bars(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
+        task = bars.add_task("looking at the model", total=1.0)
+        yield lambda progress: bars.update(
+            task, description=_doing(progress), completed=progress.share
+        )
+
+
+def _doing(progress: "Progress") -> str:
+    last = progress.first + progress.samples - 1
+    return f"samples {progress.first}-{last}: {progress.norm} {progress.attack}"

@@ -1,0 +1,267 @@
+"""The main job: `robustkit eval`, and `robustkit merge` for its parts."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from robustkit.cli.ending import progress_bar, reporting_errors
+from robustkit.cli.options import (
+    Numbers,
+    Part,
+    Target,
+    defaults,
+    fresh_folder,
+    sizes,
+    split,
+    two,
+)
+from robustkit.errors import BadInput
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from robustkit.checks.check import Findings
+    from robustkit.evaluation.results import Results
+
+__all__ = ["evaluate_command", "merge_command"]
+
+_EVAL_HELP = """Find the smallest adversarial perturbation of every sample, verified.
+
+MODEL is a demo name (digits, digits-robust), file.onnx, file.pt2 (torch.export), a
+TorchScript file, path/to/file.py:name or package.module:name, or the address
+(http://...) of a model that answers JSON. The name stands for a torch module, a
+function on NumPy or JAX arrays, a foolbox or robustkit model, or a function without
+arguments that returns one of these.
+
+\b
+Python files and modules RUN CODE: name only those you trust. Pickled checkpoints
+are refused; load weights yourself with torch.load(..., weights_only=True).
+
+\b
+Examples:
+  robustkit eval
+  robustkit eval net.onnx --data test.npz --attacks boundary --norm l2
+  robustkit eval model.py:build --data images/ --epsilons 2/255,8/255
+  robustkit eval model.py:build --data test.npz --mean 0.5 --std 0.25 --budget 1000
+"""
+
+
+@click.command("eval", help=_EVAL_HELP)
+@click.argument("model", required=False)
+@click.option(
+    "--data",
+    metavar="DATA",
+    help="A demo name (digits), file.npz with x and y, a folder of images with one "
+    "subfolder per class, or file.py:name.",
+)
+@click.option(
+    "--norm",
+    "norms",
+    multiple=True,
+    help="l0, l0-pixels, l1, l2 or linf; may be repeated.  [default: linf]",
+)
+@click.option(
+    "--attacks",
+    default="auto",
+    show_default=True,
+    metavar="NAME,...",
+    help="See `robustkit attacks`; foolbox:NAME for foolbox's.",
+)
+@click.option(
+    "--epsilons",
+    multiple=True,
+    metavar="[NORM=]E,...",
+    help="Sizes at which to state robust accuracy, such as 2/255,8/255 or l2=0.5,1.",
+)
+@click.option("--target", type=Target(), help="Class to be reached instead of any.")
+@click.option("--samples", type=int, help="Evaluate so many of the data.")
+@click.option("--budget", type=int, help="Model passes per sample and attack.")
+@click.option(
+    "--access",
+    type=click.Choice(["gradient", "score", "decision"]),
+    default="gradient",
+    show_default=True,
+    help="Use no more of the model than this.",
+)
+@click.option("--batch-size", type=int, default=128, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", help="For torch models, such as cuda:0.")
+@click.option("--bounds", type=Numbers(), help="Of valid inputs.  [default: 0,1]")
+@click.option("--mean", type=Numbers(), help="The model is shown (x - mean) / std.")
+@click.option("--std", type=Numbers(), help="One number, or one per channel.")
+@click.option(
+    "--pool",
+    metavar="DATA",
+    help="Other inputs that attacks may start from; results then depend on them.",
+)
+@click.option(
+    "--warrant",
+    is_flag=True,
+    help="Then test each attack on adversarials known to exist (see robustkit test).",
+)
+@click.option(
+    "--shard",
+    type=Part(),
+    help="Evaluate one part of the data, such as 3/16; see `robustkit merge`.",
+)
+@click.option("--time-limit", type=float, help="Seconds for each attack on each batch.")
+@click.option(
+    "--out",
+    type=click.Path(),
+    help="Run folder; an unfinished run in it goes on.  [default: runs/TIME-MODEL]",
+)
+@click.option(
+    "--resume",
+    type=click.Path(),
+    metavar="RUN",
+    help="Go on with an unfinished run, by its folder alone.",
+)
+@click.option(
+    "--strict", is_flag=True, help="Exit with 3 if a finding invalidates the number."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print summary.json only.")
+def evaluate_command(
+    model: str | None,
+    data: str | None,
+    norms: tuple[str, ...],
+    attacks: str,
+    epsilons: tuple[str, ...],
+    warrant: bool,
+    out: str | None,
+    resume: str | None,
+    strict: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """See _EVAL_HELP."""
+    given = resume or out
+    folder = Path(given) if given else None
+    ours = folder is None or _is_ours(folder)
+    with reporting_errors(lambda: folder if ours else None):
+        if resume:
+            _check_alone(click.get_current_context())
+        else:
+            model, data = defaults(model, data)
+        if folder is None:
+            folder = fresh_folder(str(model))
+        bounds = two(settings.pop("bounds"))
+        from rich.console import Console
+
+        from robustkit.evaluation.evaluate import evaluate
+        from robustkit.evaluation.results import Results
+        from robustkit.evaluation.resume import resume as go_on
+
+        try:
+            with progress_bar() as progress:
+                if resume:
+                    results = go_on(resume, progress=progress)
+                else:
+                    results = evaluate(
+                        model,
+                        data,
+                        norm=split(norms) or ["linf"],
+                        attacks=attacks.split(","),
+                        epsilons=sizes(epsilons),
+                        bounds=bounds,
+                        out=folder,
+                        progress=progress,
+                        **settings,
+                    )
+        except BaseException:
+            # A report of what was finished; why it is no more, is said by the error.
+            with contextlib.suppress(Exception):
+                if ours:
+                    Results(folder).report()
+            raise
+        if warrant:
+            from robustkit.active_tests.warrant import warrant as warranted
+
+            def say(what: str) -> None:
+                click.echo(what, err=True)
+
+            warranted(results, model, data, attacks.split(","), progress=say)
+        findings = _findings(results)
+        show(results, as_json, Console(), findings)
+    if strict and findings is not None and findings.invalid:
+        sys.exit(3)
+
+
+@click.command("merge")
+@click.argument("out", type=click.Path())
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print summary.json only.")
+def merge_command(out: str, runs: tuple[str, ...], as_json: bool) -> None:
+    r"""Join the runs of all parts of an evaluation to one run folder, OUT.
+
+    \b
+    Example, for two nodes of a cluster:
+      robustkit eval model.py:build --data test.npz --shard 1/2 --out part-1
+      robustkit eval model.py:build --data test.npz --shard 2/2 --out part-2
+      robustkit merge whole part-1 part-2
+    """
+    with reporting_errors(lambda: None):
+        from rich.console import Console
+
+        from robustkit.evaluation.merge import merge
+
+        show(merge(runs, out), as_json, Console())
+
+
+def _findings(results: "Results") -> "Findings | None":
+    """What the checks say of a run, kept in its folder; None: nothing can be said."""
+    from robustkit.checks.check import check_results
+
+    try:
+        findings = check_results(results)
+    except BadInput as error:
+        click.echo(f"warning: not checked: {error}", err=True)
+        return None
+    findings.save(results.path)
+    return findings
+
+
+def show(
+    results: "Results",
+    as_json: bool,
+    console: "Console",
+    findings: "Findings | None" = None,
+) -> None:
+    """The end of a run: its report, and its tables or its summary."""
+    from robustkit.report.table import print_findings, print_results
+
+    report = results.report()
+    if as_json:
+        click.echo((results.path / "summary.json").read_text(), nl=False)
+        return
+    print_results(results, console)
+    if findings is not None and findings.findings:
+        print_findings(findings, console)
+    click.echo(f"\nreport: {report}")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether what is in a folder is there, or will be, by our doing."""
+    return (
+        not folder.exists()
+        or (folder.is_dir() and not any(folder.iterdir()))
+        or (folder / ".shards").is_dir()
+    )
+
+
+def _check_alone(context: click.Context) -> None:
+    """Refuse options that a run which goes on cannot follow."""
+    typed = click.core.ParameterSource.COMMANDLINE
+    others = [
+        name
+        for name in context.params
+        if name not in ("resume", "strict", "as_json")
+        and context.get_parameter_source(name) is typed
+    ]
+    if others:
+        raise BadInput(
+            "--resume goes on with a run as it was begun, so it goes with --strict and "
+            f"--json only; leave out {', '.join(sorted(others))}"
+        )
