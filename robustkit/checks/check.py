@@ -1,5 +1,6 @@
 """All checks on a model, and on a run if there is one."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 
 from robustkit.checks.finding import Finding, Severity, as_json
 from robustkit.checks.model_checks import check_model
-from robustkit.checks.probe import probe
+from robustkit.checks.probe import NothingCorrect, probe
 from robustkit.checks.run_checks import check_run
 from robustkit.errors import BadInput
 from robustkit.evaluation.opening import model_and_data
@@ -93,8 +94,8 @@ def check(
         device: See `bounds`.
 
     Raises:
-        BadInput: Something given is not as described, or the model classifies nothing
-            correctly.
+        BadInput: Something given is not as described.
+        NothingCorrect: The model classifies nothing correctly, and there is no run.
 
     >>> from robustkit.checks.check import check
     >>> check("digits", "digits", samples=16).invalid
@@ -112,9 +113,12 @@ def check(
     examined = examine(opened, dataset.example)
     x, y = next(dataset.batches(samples))
     check_labels(y, examined.classes, 0)
-    found = check_model(probe(opened, x, y, size, seed))
-    if run is not None:
-        found += check_run(run if isinstance(run, Results) else Results(run))
+    if run is None:
+        return _ordered(check_model(probe(opened, x, y, size, seed)), len(x))
+    found = check_run(run if isinstance(run, Results) else Results(run))
+    with suppress(NothingCorrect):
+        # Where it is so, the run says as much by itself.
+        found += check_model(probe(opened, x, y, size, seed))
     return _ordered(found, len(x))
 
 
@@ -127,8 +131,6 @@ def check_results(results: Results, samples: int = 32) -> Findings:
         results: A run whose model and data have names (`robustkit eval`).
         samples: To ask the model about.
 
-    Raises:
-        BadInput: The model classifies none of these samples correctly.
     """
     config, asked = results.run["config"], results.run["asked"]
     if config["access"] != "gradient":

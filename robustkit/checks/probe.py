@@ -14,7 +14,7 @@ from robustkit.models.base import Access, Model, NoGradient
 from robustkit.numerics.random import Rng, sample_keys
 from robustkit.numerics.tensors import Array, as_tensor, like, to_numpy
 
-__all__ = ["SHARES", "Probe", "probe"]
+__all__ = ["SHARES", "NothingCorrect", "Probe", "probe"]
 
 SHARES = (0.01, 0.1, 0.5)
 """Lengths, as shares of epsilon, at which gradients meet finite differences."""
@@ -22,6 +22,10 @@ SHARES = (0.01, 0.1, 0.5)
 _REPEATS = 5
 _NOISES = 20
 _ALONE = 8
+
+
+class NothingCorrect(BadInput):
+    """The model classifies no sample as labelled."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,13 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
         seed: Of the noise.
 
     Raises:
-        BadInput: The model classifies no sample correctly.
+        NothingCorrect: The model classifies no sample correctly.
     """
     with _inner_gradients() as inner:
         logits = _logits(model, x)
     correct = np.flatnonzero(logits.argmax(axis=1) == label)
     if len(correct) == 0:
-        raise BadInput(
+        raise NothingCorrect(
             f"the model classifies none of {len(x)} samples as labelled, so there is "
             "no robustness to check; are labels, bounds and normalisation right?"
         )

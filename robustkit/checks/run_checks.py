@@ -238,14 +238,14 @@ def _one_attack_is_not_all(results: Results, norm: str) -> list[Finding]:
 def _accuracy(results: Results) -> list[Finding]:
     """C11."""
     clean, classes = results.clean_accuracy, results.run["model"]["classes"]
-    if clean.upper > 1.5 / classes or len(results.index) < 20:
+    if clean.upper > 1.5 / classes and clean.estimate > 0:
         return []
     return [
         Finding(
             "C11",
-            Severity.SUSPICIOUS,
-            f"the clean accuracy is {100 * clean.estimate:.0f} %, about chance: "
-            "labels, bounds or normalisation do not belong to this model",
+            Severity.SUSPICIOUS if clean.estimate > 0 else Severity.INVALIDATES,
+            f"the clean accuracy is {100 * clean.estimate:.0f} %, no better than "
+            "chance: labels, bounds or normalisation do not belong to this model",
             "check --bounds, --mean, --std and the order of the classes",
             {"clean accuracy": clean.estimate},
         )

@@ -185,7 +185,7 @@ def evaluate_command(
             warranted(results, model, data, attacks.split(","), progress=say)
         findings = _findings(results)
         show(results, as_json, Console(), findings)
-    if strict and findings is not None and findings.invalid:
+    if strict and findings.invalid:
         sys.exit(3)
 
 
@@ -210,15 +210,11 @@ def merge_command(out: str, runs: tuple[str, ...], as_json: bool) -> None:
         show(merge(runs, out), as_json, Console())
 
 
-def _findings(results: "Results") -> "Findings | None":
-    """What the checks say of a run, kept in its folder; None: nothing can be said."""
+def _findings(results: "Results") -> "Findings":
+    """What the checks say of a run, kept in its folder."""
     from robustkit.checks.check import check_results
 
-    try:
-        findings = check_results(results)
-    except BadInput as error:
-        click.echo(f"warning: not checked: {error}", err=True)
-        return None
+    findings = check_results(results)
     findings.save(results.path)
     return findings
 

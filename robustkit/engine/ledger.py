@@ -117,14 +117,14 @@ class Ledger:
         which = np.flatnonzero(better)
         places = which if rows is None else rows[which]
         values = distance[which]
-        self._distance = self._distance.copy()
-        self._distance[places] = values
-        self._history.append((self._rows[places], self.forwards[places], values))
         if rows is None and len(which) == len(self.forwards):
             self.best, self._own = point, False
         else:
             self.best = put(self.best, places, take(point, which), reuse=self._own)
             self._own = True
+        self._distance = self._distance.copy()
+        self._distance[places] = values
+        self._history.append((self._rows[places], self.forwards[places], values))
 
     def record_probes(
         self,
@@ -161,13 +161,13 @@ class Ledger:
         if len(rows) == 0:
             return
         nearest = values[rows, columns]
-        self._history.append((self._rows[rows], number[rows, columns], nearest))
         improved = np.flatnonzero(better.any(axis=1))
         winners = improved * each + values[improved].argmin(axis=1)
-        self._distance = np.minimum(self._distance, values.min(axis=1))
         flat = points.reshape((-1, *points.shape[2:]))
         self.best = put(self.best, improved, take(flat, winners), reuse=self._own)
         self._own = True
+        self._distance = np.minimum(self._distance, values.min(axis=1))
+        self._history.append((self._rows[rows], number[rows, columns], nearest))
 
     def know(self, adversarial: Array) -> None:
         """Note, unbilled, which originals (n,) are adversarial themselves."""
@@ -195,8 +195,10 @@ class Ledger:
 
     def retire(self, rows: Array, kept: Array) -> None:
         """Freeze the given rows and go on with the `kept` ones."""
-        self._retired.append(self._part(rows))
-        self._rows, self.best, self._distance, counts = self._part(kept)
+        # Both parts before any change: a time limit may end this at any instruction.
+        gone, (mine, best, distance, counts) = self._part(rows), self._part(kept)
+        self._retired.append(gone)
+        self._rows, self.best, self._distance = mine, best, distance
         self._set_counts(counts)
 
     def close(self) -> None:

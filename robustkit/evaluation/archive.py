@@ -28,7 +28,7 @@ def read_best(path: Path) -> dict[str, Array]:
     try:
         with zipfile.ZipFile(path) as archive:
             columns = {name: _array(path, archive, name) for name in BEST}
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise BadInput(
             f"'{path}' is not the best.npz of a run ({error}); give the folder that "
             "`robustkit eval` wrote, unchanged"

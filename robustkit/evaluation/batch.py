@@ -294,7 +294,7 @@ def _isolating(
         return [(rows, work(rows))]
     except BadInput:
         raise
-    except Exception as error:
+    except (Exception, OutOfTime) as error:
         if len(rows) == 1:
             reasons[rows[0]] = _said(error)
             return []
@@ -303,7 +303,7 @@ def _isolating(
     return first + _isolating(work, rows[middle:], reasons)
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

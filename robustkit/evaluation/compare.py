@@ -208,7 +208,6 @@ def _pair(
 ) -> Pair:
     common = np.intersect1d(first[1].index, second[1].index)
     one, two = (_settled(run, norm, common) for _, run in (first, second))
-    draws = rng.integers(len(common), size=(_RESAMPLES, len(common)), dtype=np.int32)
     both = np.isfinite(one) & np.isfinite(two) & (one > 0) & (two > 0)
     logs = np.zeros(len(common))
     logs[both] = np.log(two[both] / one[both])
@@ -217,40 +216,59 @@ def _pair(
         for e in first[1].run["config"]["epsilons"][norm]
         if e in second[1].run["config"]["epsilons"][norm]
     ]
+    edges = [epsilon * (1 + ROUNDING) for epsilon in shared]
+    stands = [(one > edge, two > edge) for edge in edges]
+    changes = [later.astype(float) - earlier for earlier, later in stands]
+    sums = _resampled(np.stack([logs, both, *changes], axis=1), rng)
     return Pair(
         first=first[0],
         second=second[0],
         norm=norm,
         samples=len(common),
-        ratio=_mean_ratio(logs, both, draws),
+        ratio=_mean_ratio(logs, both, sums[:, 0], sums[:, 1]),
         nearer=float((logs[both] < 0).mean()) if both.any() else np.nan,
-        differences=tuple(_difference(e, one, two, draws) for e in shared),
+        differences=tuple(
+            _difference(epsilon, earlier, later, sums[:, 2 + place] / len(common))
+            for place, (epsilon, (earlier, later)) in enumerate(
+                zip(shared, stands, strict=True)
+            )
+        ),
     )
 
 
-def _mean_ratio(logs: Array, both: Array, draws: Array) -> Interval:
+def _resampled(columns: Array, rng: np.random.Generator) -> Array:
+    """(resamples, k) sums of the columns (n, k) over as many rows drawn at random."""
+    count = len(columns)
+    sums = np.empty((_RESAMPLES, columns.shape[1]))
+    for place in range(_RESAMPLES):
+        drawn = np.bincount(rng.integers(count, size=count), minlength=count)
+        sums[place] = drawn @ columns
+    return sums
+
+
+def _mean_ratio(logs: Array, both: Array, sums: Array, counts: Array) -> Interval:
     if not both.any():
         return Interval(np.nan, 0.0, np.inf)
-    counts = both[draws].sum(axis=1)
-    means = logs[draws].sum(axis=1)[counts > 0] / counts[counts > 0]
+    means = sums[counts > 0] / counts[counts > 0]
     low, high = np.exp(np.quantile(means, _tails()))
     return Interval(float(np.exp(logs[both].mean())), float(low), float(high))
 
 
-def _difference(epsilon: float, one: Array, two: Array, draws: Array) -> Difference:
-    stands = [distance > epsilon * (1 + ROUNDING) for distance in (one, two)]
-    change = stands[1].astype(float) - stands[0]
-    low, high = np.quantile(change[draws].mean(axis=1), _tails())
-    only_first = int((stands[0] & ~stands[1]).sum())
-    only_second = int((stands[1] & ~stands[0]).sum())
+def _difference(
+    epsilon: float, earlier: Array, later: Array, means: Array
+) -> Difference:
+    low, high = np.quantile(means, _tails())
+    only_first = int((earlier & ~later).sum())
+    only_second = int((later & ~earlier).sum())
     discordant = only_first + only_second
     p_value = 1.0
     if discordant:
         p_value = float(stats.binomtest(only_first, discordant).pvalue)
+    change = float(later.mean() - earlier.mean())
     return Difference(
         epsilon=epsilon,
-        robust_accuracy=(float(stands[0].mean()), float(stands[1].mean())),
-        difference=Interval(float(change.mean()), float(low), float(high)),
+        robust_accuracy=(float(earlier.mean()), float(later.mean())),
+        difference=Interval(change, float(low), float(high)),
         only_first=only_first,
         only_second=only_second,
         p_value=p_value,
@@ -284,7 +302,9 @@ def _optimality(norm: str, runs: Sequence[tuple[str, Results]]) -> list[Optimali
                     run=name,
                     norm=norm,
                     attack=attack,
-                    local_optimality=(nothing - area) / (nothing - best),
+                    local_optimality=(nothing - area) / (nothing - best)
+                    if best < nothing
+                    else float(area <= best),
                     passes=said["forward_passes"] / max(said["attacked"], 1),
                 )
             )

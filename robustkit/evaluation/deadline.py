@@ -11,8 +11,11 @@ from robustkit.errors import BadInput
 __all__ = ["OutOfTime", "check_time_limit", "deadline"]
 
 
-class OutOfTime(Exception):
-    """The time limit was reached."""
+class OutOfTime(BaseException):
+    """The time limit was reached.
+
+    No `Exception`, since models and adapters may catch those, and go on.
+    """
 
 
 def check_time_limit(seconds: float | None) -> None:

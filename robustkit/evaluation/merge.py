@@ -110,18 +110,21 @@ class _Part:
 
     def _lines(self, path: Path) -> Iterator[dict[str, Any]]:
         """The rows of samples.csv, each with its line of queries.csv."""
-        with (
-            open(path / "samples.csv", newline="", encoding="utf-8") as file,
-            open(path / "queries.csv", newline="", encoding="utf-8") as queries,
-        ):
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise BadInput(
-                    f"'{path / 'samples.csv'}' has the columns {reader.fieldnames}"
-                )
-            next(queries)
-            for row, line in zip(reader, queries, strict=True):
-                yield {**row, _QUERIES: line}
+        try:
+            with (
+                open(path / "samples.csv", newline="", encoding="utf-8") as file,
+                open(path / "queries.csv", newline="", encoding="utf-8") as queries,
+            ):
+                reader = csv.DictReader(file)
+                if tuple(reader.fieldnames or ()) != COLUMNS:
+                    raise ValueError(f"its columns are {reader.fieldnames}")
+                next(queries)
+                for row, line in zip(reader, queries, strict=True):
+                    yield {**row, _QUERIES: line}
+        except (OSError, ValueError) as error:
+            raise BadInput(
+                f"cannot read the tables of the run in '{path}': {error}"
+            ) from error
 
 
 def _in_order(paths: list[Path]) -> list[Path]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.errors import BadInput, suggestion
+from robustkit.evaluation.archive import read_best
 from robustkit.evaluation.curve import CONFIDENCE, Curve, Interval, proportion
 from robustkit.evaluation.store import SCHEMA, read_json
 from robustkit.evaluation.tables import COLUMNS, QUERIES, QUERY_COLUMNS
@@ -55,7 +56,9 @@ class Results:
                 f"the run folder '{path}' has format {self.run.get('schema')}; this "
                 f"version of robustkit reads format {SCHEMA}"
             )
-        self.norms = tuple(self.run["config"]["norms"])
+        if not isinstance(self.run.get("config"), dict):
+            raise BadInput(f"the run.json of '{path}' has no settings (config)")
+        self.norms = tuple(self.run["config"].get("norms", ()))
         self.reload_warrants()
         self._table = _read_table(self.path / "samples.csv")
         index, first = np.unique(self._table["index"], return_index=True)
@@ -157,9 +160,9 @@ class Results:
         Returns:
             Arrays index, label, distance and attack (m,), and x_adversarial (m, ...).
         """
-        with np.load(self.path / "best.npz", allow_pickle=False) as best:
-            chosen = best["norm"] == self._norm(norm)
-            return {name: best[name][chosen] for name in best.files if name != "norm"}
+        best = read_best(self.path / "best.npz")
+        chosen = best.pop("norm") == self._norm(norm)
+        return {name: np.array(values[chosen]) for name, values in best.items()}
 
     def warrant(self, norm: str, attack: str) -> dict[str, Any]:
         """What an active test said of an attack: `verdict`, `rule` and `epsilon`.

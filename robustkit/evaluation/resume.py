@@ -7,7 +7,7 @@ from robustkit.errors import BadInput
 from robustkit.evaluation.batch import Progress
 from robustkit.evaluation.evaluate import evaluate
 from robustkit.evaluation.results import Results
-from robustkit.evaluation.store import read_json
+from robustkit.evaluation.store import read_json, unfinished
 
 __all__ = ["resume"]
 
@@ -33,7 +33,7 @@ def resume(
     """
     folder = Path(run)
     description = read_json(folder / "run.json")
-    if description.get("status") == "complete":
+    if description.get("status") == "complete" and not unfinished(folder):
         return Results(folder)
     asked, config = description["asked"], description["config"]
     nameless = [name for name in ("model", "data", "attacks") if not asked[name]]

@@ -21,7 +21,7 @@ from robustkit.evaluation.shards import Shard, ShardKey, Shards, write_atomicall
 from robustkit.evaluation.tables import write_tables
 from robustkit.numerics.tensors import Array
 
-__all__ = ["EXAMPLES", "SCHEMA", "RunFolder", "read_json", "write_json"]
+__all__ = ["EXAMPLES", "SCHEMA", "RunFolder", "read_json", "unfinished", "write_json"]
 
 SCHEMA = 1
 """Version of the run folder's format."""
@@ -30,6 +30,8 @@ EXAMPLES = 32
 """How many originals examples.npz keeps."""
 
 _SHARDS = ".shards"
+# Begins the names of folders that nobody needs any more.
+_STALE = ".robustkit-"
 # What must be the same for a run to go on, but for times and what is said of it.
 _MANIFEST = ("schema", "config", "model", "versions")
 
@@ -73,7 +75,7 @@ class RunFolder:
         self._examples: dict[str, Array] | None = None
 
     def __enter__(self) -> Self:
-        for stale in self.path.glob(".robustkit-*"):
+        for stale in self.path.glob(f"{_STALE}*"):
             shutil.rmtree(stale)
         self.write_tables()
         return self
@@ -84,9 +86,14 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            shutil.rmtree(self.path / _SHARDS)
-        os.close(self._lock)
+        try:
+            if error is None:
+                # At one stroke, so that no end of the process leaves some of them.
+                done = self.path / f"{_STALE}done"
+                os.replace(self.path / _SHARDS, done)
+                shutil.rmtree(done, ignore_errors=True)
+        finally:
+            os.close(self._lock)
 
     @property
     def damaged(self) -> list[str]:
@@ -148,7 +155,7 @@ class RunFolder:
         if begun and "run.json" in content:
             return read_json(self.path / "run.json")
         # What a process leaves that was killed at once.
-        left = {"samples.csv", "best.npz"}
+        left = {"samples.csv", "best.npz", "queries.csv", "error.txt"}
         visible = {name for name in content if not name.startswith(".")}
         if not content or (begun and visible <= left):
             return None
@@ -156,6 +163,11 @@ class RunFolder:
             f"the output folder '{self.path}' exists and is not empty; name another "
             "with --out, or remove it"
         )
+
+
+def unfinished(path: Path) -> bool:
+    """Whether a run folder has what is needed to go on."""
+    return (path / _SHARDS).is_dir()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -14,7 +14,10 @@ from robustkit.numerics.tensors import Array
 
 __all__ = ["Encoding", "Numbers", "Picture"]
 
-# How many inputs' files are remembered.
+# How often an image is compressed again until that changes nothing more, so that its
+# file can be made anew by whoever has the image.
+_GENERATIONS = 20
+# How many inputs' files are remembered, for images that never come to rest.
 _REMEMBERED = 4096
 
 
@@ -61,7 +64,7 @@ class Picture:
     quality: int = 95
     channels_first: bool = True
     # By the content of an image that was shown, the file that it came out of: a second
-    # JPEG file of it would hold another image.
+    # JPEG file of it may hold another image.
     _files: "OrderedDict[bytes, bytes]" = field(
         default_factory=OrderedDict, init=False, repr=False, compare=False
     )
@@ -96,13 +99,17 @@ class Picture:
         if key in self._files:
             self._files.move_to_end(key)
             return levels
-        file = self._file(levels)
-        with Image.open(io.BytesIO(file)) as image:
-            pixels = np.array(image)
-        if self.channels_first:
-            pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        elif pixels.ndim == 2:
-            pixels = pixels[..., None]
+        pixels = levels
+        for _ in range(_GENERATIONS):
+            before, file = pixels, self._file(pixels)
+            with Image.open(io.BytesIO(file)) as image:
+                pixels = np.array(image)
+            if self.channels_first:
+                pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+            elif pixels.ndim == 2:
+                pixels = pixels[..., None]
+            if np.array_equal(pixels, before):
+                break
         self._files[pixels.tobytes()] = file
         if len(self._files) > _REMEMBERED:
             self._files.popitem(last=False)

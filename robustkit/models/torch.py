@@ -250,7 +250,12 @@ class _Tap(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         seen: list[Any] = []
-        keep = self._layer[0].register_forward_hook(lambda *call: seen.append(call[2]))
+
+        def note(_: torch.nn.Module, __: Any, out: Any) -> None:
+            # A copy, since the next layer may work in place.
+            seen.append(out.clone() if isinstance(out, torch.Tensor) else out)
+
+        keep = self._layer[0].register_forward_hook(note)
         try:
             self._whole(x)
         finally:

@@ -1,6 +1,7 @@
 """Model to model."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, PullBack
-from robustkit.numerics.tensors import Array, Batch, Tensor, like, one_hot
+from robustkit.numerics.tensors import Array, Batch, Tensor, like, one_hot, where
 
 __all__ = ["MajorityVote", "Preprocessed", "WithStrategy"]
 
@@ -25,7 +26,8 @@ class Preprocessed(Model):
         axis: Of the channels.
 
     Raises:
-        BadInput: A standard deviation is not positive, or the lengths differ.
+        BadInput: A standard deviation is not positive, the lengths differ, or the
+            model's gradients are estimated (`Estimated`).
     """
 
     def __init__(
@@ -36,10 +38,14 @@ class Preprocessed(Model):
                 "mean and std must have one entry per channel each, every std "
                 f"positive; got mean {list(mean)}, std {list(std)}"
             )
+        if model.passes_per_gradient:
+            raise BadInput(
+                "gradients are estimated within the bounds of what is given, so "
+                "normalise before that: Estimated(Preprocessed(model, mean, std))"
+            )
         self.bounds, self.access, self.name = model.bounds, model.access, model.name
         self._model, self.notes = model, model.notes
         self.passes_per_question = model.passes_per_question
-        self.passes_per_gradient = model.passes_per_gradient
         self._mean, self._std, self._axis = np.array(mean), np.array(std), axis
 
     def logits(self, x: Batch) -> Tensor:
@@ -134,6 +140,10 @@ class MajorityVote(Model):
             shares = shares + self._vote(x)
         return shares / self._votes
 
+    def precise(self) -> Model:
+        inner = self._model.precise()
+        return self if inner is self._model else MajorityVote(inner, self._votes)
+
     def shown(self, x: Batch) -> Batch:
         return self._model.shown(x)
 
@@ -151,7 +161,10 @@ class MajorityVote(Model):
 
     def _vote(self, x: Batch) -> Tensor:
         logits = self._model.logits(x)
-        return one_hot(logits.argmax(axis=1), logits.shape[1]).astype(logits.dtype)
+        vote = one_hot(logits.argmax(axis=1), logits.shape[1]).astype(logits.dtype)
+        # An answer that is no number is no vote for anything.
+        unknown = (logits != logits).any(axis=1)
+        return where(unknown, math.nan, vote)
 
 
 class WithStrategy(Model):
@@ -200,10 +213,16 @@ class WithStrategy(Model):
         # Gradients go past the strategy, and so are not to be had.
         self.access = min(model.access, Access.SCORE)
         self.passes_per_question = passes_per_question * model.passes_per_question
-        self._model, self._strategy = model, strategy
+        self._model, self._strategy, self._passes = model, strategy, passes_per_question
 
     def logits(self, x: Batch) -> Tensor:
         return self._strategy(self._model.logits, x)
+
+    def precise(self) -> Model:
+        inner, passes = self._model.precise(), self._passes
+        if inner is self._model:
+            return self
+        return WithStrategy(inner, self._strategy, passes_per_question=passes)
 
     def shown(self, x: Batch) -> Batch:
         return self._model.shown(x)
@@ -213,3 +232,6 @@ class WithStrategy(Model):
 
     def session(self) -> AbstractContextManager[None]:
         return self._model.session()
+
+    def fingerprint(self) -> str | None:
+        return self._model.fingerprint()

@@ -97,6 +97,37 @@ def test_a_distance_that_is_too_large_is_named(run, planted, honest, row):
     assert len(broken(audit)) == 2
 
 
+def test_points_that_hold_only_after_a_move_have_distances_too(run, planted, honest):
+    """Drawn back over the boundary by a hair, and ten times as far as they are."""
+    index, norm = (np.load(run / "best.npz")[name] for name in ("index", "norm"))
+
+    def back(points):
+        for row in np.flatnonzero(norm == "l2"):
+            x, label = planted.x[index[row]], honest[1][index[row]]
+            for share in (0.9999, 0.9996, 0.9993):
+                tried = (x + share * (points[row] - x)).astype(np.float32)
+                if planted.logits(tried[None])[0].argmax() == label:
+                    points[row] = tried
+                    break
+        return points
+
+    far = np.where(norm == "l2", 10, 1)
+    edit_best(run, x_adversarial=back, distance=lambda distance: far * distance)
+
+    def farther(rows):
+        for row in rows:
+            if row["norm"] == "l2":
+                row["distance"] = repr(10 * float(row["distance"]))
+
+    edit_table(run, farther)
+    audit = verified(run, planted, honest[1])
+    claims = {claim.name: claim for claim in audit.claims}
+    points = claims["every adversarial is in bounds and adversarial"]
+    assert points.holds
+    assert any("only after a move" in note for note in points.notes)
+    assert len(claims["every distance is that of its adversarial"].broken) == 12
+
+
 def test_a_point_that_is_not_adversarial_is_named(run, planted, honest):
     best = np.load(run / "best.npz")
     row = int(np.flatnonzero(best["norm"] == "linf")[3])
@@ -107,9 +138,9 @@ def test_a_point_that_is_not_adversarial_is_named(run, planted, honest):
         return points
 
     edit_best(run, x_adversarial=back)
-    sentences = broken(verified(run, planted, honest[1]))
-    assert len(sentences) == 1
-    assert sentences[0].startswith(f"sample {sample}, linf: margin")
+    margin, distance = broken(verified(run, planted, honest[1]))
+    assert margin.startswith(f"sample {sample}, linf: margin")
+    assert distance.startswith(f"sample {sample}, linf: distance")
 
 
 @pytest.mark.parametrize(

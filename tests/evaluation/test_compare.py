@@ -112,6 +112,13 @@ def test_local_optimality_by_areas(runs):
         assert fmn.passes == pytest.approx(40, abs=1)
 
 
+def test_equal_distances_are_no_division_by_zero(planted):
+    one = rk.evaluate(
+        planted.model(), (planted.x[:1], planted.y[:1]), attacks=["fmn"], budget=20
+    )
+    assert [a.local_optimality for a in rk.compare([one]).attacks] == [1.0]
+
+
 def test_one_run_compares_its_attacks(runs):
     comparison = rk.compare([runs["strong"]])
     assert comparison.pairs == ()

@@ -1,3 +1,4 @@
+import contextlib
 import signal
 import threading
 import time
@@ -13,6 +14,15 @@ def test_ends_the_block_after_its_time():
     with pytest.raises(OutOfTime), deadline(0.1):
         time.sleep(30)
     assert time.monotonic() - began < 10
+
+
+def test_models_that_catch_what_they_can_do_not_swallow_it():
+    def stubborn():
+        with contextlib.suppress(Exception):
+            time.sleep(30)
+
+    with pytest.raises(OutOfTime), deadline(0.1):
+        stubborn()
 
 
 def test_leaves_no_timer_and_no_handler_behind():

@@ -76,6 +76,7 @@ def test_shards_become_one_table_and_one_plain_npz(tmp_path):
     assert table == ",".join(COLUMNS) + "\n" + first.text + second.text
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "best.npz",
+        "queries.csv",
         "samples.csv",
     ]
 
@@ -150,10 +151,30 @@ def test_a_run_in_use_is_refused(tmp_path):
             RunFolder(tmp_path / "run", RUN)
 
 
+def test_shards_go_at_one_stroke_and_the_lock_with_them(tmp_path, monkeypatch):
+    def interrupted(path, **options):
+        raise KeyboardInterrupt
+
+    folder = RunFolder(tmp_path / "run", RUN)
+    folder.write("run.json", RUN)
+    folder.__enter__()
+    folder.keep(shard_of([0, 1]))
+    folder.write_tables()
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            folder.__exit__(None, None, None)
+    assert not (tmp_path / "run" / ".shards").exists()
+    # It is complete, and so nobody goes on with it.
+    with pytest.raises(BadInput, match="not empty"):
+        RunFolder(tmp_path / "run", RUN)
+
+
 def test_a_process_that_was_killed_at_once_leaves_no_obstacle(tmp_path):
     (tmp_path / "run" / ".shards").mkdir(parents=True)
     (tmp_path / "run" / ".run.json.part").write_text("{")
     (tmp_path / "run" / ".robustkit-abc").mkdir()
+    (tmp_path / "run" / "queries.csv").write_text("index")
     with RunFolder(tmp_path / "run", RUN) as folder:
         assert folder.earlier is None
     assert not (tmp_path / "run" / ".robustkit-abc").exists()

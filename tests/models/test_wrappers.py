@@ -8,6 +8,7 @@ from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, NoGradient
+from robustkit.models.estimated import Estimated
 from robustkit.models.labels import LabelModel
 from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
@@ -195,3 +196,36 @@ class TestWithStrategy:
     def test_less_than_one_pass_is_refused(self):
         with pytest.raises(BadInput, match="at least 1 forward pass"):
             WithStrategy(NumPyModel(flat), lambda ask, x: x, passes_per_question=0)
+
+
+def test_an_answer_that_is_no_number_is_no_vote():
+    def sometimes(x):
+        out = flat(x)
+        out[1] = np.nan
+        return out
+
+    x = as_tensor(np.full((3, 2), 0.5))
+    votes = MajorityVote(NumPyModel(sometimes), votes=3).logits(x).numpy()
+    assert np.isnan(votes).all(axis=1).tolist() == [False, True, False]
+
+
+def test_normalising_estimated_gradients_is_refused():
+    with pytest.raises(BadInput, match=r"Estimated\(Preprocessed"):
+        Preprocessed(Estimated(NumPyModel(flat), samples=4), [0.5], [0.2])
+
+
+def test_what_verifies_a_fast_model_verifies_it_through_wrappers():
+    fast = TorchModel(torch.nn.Linear(2, 2).eval(), autocast=torch.bfloat16)
+    x = as_tensor(torch.rand(5, 2))
+    for wrapped in (
+        WithStrategy(fast, lambda ask, points: ask(points), passes_per_question=2),
+        Estimated(fast, samples=4),
+    ):
+        exact = wrapped.precise().logits(x).raw
+        assert torch.equal(exact, fast.precise().logits(x).raw)
+        assert not torch.equal(exact, wrapped.logits(x).raw)
+    vote = MajorityVote(fast, votes=2)
+    assert vote.precise() is not vote
+    assert vote.precise().passes_per_question == 2
+    plain = MajorityVote(fast.precise(), votes=2)
+    assert plain.precise() is plain
