@@ -206,5 +206,10 @@ def _plugin(name: str) -> Callable[[], Any]:
         if entry.name == name:
             build: Callable[[], Any] = entry.load()
             return build
+    if name in ("auto", "standard"):
+        raise BadInput(
+            f"'{name}' is a choice that depends on the norm and on what the model "
+            "shows: use robustkit.evaluate, or robustkit.auto(norm, access=...)"
+        )
     known = [*attack_names(), "auto", "standard"]
     raise BadInput(f"unknown attack '{name}'; {suggestion(name, known)}")

@@ -219,7 +219,7 @@ def test_an_interrupted_run_keeps_what_is_finished(own, tmp_path, number):
             break
         time.sleep(0.05)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
     assert str(tmp_path / "run") in errors
     assert "Traceback" not in errors

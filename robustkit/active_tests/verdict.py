@@ -175,6 +175,15 @@ class ActiveTestResult:
                 f" The model being random, features were averaged over {s['votes']} "
                 "passes, and the majority of as many fresh passes decided on success."
             )
+        found = (
+            ""
+            if math.isnan(rate.estimate)
+            else (
+                f"The attack found an adversarial for {_share(rate)}, random search "
+                f"({2 * s['tries']} points each) for {_share(luck)} ({CONFIDENCE:.0%} "
+                "Clopper\u2013Pearson intervals). "
+            )
+        )
         return (
             f"We ran the binarization test (Zimmermann, Brendel, Tram\u00e8r, Carlini "
             f"2022) as implemented in robustkit {__version__} on the attack "
@@ -184,9 +193,7 @@ class ActiveTestResult:
             f"that separates {s['points']} points within "
             f"{1 - s['gap']:.2f} \u03b5 from a witness within \u03b5, so that an "
             f"adversarial is known to exist; {100 * self.coverage:.1f} % of the inputs "
-            f"have one.{detector}{votes} The attack found an adversarial for "
-            f"{_share(rate)}, random search ({2 * s['tries']} points each) for "
-            f"{_share(luck)} ({CONFIDENCE:.0%} Clopper\u2013Pearson intervals). "
+            f"have one.{detector}{votes} {found}"
             f"Verdict: {self.verdict.value}, since {self.rule}. A pass shows that the "
             "attack can find adversarials through these features of this model; it "
             "does not show that it finds the original model's."

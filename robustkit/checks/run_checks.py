@@ -59,7 +59,7 @@ def _nothing_found(results: Results, norm: str) -> list[Finding]:
             f"{len(missing)} samples. Within the bounds every class can be reached, so "
             "attacks have failed there",
             "give them more passes, start from other samples (--pool), or attack "
-            "without gradients (--attacks auto,boundary)",
+            f"without gradients (--attacks auto,{_blind(norm)})",
             {"share": share},
             _at(results, missing),
         )
@@ -113,7 +113,8 @@ def _noise_wins(results: Results, norm: str) -> list[Finding]:
         norm,
         "C6",
         "plain noise comes nearer than all attacks that follow gradients",
-        "gradients are useless here: attack without them (--attacks auto,boundary)",
+        "gradients are useless here: attack without them (--attacks "
+        f"auto,{_blind(norm)})",
         lambda name, access: name in _NOISE,
         lambda name, access: access is Access.GRADIENT,
     )
@@ -202,7 +203,7 @@ def _little_variety(results: Results, norm: str) -> list[Finding]:
                 Severity.NOTE,
                 f"{norm}: every attack followed gradients. If the model hides them, "
                 "none can tell",
-                "add an attack without gradients: --attacks auto,boundary",
+                f"add an attack without gradients: --attacks auto,{_blind(norm)}",
                 {"attacks": len(names)},
             )
         ]
@@ -250,6 +251,11 @@ def _accuracy(results: Results) -> list[Finding]:
             {"clean accuracy": clean.estimate},
         )
     ]
+
+
+def _blind(norm: str) -> str:
+    """An attack that needs decisions only."""
+    return "pointwise" if norm.startswith("l0") else "boundary"
 
 
 def _access(results: Results) -> Mapping[str, Access]:

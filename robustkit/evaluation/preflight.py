@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robustkit.errors import BadInput
-from robustkit.models.base import Model
+from robustkit.models.base import Access, Model
 from robustkit.numerics.tensors import Array, to_numpy
 
 __all__ = ["Examined", "check_labels", "examine"]
@@ -142,6 +142,9 @@ def _checked(model: Model, logits: Array) -> Array:
 
 def _probability_note(model: Model, logits: Array) -> tuple[str, ...]:
     off = np.abs(logits.sum(axis=1) - 1).max()
+    if model.access is Access.DECISION:
+        # Labels as scores of one and zeros; there are no others to be had.
+        return ()
     if logits.min() < -1e-5 or logits.max() > 1 + 1e-5 or not off < 1e-4:
         return ()
     return (

@@ -18,6 +18,7 @@ from robustkit.models.load import as_model, load_model
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
+from robustkit.presets import auto
 from robustkit.registry import get_attack
 
 __all__ = ["AttackResult", "adapted_inputs", "run"]
@@ -95,7 +96,10 @@ def run(
         pool=_others(pool, host, adapted, None, "pool"),
     )
     problem.ledger.know(to_numpy(criterion.margin(logits)) < 0)
-    chosen = get_attack(attack) if isinstance(attack, str) else attack
+    if attack == "auto":
+        chosen = auto(norm, access=adapted.access)
+    else:
+        chosen = get_attack(attack) if isinstance(attack, str) else attack
     if isinstance(attack, str) and budget is not None:
         chosen = chosen.within(budget)
     ledger = loop.run(chosen, problem, budget=budget)

@@ -8,7 +8,7 @@ import numpy as np
 
 from robustkit.errors import BadInput, MissingPackage
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor
 
 try:
@@ -54,11 +54,11 @@ class JaxModel(Model):
     def __init__(
         self,
         function: Callable[..., Any],
-        bounds: Bounds | None = None,
+        bounds: Bounds | tuple[float, float] | None = None,
         *,
         name: str | None = None,
     ) -> None:
-        self.bounds = bounds or Bounds()
+        self.bounds = as_bounds(bounds)
         self.name = name or native_name(function)
         self._function = function
         self._compiles = True

@@ -7,7 +7,7 @@ import numpy as np
 
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, native_name
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
 
 __all__ = ["Classes", "LabelModel"]
@@ -123,12 +123,12 @@ class LabelModel(Model):
         self,
         function: Callable[[Array], Any],
         classes: Sequence[str] | int,
-        bounds: Bounds | None = None,
+        bounds: Bounds | tuple[float, float] | None = None,
         *,
         scores: bool = False,
         name: str | None = None,
     ) -> None:
-        self.bounds = bounds or Bounds()
+        self.bounds = as_bounds(bounds)
         self.access = Access.SCORE if scores else Access.DECISION
         self.name = name or native_name(function)
         self._function, self._scored = function, scores

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.models.base import Access, Model, PullBack, native_name
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, to_numpy
 
 __all__ = ["NumPyModel"]
@@ -31,12 +31,12 @@ class NumPyModel(Model):
     def __init__(
         self,
         function: Callable[[Array], Any],
-        bounds: Bounds | None = None,
+        bounds: Bounds | tuple[float, float] | None = None,
         *,
         gradient: Callable[[Array, Array], Any] | None = None,
         name: str | None = None,
     ) -> None:
-        self.bounds = bounds or Bounds()
+        self.bounds = as_bounds(bounds)
         self.access = Access.SCORE if gradient is None else Access.GRADIENT
         self.name = name or native_name(function)
         self._function = function

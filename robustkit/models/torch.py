@@ -12,7 +12,7 @@ import torch
 
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor
 
 __all__ = ["TorchModel"]
@@ -55,7 +55,7 @@ class TorchModel(Model):
     def __init__(
         self,
         module: Callable[..., Any],
-        bounds: Bounds | None = None,
+        bounds: Bounds | tuple[float, float] | None = None,
         *,
         device: str | torch.device | None = None,
         training: bool = False,
@@ -64,7 +64,7 @@ class TorchModel(Model):
         compiled: bool = False,
         name: str | None = None,
     ) -> None:
-        self.bounds = bounds or Bounds()
+        self.bounds = as_bounds(bounds)
         self.name = name or native_name(module)
         self._module = module
         self._autocast, self._channels_last = autocast, channels_last

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from robustkit.errors import BadInput
 from robustkit.numerics.tensors import Batch, clip
 
-__all__ = ["Bounds"]
+__all__ = ["Bounds", "as_bounds"]
 
 
 @dataclass(frozen=True)
@@ -44,3 +44,21 @@ class Bounds:
         With `reuse`, the memory of `x` may be taken for the result.
         """
         return clip(x, self.lower, self.upper, reuse=reuse)
+
+
+def as_bounds(bounds: Bounds | tuple[float, float] | None) -> Bounds:
+    """Bounds, or a pair of numbers as bounds; None: (0, 1).
+
+    Raises:
+        BadInput: They are something else.
+
+    >>> as_bounds((0, 255)).width
+    255.0
+    """
+    if bounds is None:
+        return Bounds()
+    if isinstance(bounds, Bounds):
+        return bounds
+    if isinstance(bounds, tuple | list) and len(bounds) == 2:
+        return Bounds(*bounds)
+    raise BadInput(f"bounds must be two numbers (lower, upper); got {bounds!r}")

@@ -156,8 +156,9 @@ def warrants(attacks: Mapping[str, Any]) -> str:
     for name, test in tests.items():
         at = "" if test["epsilon"] is None else f" at {size(test['epsilon'])}"
         rate = ""
-        if test["success_rate"] is not None:
-            found, luck = test["success_rate"], test["random_rate"]
+        found, luck = test["success_rate"], test["random_rate"]
+        # Without a witness there is a rate of nothing.
+        if found and luck and None not in (found["estimate"], luck["estimate"]):
             rate = (
                 f" (found {100 * found['estimate']:.0f} % of the adversarials known "
                 f"to exist, random search {100 * luck['estimate']:.0f} %)"

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+import robustkit as rk
 from robustkit.errors import BadInput
 from robustkit.evaluation.preflight import check_labels, examine
 from robustkit.models.numpy import NumPyModel
@@ -69,3 +70,8 @@ def test_labels_must_be_classes():
     check_labels(np.array([0, 2]), 3, 0)
     with pytest.raises(BadInput, match="sample 101 has the label 3"):
         check_labels(np.array([0, 3]), 3, 100)
+
+
+def test_labels_are_no_probabilities_to_be_complained_of():
+    named = rk.LabelModel(lambda x: ["a"] * len(x), classes=["a", "b"])
+    assert examine(named, np.zeros((2, 3), np.float32)).notes == ()

@@ -70,3 +70,21 @@ def test_bad_input(planted, change, message):
     }
     with pytest.raises(BadInput, match=message):
         rk.run(**settings)
+
+
+def test_auto_is_what_suits_norm_and_access(plant):
+    planted = plant(samples=4)
+    found = rk.run("auto", planted.model(), planted.x, planted.y, norm="l2", budget=60)
+    assert found.found.all()
+    assert (found.ledger.forwards <= 60).all()
+    blind = rk.NumPyModel(planted.logits, (planted.lower, planted.upper))
+    found = rk.run("auto", blind, planted.x, planted.y, norm="l0", budget=60)
+    assert not found.ledger.backwards.any()
+    with pytest.raises(BadInput, match="'standard' is a choice that depends"):
+        rk.run("standard", blind, planted.x, planted.y)
+
+
+def test_a_named_attack_plans_for_the_budget(plant):
+    planted = plant(samples=4)
+    found = rk.run("square", planted.model(), planted.x, planted.y, budget=80)
+    assert found.found.any()

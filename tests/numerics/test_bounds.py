@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from robustkit.errors import BadInput
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 
 
 def test_the_default_box_is_the_unit_cube():
@@ -51,3 +51,12 @@ def test_clip_moves_only_what_is_outside(convert):
 
 def test_clip_of_an_empty_batch(convert):
     assert Bounds().clip(convert(np.zeros((0, 3, 2)))).shape == (0, 3, 2)
+
+
+def test_pairs_are_bounds():
+    assert as_bounds((0, 255)) == as_bounds([0.0, 255.0]) == Bounds(0, 255)
+    assert as_bounds(None) == Bounds()
+    assert as_bounds(Bounds(-1, 1)) == Bounds(-1, 1)
+    for wrong in ((1,), "01", 3):
+        with pytest.raises(BadInput, match="two numbers"):
+            as_bounds(wrong)

@@ -112,9 +112,7 @@ class Pointwise(Attack[State]):
 
     def init(self, p: Problem) -> State:
         start, _ = starting_point(p, p.rng(-1), self.tries)
-        delta = start - p.x
-        delta = delta if isinstance(p.norm, L0) else _fewer(p, delta)
-        return self._begun(p, delta, -1)
+        return self._begun(p, _fewer(p, start - p.x), -1)
 
     def step(self, p: Problem, s: State, t: int) -> State:
         done = s.kept > self._last_share(p)

@@ -70,9 +70,12 @@ class Trust:
 
     def judged(self, a: GradientAnswer) -> "Trust":
         """With the answer to the question that something was foretold about."""
+        # Where an answer was no number, its margin is infinite.
+        known = maximum(a.margin.abs(), self.margin.abs()) < math.inf
+        change = where(known, a.margin, 0.0) - where(known, self.margin, 0.0)
         counts = self.foretold.abs() > _WORTH * self.margin.abs()
-        counts = counts.logical_and((a.margin - self.margin).abs() < math.inf)
-        share = (a.margin - self.margin) / nonzero(self.foretold)
+        counts = counts.logical_and(known)
+        share = change / nonzero(self.foretold)
         share = where(counts, share, 0.0).clip(-1.0, 1.0)
         # A gradient that is zero says that nothing can be done.
         counts = counts.logical_or(magnitude(a.gradient, math.inf) == 0)

@@ -57,6 +57,9 @@ def plan(norm: str, steps: int) -> tuple[Leg, ...]:
         legs += _tour(norm, place, wide)
         start = ("middle", "origin")[place] if place < 2 else "noise"
         legs.append(Leg(12, start=start, along=wide))
+        if norm == "l0" and rounds > 6 and place < 4:
+            # Where nothing bends, the straight way is the best one.
+            legs.append(Leg(10, way=place or None))
         if place:
             legs.append(Leg(12, start="best", along=wide / 2))
     half = sum(leg.length for leg in legs) * _LAST / (1 - _LAST) / 2

@@ -113,7 +113,9 @@ class Evolution(Attack[State]):
         best = p.ledger.distance
         # Where a straight line from the original to the lowest margin crosses zero.
         lowest = margin.min(axis=1)
-        crossing = s.radius * s.margin / nonzero(s.margin - lowest)
+        known = maximum(s.margin, lowest) < math.inf
+        here, lowest = where(known, s.margin, 0.0), where(known, lowest, 0.0)
+        crossing = s.radius * here / nonzero(here - lowest)
         shrunk = minimum(best, s.radius) * (1 - _CHANGE)
         shrunk = minimum(maximum(crossing, shrunk / 4), shrunk)
         grown = minimum(s.radius * (1 + _CHANGE), minimum(best, p.largest))

@@ -125,11 +125,15 @@ class SparseRS(FixedBudget[State]):
         count = np.floor(self._share(to_numpy(progress)) * to_numpy(s.epsilon))
         proposed = _exchanged(chosen, np.maximum(count, 1), rng)
         fresh = proposed * (1 - chosen) * _corners(p, rng)
+        proposal = delta * proposed * chosen + fresh
+        # Where all may be changed there is nothing to exchange, but other bounds.
+        turned = _turned(chosen, proposed, np.maximum(count, 1), rng)
+        proposal = where(turned, _corners(p, rng), proposal)
         return State(
             chosen=chosen,
             delta=delta,
             margin=where(better, a.margin, s.margin),
-            proposal=delta * proposed * chosen + fresh,
+            proposal=proposal,
             proposed=proposed,
             epsilon=s.epsilon,
         )
@@ -172,3 +176,13 @@ def _exchanged(chosen: Tensor, count: Array, rng: Rng) -> Tensor:
     rank = np.argsort(np.argsort(keys - flat, axis=1), axis=1)
     leaving, joining = rank < count, rank >= flat.shape[1] - count
     return like(chosen, flat - leaving + joining).reshape(chosen.shape)
+
+
+def _turned(chosen: Tensor, proposed: Tensor, count: Array, rng: Rng) -> Mask:
+    """(n, ...) `count` (n,) random chosen units, where none was to be exchanged."""
+    flat = to_numpy(flatten(chosen))
+    stuck = (to_numpy(flatten(proposed)) == flat).all(axis=1)
+    keys = to_numpy(flatten(rng.uniform(chosen.shape[1:])))
+    rank = np.argsort(np.argsort(keys - flat, axis=1), axis=1)
+    turned = (rank < count[:, None]) & (flat > 0) & stuck[:, None]
+    return like(chosen, turned).reshape(chosen.shape)

@@ -2,7 +2,9 @@ import contextlib
 
 import numpy as np
 import pytest
+import torch
 
+import robustkit as rk
 from robustkit.attacks.decision.pointwise import Pointwise
 from robustkit.engine.criteria import Misclassification
 from robustkit.engine.loop import run
@@ -127,3 +129,15 @@ def test_at_least_as_good_as_foolbox_at_equal_questions(shared, norm):
     for mark in marks:
         ours = np.median(ledger.distance_after(mark))
         assert ours <= 1.02 * np.median(theirs[mark])
+
+
+def test_a_start_of_small_changes_goes_to_the_bounds():
+    """Where 14 of 16 features must change, 16 that change a little are no answer."""
+    scores = torch.nn.Linear(16, 2).eval()
+    scores.weight.data = torch.stack([torch.ones(16), torch.zeros(16)])
+    scores.bias.data = torch.tensor([-(0.9 * 2 + 0.45), 0.0])
+    x = torch.full((6, 16), 0.9) + 0.01 * torch.arange(6)[:, None] / 6
+    result = rk.run(
+        Pointwise(), scores, x, torch.zeros(6).long(), norm="l0", budget=200
+    )
+    assert (result.distance == 14).all()

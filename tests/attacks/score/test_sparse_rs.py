@@ -120,3 +120,21 @@ def test_bad_settings(watched):
             run(SparseRS(3, share=share), watched().problem("l0"))
     with pytest.raises(BadInput, match="cannot minimise the norm l2"):
         run(SparseRS(3), watched().problem("l2"))
+
+
+@pytest.mark.parametrize(("features", "needed"), [(2, 2), (5, 5), (16, 14)])
+def test_what_needs_nearly_all_features_is_found(features, needed):
+    """All of 0.9 must fall to 0: with every feature chosen, only bounds are left."""
+    scores = torch.nn.Linear(features, 2).eval()
+    scores.weight.data = torch.stack([torch.ones(features), torch.zeros(features)])
+    limit = 0.9 * (features - needed) + 0.45
+    scores.bias.data = torch.tensor([-limit, 0.0])
+    x = torch.full((6, features), 0.9) + 0.01 * torch.arange(6)[:, None] / 6
+    attack = Minimise(SparseRS(epsilon=1.0, steps=100), steps=1000)
+    problem = Problem(
+        TorchModel(scores),
+        as_tensor(x),
+        Misclassification(as_tensor(torch.zeros(6, dtype=torch.long))),
+        get_norm("l0"),
+    )
+    assert (run(attack, problem).distance.numpy() == needed).all()
