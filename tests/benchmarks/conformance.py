@@ -19,7 +19,7 @@ import foreign  # noqa: E402
 from robustkit.testing import LAWS, examine  # noqa: E402
 
 PAGE = ROOT / "docs" / "explanation" / "conformance.md"
-MARKS = ("<!-- tables: made by tests/benchmarks/conformance.py -->", "<!-- end -->")
+MARKS = ("<!-- tables of tests/benchmarks/conformance.py -->", "<!-- end -->")
 
 
 def broken(function, norm, settings):

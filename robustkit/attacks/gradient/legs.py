@@ -57,7 +57,7 @@ def plan(norm: str, steps: int) -> tuple[Leg, ...]:
         legs += _tour(norm, place, wide)
         start = ("middle", "origin")[place] if place < 2 else "noise"
         legs.append(Leg(12, start=start, along=wide))
-        if norm == "l0" and rounds > 6 and place < 4:
+        if norm == "l0" and rounds > 7 and place < 4:
             # Where nothing bends, the straight way is the best one.
             legs.append(Leg(10, way=place or None))
         if place:
