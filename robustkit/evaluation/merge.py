@@ -129,9 +129,12 @@ class _Part:
 
 def _in_order(paths: list[Path]) -> list[Path]:
     """One folder per part, the first part first."""
-    runs = {path: read_json(path / "run.json") for path in paths}
-    if not runs:
+    if not paths:
         raise BadInput("no run was named; name the folders of all parts")
+    for path in paths:
+        if paths.count(path) > 1:
+            raise BadInput(f"'{path}' is named twice; name each part once")
+    runs = {path: read_json(path / "run.json") for path in paths}
     first = runs[paths[0]]
     count = (first["config"].get("shard") or (1, 1))[1]
     placed: dict[int, Path] = {}

@@ -161,7 +161,7 @@ class RunFolder:
             return None
         raise BadInput(
             f"the output folder '{self.path}' exists and is not empty; name another "
-            "with --out, or remove it"
+            "one, or remove it"
         )
 
 

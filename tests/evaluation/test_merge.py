@@ -79,6 +79,8 @@ def test_missing_and_doubled_parts_are_named(runs, tmp_path):
         rk.merge([one, three], tmp_path / "out")
     with pytest.raises(BadInput, match=r"is part 1 of 3.*each once"):
         rk.merge([one, two, three, _copy_of(one, tmp_path)], tmp_path / "out")
+    with pytest.raises(BadInput, match="part-1' is named twice"):
+        rk.merge([one, one, three], tmp_path / "out")
     with pytest.raises(BadInput, match="no run was named"):
         rk.merge([], tmp_path / "out")
     assert not (tmp_path / "out").exists()
