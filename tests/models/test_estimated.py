@@ -185,8 +185,8 @@ def test_attacks_are_planned_for_what_the_budget_is_enough_for():
     assert any("8 questions each" in note for note in results.run["notes"])
 
 
-def test_wrapped_it_still_says_what_it_costs():
-    model = Preprocessed(Estimated(Linear().model(), 8), [0.5], [2.0])
+def test_what_is_normalised_first_says_what_it_costs():
+    model = Estimated(Preprocessed(Linear().model(), [0.5], [2.0]), 8)
     assert (model.passes_per_question, model.passes_per_gradient) == (1, 8)
 
 
