@@ -5,6 +5,7 @@ import pytest
 
 import robustkit as rk
 from robustkit.checks.finding import Severity
+from robustkit.checks.probe import NothingCorrect
 from robustkit.checks.run_checks import check_run
 from robustkit.models.numpy import NumPyModel
 
@@ -166,3 +167,26 @@ def test_a_run_is_checked_with_its_model(planted, tmp_path):
     assert found.worst is Severity.SUSPICIOUS
     assert not found.invalid
     assert found.save(tmp_path / "run").name == "findings.json"
+
+
+def test_a_model_that_is_never_right_invalidates_its_run(planted, tmp_path):
+    wrong = (planted.y + 1) % 3
+    rk.evaluate(
+        planted.model(), (planted.x, wrong), attacks=["fmn"], out=tmp_path / "run"
+    )
+    # The model alone cannot be looked at: there is nothing that it gets right.
+    with pytest.raises(NothingCorrect, match="none of 60 samples"):
+        rk.check(planted.model(), (planted.x, wrong))
+    found = rk.check(planted.model(), (planted.x, wrong), run=tmp_path / "run")
+    assert found.findings[0].id == "C11"
+    assert found.invalid
+
+
+@pytest.mark.parametrize(("norm", "named"), [("linf", "boundary"), ("l0", "pointwise")])
+def test_the_attack_that_is_advised_can_minimise_the_norm(planted, norm, named):
+    results = rk.evaluate(
+        planted.model(), (planted.x, planted.y), norm=norm, attacks=["fmn"], budget=30
+    )
+    (advice,) = (f.remedy for f in check_run(results) if f.id == "C9")
+    assert advice.endswith(f"auto,{named}")
+    assert norm in rk.get_attack(named).norms

@@ -134,3 +134,18 @@ def test_a_part_without_a_batch_is_a_run_of_nothing(planted, tmp_path):
     evaluate(planted, tmp_path / "whole", batch_size=20)
     rk.merge([tmp_path / f"{part}" for part in (1, 2, 3)], tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_part_without_its_tables_is_named(runs, tmp_path):
+    broken = _copy_of(runs / "part-2", tmp_path)
+    (broken / "queries.csv").unlink()
+    parts = [runs / "part-1", broken, runs / "part-3"]
+    with pytest.raises(BadInput, match=r"cannot read the tables of the run in .*copy"):
+        rk.merge(parts, tmp_path / "out")
+
+
+def test_a_run_without_settings_is_bad_input(runs, tmp_path):
+    broken = _copy_of(runs / "whole", tmp_path)
+    (broken / "run.json").write_text('{"schema": 1}')
+    with pytest.raises(BadInput, match="has no settings"):
+        rk.Results(broken)

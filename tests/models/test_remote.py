@@ -19,6 +19,7 @@ from robustkit.models.http import Unreachable
 from robustkit.models.load import ExampleNeeded, load_model
 from robustkit.models.remote import RemoteModel, Template
 from robustkit.models.wrappers import Preprocessed, WithStrategy
+from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor
 from tests.models.server import Server
@@ -469,3 +470,15 @@ class TestWhole:
         with Server() as server:
             model = load_model(server.url, example=images())
             assert (model.access, model.name) == (Access.SCORE, server.url)
+
+
+def test_a_jpeg_that_has_come_to_rest_can_be_made_anew_by_others():
+    x = np.random.default_rng(0).random((20, 3, 16, 16))
+    ours, theirs = Picture("jpeg", quality=90), Picture("jpeg", quality=90)
+    shown = ours.shown(x, Bounds())
+    # Who has the images alone, and not the files that they came out of.
+    again = theirs.shown(shown, Bounds())
+    settled = (again == shown).reshape(20, -1).all(axis=1)
+    assert settled.mean() >= 0.9
+    for image in shown[settled]:
+        assert theirs.encode(image, Bounds()) == ours.encode(image, Bounds())

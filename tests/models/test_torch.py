@@ -322,3 +322,13 @@ def test_a_compiled_module_is_asked_and_the_plain_one_verifies():
     assert asked == [5]
     model.precise().logits(x)
     assert asked == [5]
+
+
+def test_a_layer_is_seen_as_it_was_before_the_next_worked_in_place():
+    network = torch.nn.Sequential(
+        torch.nn.Linear(4, 5), torch.nn.ReLU(inplace=True), torch.nn.Linear(5, 3)
+    ).eval()
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    seen = TorchModel(network).at_layer("0").logits(as_tensor(x)).raw
+    assert torch.equal(seen, network[0](x).detach())
+    assert (seen < 0).any()
