@@ -269,11 +269,14 @@ def convolutional():
 def test_shortcuts_come_close_and_the_precise_model_is_the_plain_one(options):
     module = convolutional()
     plain, fast = TorchModel(convolutional()), TorchModel(module, **options)
-    x = as_tensor(torch.rand(5, 3, 6, 6))
+    pixels = np.random.default_rng(1).random((5, 3, 6, 6), dtype=np.float32)
+    x = as_tensor(torch.from_numpy(pixels))
     exact, slopes = to_numpy(plain.logits(x)), to_numpy(gradient(plain, x))
     near = 0.03 if "autocast" in options else 1e-6
     assert np.allclose(to_numpy(fast.logits(x)), exact, atol=near)
-    assert np.allclose(to_numpy(gradient(fast, x)), slopes, atol=near)
+    # As a whole, since rounding may take a rectified unit to the other side of zero.
+    off = np.linalg.norm(to_numpy(gradient(fast, x)) - slopes)
+    assert off <= 10 * near * np.linalg.norm(slopes)
     assert fast.logits(x).dtype == torch.float32
     assert gradient(fast, x).raw.is_contiguous()
     assert ("autocast" in options) == (
