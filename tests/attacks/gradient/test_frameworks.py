@@ -8,6 +8,7 @@ from robustkit.attacks.gradient.alma import ALMA
 from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.brendel_bethge import BrendelBethge
 from robustkit.attacks.gradient.carlini_wagner import (
+    CarliniWagnerL0,
     CarliniWagnerL2,
     CarliniWagnerLinf,
 )
@@ -85,6 +86,7 @@ CASES = [
     (SigmaZero(steps=40), "l0"),
     (VFGA(steps=5, candidates=3), "l0"),
     (EAD(steps=90), "l1"),
+    (CarliniWagnerL0(steps=40), "l0"),
     (CarliniWagnerL2(steps=90), "l2"),
     (CarliniWagnerLinf(steps=90), "linf"),
     (DDN(steps=60), "l2"),
