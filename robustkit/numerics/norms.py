@@ -25,6 +25,7 @@ from robustkit.numerics.tensors import (
     expand,
     flatten,
     full,
+    inner_product,
     like,
     magnitude,
     maximum,
@@ -37,7 +38,6 @@ from robustkit.numerics.tensors import (
     take,
     times,
     to_numpy,
-    total,
     where,
 )
 from robustkit.numerics.thresholds import (
@@ -52,7 +52,7 @@ from robustkit.numerics.thresholds import (
     weighted_threshold,
 )
 
-__all__ = ["L0", "L1", "L2", "NORMS", "Linf", "Norm", "get_norm"]
+__all__ = ["L0", "L1", "L2", "NORMS", "Linf", "Norm", "get_norm", "tamed"]
 
 # Farther than any box is wide, and finite: infinity times zero is no number.
 _FURTHEST = 1e30
@@ -231,9 +231,7 @@ class L2(Norm):
     def project_halfspace(
         self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
     ) -> Batch:
-        # Over the largest entry, since the squares of a tiny gradient would vanish.
-        peak = nonzero(magnitude(gradient, math.inf))
-        gradient, margin = gradient / expand(peak, gradient), margin / peak
+        gradient, margin = tamed(gradient, margin)
         return _along_until(gradient, margin, gradient, low, high)
 
     def proximal(self, delta: Batch, curvature: Batch, weight: PerSample) -> Batch:
@@ -427,7 +425,7 @@ class L0(Norm):
 
     def slack(self, margin: PerSample, gradient: Batch, delta: Batch) -> PerSample:
         """At least that share of the features that the margin has to spare."""
-        held = total((gradient * delta).abs())
+        held = inner_product(gradient.abs(), delta.abs())
         share = minimum(maximum(-margin, 0.0) / nonzero(held), 1.0)
         return where(held > 0, self(delta) * share, 0.0)
 
@@ -515,6 +513,22 @@ def _along(gradient: Batch, length: PerSample) -> Batch:
     return times(gradient, expand(length / nonzero(size), gradient), reuse=True)
 
 
+def tamed(gradient: Batch, level: PerSample) -> tuple[Batch, PerSample]:
+    """A gradient and what it is compared with, of a size whose squares are numbers.
+
+    Those of tiny values would vanish, and those of huge ones be infinite.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        lengths = to_numpy(magnitude(gradient, 2))
+    rows = np.flatnonzero(~((lengths > 1e-12) & (lengths < 1e12)))
+    if len(rows) == 0:
+        return gradient, level
+    peak = np.ones(len(lengths), lengths.dtype)
+    peak[rows] = to_numpy(nonzero(magnitude(take(gradient, rows), math.inf)))
+    peaks = like(gradient, peak)
+    return gradient / expand(peaks, gradient), level / peaks
+
+
 def _along_until(
     direction: Batch, margin: PerSample, gradient: Batch, low: Batch, high: Batch
 ) -> Batch:
@@ -522,10 +536,10 @@ def _along_until(
 
     def move(level: PerSample) -> tuple[Batch, PerSample]:
         moved = clip(direction * expand(-level, direction), low, high, reuse=True)
-        return moved, -total(gradient * moved)
+        return moved, -inner_product(gradient, moved)
 
     target = maximum(margin, 0.0)
-    first = target / nonzero(total(gradient * direction))
+    first = target / nonzero(inner_product(gradient, direction))
     return meet(move, target, first, _FURTHEST)
 
 

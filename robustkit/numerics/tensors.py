@@ -34,6 +34,7 @@ __all__ = [
     "flatten",
     "full",
     "highest",
+    "inner_product",
     "lead",
     "like",
     "magnitude",
@@ -181,9 +182,12 @@ def clip(
     if tensors and _framework(x) == "torch":
         import torch
 
-        # Twice as fast as one clamp between tensors.
-        out = torch.maximum(x.raw, _raw(lower), out=x.raw if reuse else None)
-        return type(x)(torch.minimum(out, _raw(upper), out=out))
+        least, most, memory = _raw(lower), _raw(upper), x.raw if reuse else None
+        if least.shape == most.shape == x.raw.shape:
+            return type(x)(torch.clamp(x.raw, least, most, out=memory))
+        # Twice as fast as one clamp where bounds broadcast.
+        out = torch.maximum(x.raw, least, out=memory)
+        return type(x)(torch.minimum(out, most, out=out))
     return minimum(maximum(x, lower), upper)
 
 
@@ -253,6 +257,14 @@ def excess(x: Tensor, level: PerSample) -> tuple[PerSample, PerSample]:
 def total(x: Batch) -> PerSample:
     """The sum over all axes but the first."""
     return flatten(x).sum(axis=1)
+
+
+def inner_product(x: Batch, y: Batch) -> PerSample:
+    """The inner product of each sample of `x` with that of `y`."""
+    if _framework(x) == "numpy" or _on_host(x):
+        # Twice as fast as a product and its sum, and no row depends on the others.
+        return like(x, np.einsum("ij,ij->i", *map(to_numpy, (flatten(x), flatten(y)))))
+    return total(x * y)
 
 
 def magnitude(x: Batch, order: float) -> PerSample:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustkit.numerics.norms import L0, L1, L2, Linf, Norm
+from robustkit.numerics.norms import L0, L1, L2, Linf, Norm, tamed
 from robustkit.numerics.tensors import (
     Array,
     Batch,
@@ -25,17 +25,19 @@ from robustkit.numerics.tensors import (
     clip,
     differs,
     expand,
+    inner_product,
     like,
     magnitude,
     maximum,
     minimum,
+    minus,
     put,
     reaches,
     rounding,
     take,
+    times,
     to_numpy,
     together,
-    total,
     where,
 )
 from robustkit.numerics.thresholds import nonzero
@@ -43,7 +45,7 @@ from robustkit.numerics.thresholds import nonzero
 __all__ = ["smallest_near"]
 
 _EUCLIDEAN = L2()
-_MOST_TURNS, _FEW_TURNS = 200, 20
+_MOST_TURNS = 200
 
 
 def smallest_near(
@@ -55,6 +57,7 @@ def smallest_near(
     low: Batch,
     high: Batch,
     tolerance: float = 1e-3,
+    turns: int = _MOST_TURNS,
 ) -> Batch:
     """The smallest delta of ball and box with gradient . delta <= level.
 
@@ -71,22 +74,27 @@ def smallest_near(
         low: (n, ...) the least that delta may be; at most zero.
         high: (n, ...) the most that it may be; at least zero.
         tolerance: Of the radius, as a share of it.
+        turns: How many points of the path to look at, at most. Where they do not
+            suffice, the result is the best of ball and half-space on the straight line
+            between two of them; for L0, the last one inside the ball.
 
     Returns:
         (n, ...) perturbations.
     """
-    peak = nonzero(magnitude(gradient, math.inf))
-    gradient, level = gradient / expand(peak, gradient), level / peak
+    gradient, level = tamed(gradient, level)
+    # The search for a force starts and grows by lengths, whatever the gradient's was.
+    steep = nonzero(magnitude(gradient, 2))
+    gradient, level = gradient / expand(steep, gradient), level / steep
     # Rounding may put the center outside of the box.
     below, above = minimum(low - center, 0.0), maximum(high - center, 0.0)
-    excess = total(gradient * center) - level
+    excess = inner_product(gradient, center) - level
     step = _EUCLIDEAN.project_halfspace(gradient, excess, below, above)
     nearest = center + step
     smallest = norm.project_halfspace(gradient, -level, low, high)
     short = magnitude(step, 2) - radius
     over = magnitude(smallest - center, 2) - radius
     # Rounding must not take a boundary for one that the box does not reach.
-    missed = excess + total(gradient * step) > 1e-4 * excess.abs()
+    missed = excess + inner_product(gradient, step) > 1e-4 * excess.abs()
     missed = missed.logical_or(short >= 0)
     result = smallest
     if bool(missed.any()):
@@ -95,15 +103,27 @@ def smallest_near(
     cut = (over > 0).logical_and(missed.logical_not())
     if not bool(cut.any()):
         return result
-    path = _Path(norm, center, gradient, level, low, high, nearest, smallest)
-    return where(cut, path.leave(radius, short, over, cut, tolerance), result)
+    sizes = (magnitude(point, math.inf) for point in (nearest, smallest))
+    path = _Path(norm, center, gradient, level, low, high, nearest, smallest, *sizes)
+    return where(cut, path.leave(radius, short, over, cut, tolerance, turns), result)
 
 
 def _furthest(gradient: Batch, radius: PerSample, low: Batch, high: Batch) -> Batch:
     """The step in ball and box that goes furthest down the gradient."""
-    # What is nearest to a point far down the gradient, whose largest entry is 1.
-    far = gradient * expand(-1e6 * radius, gradient)
+    # What is nearest to a point far down the gradient, in any feature that has one.
+    peak = nonzero(magnitude(gradient, math.inf))
+    far = gradient * expand(-1e6 * radius / peak, gradient)
     return _EUCLIDEAN.project_box(far, radius, low, high)
+
+
+def _edge(center: Batch, inner: Batch, outer: Batch, radius: PerSample) -> Batch:
+    """Where the straight line from a point of the ball to one outside leaves it."""
+    start, way = inner - center, outer - inner
+    square = nonzero(inner_product(way, way))
+    along = inner_product(start, way) / square
+    room = maximum(radius.square() - inner_product(start, start), 0.0) / square
+    share = minimum((along.square() + room).sqrt() - along, 1.0)
+    return inner + way * expand(maximum(share, 0.0), way)
 
 
 @dataclass(frozen=True)
@@ -119,12 +139,14 @@ class _Path:
     Attributes:
         norm: To be minimised.
         center: (n, ...) as everything else in `smallest_near`.
-        gradient: (n, ...) whose largest entry is 1.
+        gradient: (n, ...) of length 1, or zero.
         level: (n,) of the boundary.
         low: (n, ...) of the box.
         high: (n, ...) of the box.
         nearest: (n, ...) where the path starts.
         smallest: (n, ...) where it ends.
+        start: (n,) the largest change of `nearest`.
+        end: (n,) that of `smallest`.
     """
 
     norm: Norm
@@ -135,6 +157,8 @@ class _Path:
     high: Batch
     nearest: Batch
     smallest: Batch
+    start: PerSample
+    end: PerSample
 
     def leave(
         self,
@@ -143,6 +167,7 @@ class _Path:
         over: PerSample,
         active: Mask,
         tolerance: float,
+        turns: int,
     ) -> Batch:
         """The points (n, ...) at which the path leaves the ball.
 
@@ -157,21 +182,26 @@ class _Path:
             over: (n,) the same where it ends.
             active: (n,) which samples to work on.
             tolerance: Of the radius, as a share of it, and of the way to the boundary.
+            turns: How many forces to try, at most.
         """
-        path, found, rough = self, self.nearest, rounding(self.center)
+        path, inner, outer = self, self.nearest, self.smallest
+        rough = rounding(self.center)
         steep = nonzero(magnitude(self.gradient, 2))
-        depth = (total(self.gradient * self.center) - self.level).abs()
+        depth = (inner_product(self.gradient, self.center) - self.level).abs()
         # One value per sample: NumPy is several times faster than any framework.
         numbers = together(
             radius, short, over, steep, depth, magnitude(self.center, 2) + radius
         )
-        s = _Search.begin(to_numpy(active), *(v.astype(np.float64) for v in numbers))
+        guess = to_numpy(self._guess(radius, short, over))
+        s = _Search.begin(
+            to_numpy(active), guess, *(v.astype(np.float64) for v in numbers)
+        )
         # Where a force does not push too far, a share is known to be inside; where it
         # does before the boundary, to be outside. That decides what only counts.
         decisive = isinstance(self.norm, L0 | Linf)
-        for turn in range(_MOST_TURNS):
+        for turn in range(turns):
             count = int(s.active.sum())
-            if count == 0 or turn > _FEW_TURNS - 20 * math.log10(tolerance):
+            if count == 0:
                 break
             # To a power of two, since every new size is compiled anew by some.
             if (size := 1 << (count - 1).bit_length()) < len(s.row):
@@ -185,43 +215,70 @@ class _Path:
             excess, value, slope = (
                 v.astype(np.float64)
                 for v in together(
-                    total(path.gradient * delta) - path.level,
+                    inner_product(path.gradient, delta) - path.level,
                     magnitude(delta - path.center, 2),
                     follows,
                 )
             )
-            enters = s.turn(
+            enters, leaves = s.turn(
                 excess, value - s.radius, slope, turn, rough, tolerance, decisive
             )
-            better = np.flatnonzero(enters)
-            if len(better):
-                found = put(found, s.row[better], take(delta, better))
-        return found
+            if len(better := np.flatnonzero(enters)):
+                inner = put(inner, s.row[better], take(delta, better))
+            if len(worse := np.flatnonzero(leaves)):
+                outer = put(outer, s.row[worse], take(delta, worse))
+        if isinstance(self.norm, L0):
+            return inner
+        return _edge(self.center, inner, outer, radius)
+
+    def _guess(self, radius: PerSample, short: PerSample, over: PerSample) -> PerSample:
+        """Shares (n,) at which the path might leave the ball."""
+        # How far it may still go, if the start lies apart from the center by a step
+        # at a right angle.
+        room = maximum(radius.square() - (radius + short).square(), 0.0).sqrt()
+        length = nonzero(magnitude(self.nearest, 2))
+        if isinstance(self.norm, L2):
+            share = -short / nonzero(over - short)
+        elif isinstance(self.norm, Linf):
+            fall = room * self.start / length
+            share = fall / nonzero(fall + self.start - self.end)
+        else:
+            wide = nonzero(magnitude(self.nearest, 1)) / length
+            price = room / wide
+            share = price / nonzero(price + self.start)
+        return minimum(maximum(share, 0.01), 0.9)
 
     def _at(self, share: PerSample, force: PerSample) -> tuple[Batch, PerSample]:
         """Points (n, ...), and how fast they go down the gradient with the force."""
-        free = self.center - self.gradient * expand(force, self.gradient)
-        low, high = self.low, self.high
-        start = magnitude(self.nearest, math.inf)
-        price = start * share / maximum(1 - share, 1e-6)
-        follows = self.gradient.square()
-        if isinstance(self.norm, L2):
-            free = free - self.center * expand(share, free)
-        if isinstance(self.norm, Linf):
-            end = magnitude(self.smallest, math.inf)
-            edge = expand(start + share * (end - start), free)
-            low, high = maximum(low, -edge), minimum(high, edge)
-        if isinstance(self.norm, L1):
+        center, gradient, norm = self.center, self.gradient, self.norm
+        push = times(gradient, expand(force, gradient))
+        if isinstance(norm, L2):
+            center = times(center, expand(1 - share, center))
+        free = minus(center, push, reuse=True)
+        if isinstance(norm, Linf):
+            edge = expand(self.start + share * (self.end - self.start), free)
+            # The box holds zero, so the order does not matter.
+            delta = clip(clip(free, -edge, edge), self.low, self.high, reuse=True)
+            return delta, self._slope(free, delta)
+        price = self.start * share / maximum(1 - share, 1e-6)
+        if isinstance(norm, L1):
             edge = expand(price, free)
-            free = free - clip(free, -edge, edge)
-            follows = follows * differs(free, 0.0)
-        delta = clip(free, low, high)
-        follows = follows * (1 - differs(free, delta))
-        if isinstance(self.norm, L0):
-            saving = self.norm.summed(free.square() - (free - delta).square())
-            kept = reaches(saving, expand(price.square(), saving))
-            delta, follows = delta * kept, follows * kept
-        return delta, total(follows)
+            free = minus(free, clip(free, -edge, edge))
+        delta = clip(free, self.low, self.high)
+        if isinstance(norm, L2):
+            return delta, self._slope(free, delta)
+        if isinstance(norm, L1):
+            return delta, self._slope(free, delta, differs(free, 0.0))
+        assert isinstance(norm, L0)
+        saving = norm.summed(free.square() - (free - delta).square())
+        kept = reaches(saving, expand(price.square(), saving))
+        return delta * kept, self._slope(free, delta, kept)
+
+    def _slope(self, free: Batch, delta: Batch, kept: Batch | None = None) -> PerSample:
+        """How fast points (n,) go down the gradient with the force, where not held."""
+        moves = 1 - differs(free, delta)
+        moved = self.gradient * (moves if kept is None else moves * kept)
+        return inner_product(moved, moved)
 
 
 @dataclass
@@ -266,6 +323,7 @@ class _Search:
     def begin(
         cls,
         active: Array,
+        share: Array,
         radius: Array,
         short: Array,
         over: Array,
@@ -286,7 +344,7 @@ class _Search:
             left=zero,
             right=one,
             last=zero,
-            share=one / 2,
+            share=share.astype(np.float64),
             weak=-one,
             strong=one * math.inf,
             force=radius / steep,
@@ -301,8 +359,8 @@ class _Search:
         rough: float,
         tolerance: float,
         decisive: bool,
-    ) -> Array:
-        """Go on by one turn; which points (n,) are the best yet.
+    ) -> tuple[Array, Array]:
+        """Go on by one turn; which points (n,) are the best yet inside and outside.
 
         Args:
             excess: (n,) how far before the boundary the present points are.
@@ -361,4 +419,4 @@ class _Search:
         force = np.where(met, self.strong, force)
         # Of the others it would grow without limit.
         self.force = np.where(self.active, force, 0.0)
-        return enters
+        return enters, leaves

@@ -34,8 +34,9 @@ _LAST = 0.05
 _LONG = 20
 # Of the steps for the last walk, and of the first radius for it.
 _REFINED, _NARROW = 0.35, 0.3
-# Of the trust radius: it need not be met exactly.
-_TOLERANCE = 0.1
+# The trust radius need not be met exactly: by what share of it, and how many points of
+# the way to look at.
+_TOLERANCE, _TURNS = 0.1, 40
 # How many steps without a gain of a hundred-thousandth end the last walk.
 _PATIENCE = 25
 
@@ -199,6 +200,7 @@ def along_boundary(
     before: Batch,
     radius: PerSample,
     overshoot: float = 0.1,
+    turns: int = _TURNS,
 ) -> tuple[Batch, Batch]:
     """One step: the smallest perturbation beyond the plane of the last answer.
 
@@ -212,6 +214,7 @@ def along_boundary(
         radius: (n,) of the trust region, an L2 length; infinite: as far as the
             shortest way to the plane takes, and a half more.
         overshoot: As in `BrendelBethge`.
+        turns: As in `smallest_near`.
 
     Returns:
         (n, ...) the perturbation and the average of the normals.
@@ -223,6 +226,6 @@ def along_boundary(
     radius = where(radius < math.inf, radius, 1.5 * height.abs())
     level = total(normal * a.delta) - height - overshoot * height.abs()
     delta = smallest_near(
-        norm, a.delta, normal, level, radius, p.low, p.high, _TOLERANCE
+        norm, a.delta, normal, level, radius, p.low, p.high, _TOLERANCE, turns
     )
     return delta, normal
