@@ -231,8 +231,8 @@ class L2(Norm):
     def project_halfspace(
         self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
     ) -> Batch:
-        gradient, margin = tamed(gradient, margin)
-        return _along_until(gradient, margin, gradient, low, high)
+        gradient, _, unit = tamed(gradient)
+        return _along_until(gradient, margin / unit, gradient, low, high)
 
     def proximal(self, delta: Batch, curvature: Batch, weight: PerSample) -> Batch:
         # With s the size of z, each feature is delta / (1 + weight / (curvature s)).
@@ -499,34 +499,27 @@ def _unblocked(gradient: Batch, point: Batch, bounds: Bounds) -> Batch:
 
 def _along(gradient: Batch, length: PerSample) -> Batch:
     """`gradient`, whose memory is taken, at the given length; zero stays zero."""
-    with np.errstate(over="ignore"):
-        size = magnitude(gradient, 2)
-    lengths = to_numpy(size)
-    rows = np.flatnonzero(~((lengths > 1e-15) & (lengths < 1e15)))
-    if len(rows):
-        # Over the largest entry first, since the squares of tiny values vanish, and
-        # those of huge ones are infinite.
-        some = take(gradient, rows)
-        some = some / expand(nonzero(magnitude(some, math.inf)), some)
-        gradient = put(gradient, rows, some, reuse=True)
-        size = put(size, rows, magnitude(some, 2))
+    gradient, size, _ = tamed(gradient)
     return times(gradient, expand(length / nonzero(size), gradient), reuse=True)
 
 
-def tamed(gradient: Batch, level: PerSample) -> tuple[Batch, PerSample]:
-    """A gradient and what it is compared with, of a size whose squares are numbers.
+def tamed(gradient: Batch) -> tuple[Batch, PerSample, PerSample]:
+    """A gradient of a size whose squares are numbers; that size; the unit it is in.
 
-    Those of tiny values would vanish, and those of huge ones be infinite.
+    Those of tiny values would vanish, and those of huge ones be infinite. Nearly all
+    gradients come back as they are, in units of 1.
     """
     with np.errstate(over="ignore", under="ignore"):
-        lengths = to_numpy(magnitude(gradient, 2))
-    rows = np.flatnonzero(~((lengths > 1e-12) & (lengths < 1e12)))
+        size = magnitude(gradient, 2)
+    lengths, unit = to_numpy(size), full(gradient, 1.0)
+    rows = np.flatnonzero(~((lengths > 1e-15) & (lengths < 1e15)))
     if len(rows) == 0:
-        return gradient, level
-    peak = np.ones(len(lengths), lengths.dtype)
-    peak[rows] = to_numpy(nonzero(magnitude(take(gradient, rows), math.inf)))
-    peaks = like(gradient, peak)
-    return gradient / expand(peaks, gradient), level / peaks
+        return gradient, size, unit
+    some = take(gradient, rows)
+    peak = nonzero(magnitude(some, math.inf))
+    some = some / expand(peak, some)
+    gradient, size = put(gradient, rows, some), put(size, rows, magnitude(some, 2))
+    return gradient, size, put(unit, rows, peak)
 
 
 def _along_until(

@@ -81,10 +81,10 @@ def smallest_near(
     Returns:
         (n, ...) perturbations.
     """
-    gradient, level = tamed(gradient, level)
     # The search for a force starts and grows by lengths, whatever the gradient's was.
-    steep = nonzero(magnitude(gradient, 2))
-    gradient, level = gradient / expand(steep, gradient), level / steep
+    gradient, steep, unit = tamed(gradient)
+    gradient, level = gradient / expand(nonzero(steep), gradient), level / unit
+    level = level / nonzero(steep)
     # Rounding may put the center outside of the box.
     below, above = minimum(low - center, 0.0), maximum(high - center, 0.0)
     excess = inner_product(gradient, center) - level
@@ -186,11 +186,10 @@ class _Path:
         """
         path, inner, outer = self, self.nearest, self.smallest
         rough = rounding(self.center)
-        steep = nonzero(magnitude(self.gradient, 2))
         depth = (inner_product(self.gradient, self.center) - self.level).abs()
         # One value per sample: NumPy is several times faster than any framework.
         numbers = together(
-            radius, short, over, steep, depth, magnitude(self.center, 2) + radius
+            radius, short, over, depth, magnitude(self.center, 2) + radius
         )
         guess = to_numpy(self._guess(radius, short, over))
         s = _Search.begin(
@@ -289,7 +288,6 @@ class _Search:
         row: Which sample each entry speaks of.
         active: Whose search goes on.
         radius: Of the ball.
-        steep: Length of the gradient.
         depth: How far from the boundary the center is.
         length: Of center and radius together; what rounding errors are measured by.
         short: Distance from the center less the radius, at `left`.
@@ -306,7 +304,6 @@ class _Search:
     row: Array
     active: Array
     radius: Array
-    steep: Array
     depth: Array
     length: Array
     short: Array
@@ -327,7 +324,6 @@ class _Search:
         radius: Array,
         short: Array,
         over: Array,
-        steep: Array,
         depth: Array,
         length: Array,
     ) -> "_Search":
@@ -336,7 +332,6 @@ class _Search:
             row=np.arange(len(radius)),
             active=active,
             radius=radius,
-            steep=steep,
             depth=depth,
             length=length,
             short=short,
@@ -347,7 +342,7 @@ class _Search:
             share=share.astype(np.float64),
             weak=-one,
             strong=one * math.inf,
-            force=radius / steep,
+            force=radius,
         )
 
     def turn(
@@ -374,7 +369,7 @@ class _Search:
         inside = value <= tolerance * self.radius
         jump = self.weak >= self.strong * (1 - 4 * rough)
         root = (jump | (self.force == 0)) & (excess <= 0)
-        noise = 8 * rough * self.steep * (self.length + self.force * self.steep)
+        noise = 8 * rough * (self.length + self.force)
         root |= np.abs(excess) <= np.maximum(noise, tolerance / 4 * self.depth)
         close = root & (np.abs(value) <= tolerance * self.radius)
         if decisive:

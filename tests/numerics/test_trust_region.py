@@ -43,10 +43,11 @@ class Local:
         for row in range(len(self.level)):
             yield self.map(lambda values, row=row: values[row])
 
-    def solved(self, name, convert=as_tensor, tolerance=1e-9):
+    def solved(self, name, convert=as_tensor, **settings):
         fields = {field.name: getattr(self, field.name) for field in FIELDS}
         tensors = {key: convert(values) for key, values in fields.items()}
-        return smallest_near(get_norm(name), **tensors, tolerance=tolerance).numpy()
+        settings = {"tolerance": 1e-9} | settings
+        return smallest_near(get_norm(name), **tensors, **settings).numpy()
 
     def outside(self, delta):
         """By how much `delta` leaves ball and box."""
@@ -176,6 +177,24 @@ def test_agrees_with_scipy(name):
         agreeing += 1
     assert agreeing > 25
     assert missed > 10
+
+
+@convex_norms
+def test_few_points_of_the_way_keep_to_ball_box_and_boundary(name):
+    problem = example(seed=5)
+    exact = problem.solved(name)
+    gained, possible = np.zeros(3), 0.0
+    for place, turns in enumerate((0, 2, 12)):
+        few = problem.solved(name, tolerance=1e-3, turns=turns)
+        for one, delta, best in zip(problem.rows(), few, exact, strict=True):
+            assert one.outside(delta) <= 1e-3
+            assert one.beyond(delta) >= min(one.beyond(best), 0) - 5e-3
+            size, least = (np.linalg.norm(d, ORDERS[name]) for d in (delta, best))
+            assert size >= least - 2e-3
+            gained[place] += np.linalg.norm(one.center, ORDERS[name]) - size
+            possible += (np.linalg.norm(one.center, ORDERS[name]) - least) / 3
+    assert gained[0] <= gained[1] <= gained[2]
+    assert gained[2] >= 0.97 * possible
 
 
 def test_few_features_change_where_l0_is_minimised():
