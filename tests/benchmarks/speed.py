@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import efficientnet
 import torch
 
 from robustkit.attacks.gradient.apgd import APGD
@@ -61,7 +62,10 @@ def batch(
 
     Misclassified ones would leave the batch of our attacks and make them look faster.
     """
-    x, y = (torch.tensor(values) for values in load_data().images(dataset))
+    if dataset == "imagenet":
+        _, x, y = efficientnet.load()
+    else:
+        x, y = (torch.tensor(values) for values in load_data().images(dataset))
     with torch.no_grad():
         guesses = module(x).argmax(dim=1)
     # Nothing is right about a network of random weights.
@@ -115,9 +119,11 @@ class Residual(torch.nn.Module):
 
 
 def network(name: str) -> tuple[torch.nn.Module, str]:
-    """A network of models.json, or "residual"; and the data set it is for."""
+    """A network of models.json, "residual" or "efficientnet"; and its data set."""
     if name == "residual":
         return Residual().eval(), "cifar10"
+    if name == "efficientnet":
+        return efficientnet.load()[0], "imagenet"
     return load_data().torch_model(name), "cifar10" if "cifar" in name else "mnist"
 
 

@@ -16,13 +16,20 @@ DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 EXACT = ("linear", "toy20", "mlp14_std")
 """Networks whose minimum distances are known."""
 
+EFFICIENTNET = "efficientnet-lite0"
+"""An optional network, of other packages; see `efficientnet.py` beside this folder."""
+
 
 @cache
 def loader(folder: Path) -> Any:
     """The folder's own loader, a module."""
     if not (folder / "load.py").exists():
         sys.exit(f"needs the trained networks in {folder}, which is not there")
-    spec = importlib.util.spec_from_file_location("load", folder / "load.py")
+    return _module(folder / "load.py")
+
+
+def _module(file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -46,6 +53,9 @@ def network(folder: Path, name: str, images: int) -> tuple[nn.Module, Tensor, Te
     Returns:
         The network, (n, c, h, w) images in [0, 1], (n,) labels.
     """
+    if name == EFFICIENTNET:
+        model, x, y = _module(Path(__file__).parents[1] / "efficientnet.py").load()
+        return model, x[:images], y[:images]
     data = loader(folder)
     model: nn.Module = data.torch_model(name).requires_grad_(False)
     x, y = map(torch.tensor, data.images(networks(folder)[name]["dataset"]))
