@@ -136,6 +136,27 @@ class Results:
             count: Curve(after[wanted, 1 + place]) for place, count in enumerate(counts)
         }
 
+    def distances_after(self, attack: str, norm: str | None = None) -> Array:
+        """(n, counts) distances known after so many forward passes as in `QUERIES`.
+
+        As `distances`, but NaN everywhere for samples and runs without such a record.
+        """
+        after = _read_queries(self.path / "queries.csv", attack, self._norm(norm))
+        known = np.full((len(self.index), len(QUERIES)), np.nan)
+        rows = np.isin(after[:, 0], self.index)
+        known[np.searchsorted(self.index, after[rows, 0])] = after[rows, 1:]
+        return known
+
+    def forward_passes(self, attack: str, norm: str | None = None) -> Array:
+        """(n,) forward passes that an attack took; 0 where it did not run."""
+        rows = (self._table["norm"] == self._norm(norm)) & (
+            self._table["attack"] == attack
+        )
+        passes = np.zeros(len(self.index), dtype=np.int64)
+        place = np.searchsorted(self.index, self._table["index"][rows])
+        passes[place] = self._table["forward_passes"][rows]
+        return passes
+
     def curve(self, norm: str | None = None, attack: str | None = None) -> Curve:
         """The minimum-perturbation curve."""
         return Curve(self.distances(norm, attack))
