@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from robustkit.errors import BadInput
+from robustkit.evaluation.archive import read_examples
 from robustkit.evaluation.curve import CONFIDENCE, ROUNDING, Curve, Interval
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.tables import QUERIES
@@ -201,16 +202,8 @@ def _check_same_data(one: Results, other: Results) -> None:
 
 def _same_examples(*paths: Path) -> bool:
     """Whether the originals that both runs kept are the same."""
-    files = [path / "examples.npz" for path in paths]
-    if not all(file.exists() for file in files):
-        return True
-    kept = []
-    for file in files:
-        with np.load(file, allow_pickle=False) as examples:
-            kept.append((examples["index"], examples["x"]))
-    (one, x), (other, z) = kept
-    _, rows, others = np.intersect1d(one, other, return_indices=True)
-    return x.shape[1:] == z.shape[1:] and np.array_equal(x[rows], z[others])
+    one, other = (read_examples(path / "examples.npz") for path in paths)
+    return all(np.array_equal(one[i], other[i]) for i in one.keys() & other.keys())
 
 
 def run_names(runs: Sequence[Results]) -> list[str]:

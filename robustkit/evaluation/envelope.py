@@ -63,7 +63,9 @@ def envelope(results: Results, norm: str) -> Envelope:
     names = results.attacks(norm)
     every = np.full((len(names), len(results.index)), np.inf)
     for place, name in enumerate(names):
-        every[place] = np.nan_to_num(results.distances(norm, name), nan=np.inf)
+        every[place] = np.nan_to_num(
+            results.distances(norm, name), nan=np.inf, posinf=np.inf
+        )
     every = every[:, results.distances(norm) != 0]
     nearest = every.min(axis=0, initial=np.inf)
     order = np.argsort(nearest, kind="stable")

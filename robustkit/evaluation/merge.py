@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from robustkit.errors import BadInput
-from robustkit.evaluation.archive import read_best
+from robustkit.evaluation.archive import read_best, read_examples
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import EXAMPLES, RunFolder, read_json
@@ -185,12 +185,8 @@ def _check_equal(
 
 def _examples(parts: Sequence[Path]) -> tuple[Array, Array]:
     """The first originals of all, and their positions."""
-    index, x = [], []
+    kept: dict[int, Array] = {}
     for part in parts:
-        if not (part / "examples.npz").exists():
-            continue
-        with np.load(part / "examples.npz", allow_pickle=False) as kept:
-            index.append(kept["index"])
-            x.append(kept["x"])
-    order = np.argsort(np.concatenate(index))[:EXAMPLES]
-    return np.concatenate(index)[order], np.concatenate(x)[order]
+        kept |= read_examples(part / "examples.npz")
+    first = sorted(kept)[:EXAMPLES]
+    return np.array(first), np.array([kept[place] for place in first])
