@@ -10,6 +10,7 @@ from robustkit.cli.evaluating import evaluate_command, merge_command
 from robustkit.cli.judging import check_command, exact_command, test_command
 from robustkit.cli.listing import attacks_command, doctor_command
 from robustkit.cli.reading import compare_command, verify_command
+from robustkit.cli.reporting import report_command
 
 __all__ = ["main"]
 
@@ -27,6 +28,7 @@ for _command in (
     exact_command,
     merge_command,
     compare_command,
+    report_command,
     verify_command,
     attacks_command,
     doctor_command,

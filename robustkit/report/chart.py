@@ -122,10 +122,10 @@ def axis(
     >>> [label for _, label in axis("size", 0, 1).ticks]
     ['0', '0.2', '0.4', '0.6', '0.8', '1']
     """
-    if not logarithmic:
+    decades = math.log10(high / low) if logarithmic else 0.0
+    if decades < 1:
         values = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     else:
-        decades = math.log10(high / low)
         steps = (1,) if decades > 2 else (1, 2, 5)
         values = LogLocator(subs=steps, numticks=7).tick_values(low, high)
     # Rounded, since 3 * 0.2 is not 0.6.

@@ -106,10 +106,18 @@ def curve_chart(runs: Sequence[Named], norm: str) -> Chart:
     )
 
 
-def envelope_chart(run: Named, norm: str, found: Envelope) -> Chart | None:
+def envelope_chart(
+    run: Named, norm: str, found: Envelope, order: Sequence[str]
+) -> Chart | None:
     """Each sample's distance by each attack, the samples in the order of the nearest.
 
     None for a single attack, or where nothing was found.
+
+    Args:
+        run: Whose attacks are shown.
+        norm: Whose distances.
+        found: Their envelope.
+        order: Names of the attacks of all runs shown, which gives each its style.
     """
     finite = int(np.isfinite(found.nearest).sum())
     if len(found.distance) < 2 or finite == 0:
@@ -119,7 +127,7 @@ def envelope_chart(run: Named, norm: str, found: Envelope) -> Chart | None:
     nearest = found.nearest[places]
     shares = (places + 0.5) / len(found.nearest)
     heights = _size_axis(norm, found.nearest[:finite], ())
-    order, hazes, dots = attack_order(run.results), [], []
+    hazes, dots = [], []
     for name, distance in found.distance.items():
         own = distance[places]
         style = order.index(name)

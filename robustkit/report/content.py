@@ -21,6 +21,7 @@ from robustkit.report import words
 from robustkit.report.chart import Chart
 from robustkit.report.charts import (
     Named,
+    attack_order,
     curve_chart,
     envelope_chart,
     passes_charts,
@@ -195,8 +196,9 @@ def _norm(runs: Sequence[Named], norm: str, data: DataSet | None) -> NormPart:
     laws = [fit_power_law(run.results.distances(norm)) for run in runs]
     galleries = tuple(choose(run.results, norm, data) for run in runs)
     summaries = [run.results.summary()["norms"][norm] for run in runs]
+    order = list(dict.fromkeys(a for run in runs for a in attack_order(run.results)))
     drawn = [
-        envelope_chart(run, norm, found)
+        envelope_chart(run, norm, found, order)
         for run, found in zip(runs, envelopes, strict=True)
     ]
     attacks = attacks_table(runs, norm)

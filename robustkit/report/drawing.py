@@ -11,8 +11,8 @@ from robustkit.report.chart import Axis, Chart, Mark, Series
 
 __all__ = ["draw"]
 
-WIDTH, HEIGHT = 600, 372
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 588, 26, 322
+WIDTH, HEIGHT = 600, 392
+_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 588, 38, 326
 # A label needs that much width, in units of the drawing; more on a narrow screen,
 # where letters are larger.
 _ROOM, _NARROW_ROOM = 50, 80

@@ -39,6 +39,8 @@ _SETTINGS: dict[str, Any] = {
     "ytick.labelcolor": _INK,
 }
 _PANEL = (4.4, 3.3)  # Inches.
+# Lines of so many places have a dot at each.
+_MARKED = {1, *range(3, 30)}
 # No date and no version of a library: equal results are equal bytes.
 _METADATA: dict[str, dict[str, None]] = {
     "png": {"Software": None},
@@ -158,7 +160,8 @@ def _draw_series(axes: Any, series: Series, chart: Chart) -> None:
         color=color,
         linestyle="-" if main else _DASHES[number % len(_DASHES)],
         linewidth=1.6 if main else 1.0,
-        marker="o" if series.look == "line" and len(series.x) < 30 else None,
+        # Not on a line between two places that were not measured.
+        marker="o" if series.look == "line" and len(series.x) in _MARKED else None,
         markersize=2.4,
         label=label,
         zorder=3 if main else 2,

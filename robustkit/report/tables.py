@@ -70,7 +70,7 @@ def runs_table(runs: Sequence[Named], norms: Sequence[str]) -> Tabular:
 
 def accuracy_table(runs: Sequence[Named], norm: str) -> Tabular:
     """Robust accuracy at the sizes asked about, with exact intervals."""
-    title = f"Robust accuracy by {words.norm_name(norm)} size"
+    title = "Robust accuracy"
     note = f"Each interval is exact for its own size (Clopper{words.DASH}Pearson)."
     epsilons = sorted(
         {e for run in runs for e in run.results.run["config"]["epsilons"][norm]}
@@ -264,7 +264,7 @@ def laws_table(
     """The power laws of the error; None where there is none."""
     rows = [
         (
-            Cell(run.name),
+            *_run_cell(run, runs),
             Cell(
                 f"{law.exponent.estimate:.2f}",
                 f"{law.exponent.lower:.2f} to {law.exponent.upper:.2f}",
@@ -285,7 +285,14 @@ def laws_table(
         return None
     return Tabular(
         title="Power law of the error",
-        columns=("Run", "Exponent", "Up to size", "Error there", "Samples", "p"),
+        columns=(
+            *_run_head(runs),
+            "Exponent",
+            "Up to size",
+            "Error there",
+            "Samples",
+            "p",
+        ),
         rows=tuple(rows),
         note="The share of samples that are adversarial within a size but not from the "
         "start, fitted as a power of the size to the nearest quarter of the "
