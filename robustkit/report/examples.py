@@ -15,7 +15,7 @@ from robustkit.evaluation.results import Results
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Array, as_tensor, to_numpy
 
-__all__ = ["Example", "Gallery", "choose"]
+__all__ = ["Example", "Gallery", "channels_last", "choose"]
 
 _PLACES = ("nearest", "lower quartile", "median", "upper quartile", "farthest")
 _CHANGES = 5
@@ -168,13 +168,13 @@ class _Pair:
 
     def size(self) -> tuple[int, int]:
         """Height and width; (0, 0) where this is no image."""
-        image = _channels_last(self.original)
+        image = channels_last(self.original)
         return (0, 0) if image is None else (image.shape[0], image.shape[1])
 
     def images(self) -> tuple[Array, Array] | None:
         """Both as (h, w, c), where they are images."""
-        before = _channels_last(self.original)
-        after = _channels_last(self.adversarial)
+        before = channels_last(self.original)
+        after = channels_last(self.adversarial)
         return None if before is None or after is None else (before, after)
 
     def pictures(self) -> tuple[str, str, str] | None:
@@ -254,7 +254,7 @@ def _check(
     )
 
 
-def _channels_last(x: Array) -> Array | None:
+def channels_last(x: Array) -> Array | None:
     """(h, w, 1 or 3) if `x` is an image."""
     if x.ndim != 3:
         return None

@@ -8,7 +8,7 @@ from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.report import words
 
-__all__ = ["bibtex", "command", "methods", "python_call"]
+__all__ = ["bibtex", "citation", "command", "methods", "python_call"]
 
 # What need not be said.
 _DEFAULTS: dict[str, Any] = {
@@ -130,6 +130,18 @@ def methods(run: dict[str, Any], summary: dict[str, Any]) -> str:
             else f" The run is not complete ({run['status']})."
         )
     )
+
+
+def citation(run: dict[str, Any], summary: dict[str, Any]) -> str:
+    """All that a paper needs to name a run: methods, how to repeat it, and an entry.
+
+    Args:
+        run: The contents of run.json.
+        summary: The contents of summary.json.
+    """
+    again = command(run) or python_call(run).rstrip()
+    entry = bibtex(run["versions"]["robustkit"], run["started"][:4])
+    return f"{methods(run, summary)}\n\nTo repeat it:\n\n{again}\n\n{entry}\n"
 
 
 def bibtex(version: str, year: str) -> str:
