@@ -10,7 +10,6 @@ from click.testing import CliRunner
 import robustkit as rk
 from robustkit.cli import main
 
-
 MAIN = "from robustkit.cli import main; main(prog_name='robustkit')"
 
 
