@@ -154,7 +154,7 @@ def _duration(seconds: float) -> str:
     """A time as people say it.
 
     >>> _duration(59), _duration(3720), _duration(200_000)
-    ('59 s', '1 h 2 min', '2 d 8 h')
+    ('59 s', '1 h 2 min', '2 d 7 h')
     """
     parts = [("d", 86400), ("h", 3600), ("min", 60), ("s", 1)]
     left = round(seconds)

@@ -18,6 +18,10 @@ __all__ = ["MOST_TEXT", "inside", "read_best", "read_examples"]
 MOST_TEXT = 64 * 2**20
 """Bytes of the largest JSON file that is read as a whole."""
 
+_MOST_ROWS = 2**26
+_LARGEST_INPUT = 2**26
+"""Values of one input."""
+
 _EXAMPLES = {"index": "<i8", "x": "<f4"}
 # What holds the inputs, in both: rows of any shape.
 _INPUTS = ("x", "x_adversarial")
@@ -121,6 +125,9 @@ def _array(
     start = _start(path, entry) + header
     if start + size > path.stat().st_size:
         raise ValueError(f"{name} ends before it should")
+    # A file may have holes, so that its length alone promises nothing.
+    if shape[0] > _MOST_ROWS or math.prod(shape[1:]) > _LARGEST_INPUT:
+        raise ValueError(f"{name} has the shape {shape}, which is beyond all reason")
     if size == 0:
         return np.empty(shape, expected)
     mapped: Any = np.memmap(path, expected, "r", start, shape)

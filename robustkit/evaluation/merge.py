@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from robustkit.errors import BadInput
-from robustkit.evaluation.archive import read_best, read_examples
+from robustkit.evaluation.archive import inside, read_best, read_examples
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import EXAMPLES, RunFolder, read_json
@@ -112,8 +112,12 @@ class _Part:
         """The rows of samples.csv, each with its line of queries.csv."""
         try:
             with (
-                open(path / "samples.csv", newline="", encoding="utf-8") as file,
-                open(path / "queries.csv", newline="", encoding="utf-8") as queries,
+                open(
+                    inside(path / "samples.csv"), newline="", encoding="utf-8"
+                ) as file,
+                open(
+                    inside(path / "queries.csv"), newline="", encoding="utf-8"
+                ) as queries,
             ):
                 reader = csv.DictReader(file)
                 if tuple(reader.fieldnames or ()) != COLUMNS:
@@ -121,7 +125,7 @@ class _Part:
                 next(queries)
                 for row, line in zip(reader, queries, strict=True):
                     yield {**row, _QUERIES: line}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise BadInput(
                 f"cannot read the tables of the run in '{path}': {error}"
             ) from error

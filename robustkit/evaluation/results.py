@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from robustkit.errors import BadInput, suggestion
-from robustkit.evaluation.archive import read_best
+from robustkit.evaluation.archive import inside, read_best
 from robustkit.evaluation.curve import CONFIDENCE, Curve, Interval, proportion
+from robustkit.evaluation.description import check_run, check_warrants, printable
 from robustkit.evaluation.store import SCHEMA, read_json
 from robustkit.evaluation.tables import COLUMNS, QUERIES, QUERY_COLUMNS
 from robustkit.numerics.tensors import Array
@@ -50,7 +51,7 @@ class Results:
         self.path = Path(path)
         if temporary:
             weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
-        self.run = read_json(self.path / "run.json")
+        self.run: dict[str, Any] = printable(read_json(self.path / "run.json"))
         if self.run.get("schema") != SCHEMA:
             raise BadInput(
                 f"the run folder '{path}' has format {self.run.get('schema')}; this "
@@ -58,6 +59,7 @@ class Results:
             )
         if not isinstance(self.run.get("config"), dict):
             raise BadInput(f"the run.json of '{path}' has no settings (config)")
+        check_run(self.run, self.path / "run.json")
         self.norms = tuple(self.run["config"].get("norms", ()))
         self.reload_warrants()
         self._table = _read_table(self.path / "samples.csv")
@@ -202,16 +204,9 @@ class Results:
     def reload_warrants(self) -> None:
         """Read the run folder's warrants again, if it has any."""
         path = self.path / WARRANTS
-        content = read_json(path).get("norms") if path.exists() else {}
-        by_norm = content.values() if isinstance(content, dict) else [None]
-        tests = [
-            t for n in by_norm for t in (n.values() if isinstance(n, dict) else "?")
-        ]
-        if not all(
-            isinstance(t, dict) and {"verdict", "rule"} <= t.keys() for t in tests
-        ):
-            raise BadInput(f"'{path}' does not hold the verdicts of active tests")
-        self._warrants: dict[str, Any] = content or {}
+        content = printable(read_json(path).get("norms")) if path.exists() else {}
+        check_warrants(content, path)
+        self._warrants: dict[str, Any] = content
 
     def summary(self) -> dict[str, Any]:
         """The contents of summary.json."""
@@ -325,7 +320,7 @@ def _read_queries(path: Path, attack: str, norm: str) -> Array:
     """(n, 1 + counts) the index and the distances of one attack in queries.csv."""
     rows = []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(inside(path), newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             if tuple(next(reader, ())) != QUERY_COLUMNS:
                 raise ValueError("its columns are others than expected")
@@ -334,7 +329,7 @@ def _read_queries(path: Path, attack: str, norm: str) -> Array:
                     rows.append(array("d", map(float, (index, *values))))
     except FileNotFoundError:
         return np.zeros((0, 1 + len(QUERIES)))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise BadInput(f"cannot read the table of queries '{path}': {error}") from error
     return np.array(rows).reshape((-1, 1 + len(QUERIES)))
 
@@ -348,7 +343,7 @@ def _read_table(path: Path) -> dict[str, Array]:
     numbers = {name: array("d") for name in _NUMBERS}
     words: dict[str, list[str]] = {name: [] for name in _WORDS}
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(inside(path), newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise ValueError(f"its columns are {reader.fieldnames}")
@@ -358,8 +353,8 @@ def _read_table(path: Path) -> dict[str, Array]:
                 for name in _NUMBERS:
                     numbers[name].append(float(row[name]))
                 for name in _WORDS:
-                    words[name].append(sys.intern(row[name]))
-    except (OSError, ValueError, TypeError) as error:
+                    words[name].append(sys.intern(printable(row[name])))
+    except (OSError, ValueError, TypeError, OverflowError, csv.Error) as error:
         raise BadInput(f"cannot read the table of samples '{path}': {error}") from error
     table: dict[str, Array] = {k: np.array(v) for k, v in integers.items()}
     table |= {name: np.array(values) for name, values in numbers.items()}

@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from robustkit.errors import BadInput
+from robustkit.evaluation.archive import MOST_TEXT, inside
 from robustkit.evaluation.shards import Shard, ShardKey, Shards, write_atomically
 from robustkit.evaluation.tables import write_tables
 from robustkit.numerics.tensors import Array
@@ -196,8 +197,10 @@ def read_json(path: Path) -> dict[str, Any]:
         BadInput: There is no such file, or it is not a JSON object.
     """
     try:
+        if inside(path).stat().st_size > MOST_TEXT:
+            raise ValueError(f"it is larger than {MOST_TEXT} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(
             f"'{path.parent}' is not a run folder of robustkit: cannot read "
             f"{path.name} ({error}); name the folder that `robustkit eval` printed"
