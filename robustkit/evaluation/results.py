@@ -3,7 +3,6 @@
 import csv
 import importlib
 import shutil
-import sys
 import weakref
 from array import array
 from pathlib import Path
@@ -342,6 +341,8 @@ def _read_table(path: Path) -> dict[str, Array]:
     integers = {name: array("q") for name in _INTEGERS}
     numbers = {name: array("d") for name in _NUMBERS}
     words: dict[str, list[str]] = {name: [] for name in _WORDS}
+    # Each word is in memory once, however many rows have it.
+    known: dict[str, str] = {}
     try:
         with open(inside(path), newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -353,7 +354,10 @@ def _read_table(path: Path) -> dict[str, Array]:
                 for name in _NUMBERS:
                     numbers[name].append(float(row[name]))
                 for name in _WORDS:
-                    words[name].append(sys.intern(printable(row[name])))
+                    word = row[name]
+                    if word not in known:
+                        known[word] = printable(word)
+                    words[name].append(known[word])
     except (OSError, ValueError, TypeError, OverflowError, csv.Error) as error:
         raise BadInput(f"cannot read the table of samples '{path}': {error}") from error
     table: dict[str, Array] = {k: np.array(v) for k, v in integers.items()}

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.stats import beta
@@ -45,6 +47,11 @@ class Named:
 
     name: str
     results: Results
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """As in summary.json; it takes a while, so it is made once."""
+        return self.results.summary()
 
 
 def attack_order(results: Results) -> list[str]:

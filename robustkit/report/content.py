@@ -180,7 +180,7 @@ def _comparison(runs: Sequence[Results], norms: Sequence[str]) -> tuple[Tabular,
 
 
 def _run(run: Named) -> RunPart:
-    summary = run.results.summary()
+    summary = run.summary
     return RunPart(
         name=run.name,
         results=run.results,
@@ -195,7 +195,7 @@ def _norm(runs: Sequence[Named], norm: str, data: DataSet | None) -> NormPart:
     queries, passes = passes_charts(runs, norm)
     laws = [fit_power_law(run.results.distances(norm)) for run in runs]
     galleries = tuple(choose(run.results, norm, data) for run in runs)
-    summaries = [run.results.summary()["norms"][norm] for run in runs]
+    summaries = [run.summary["norms"][norm] for run in runs]
     order = list(dict.fromkeys(a for run in runs for a in attack_order(run.results)))
     drawn = [
         envelope_chart(run, norm, found, order)

@@ -37,7 +37,7 @@ def runs_table(runs: Sequence[Named], norms: Sequence[str]) -> Tabular:
     """What the runs are, a row each."""
     rows = []
     for run in runs:
-        results, summary = run.results, run.results.summary()
+        results, summary = run.results, run.summary
         count = summary["samples"]
         medians = [
             _sized(summary["norms"][norm]["distance"]["median"], norm, results)
@@ -100,7 +100,7 @@ def accuracy_table(runs: Sequence[Named], norm: str) -> Tabular:
 
 def samples_table(runs: Sequence[Named], norm: str) -> Tabular:
     """What became of the samples."""
-    summaries = [run.results.summary() for run in runs]
+    summaries = [run.summary for run in runs]
     config = runs[0].results.run["config"]
     goal = config["target"] is not None or config["criterion"]
     counts = []
@@ -127,7 +127,7 @@ def attacks_table(runs: Sequence[Named], norm: str) -> Tabular:
     """What each attack found, what it cost, and what its active test says."""
     rows = []
     for run in runs:
-        attacks = run.results.summary()["norms"][norm]["attacks"]
+        attacks = run.summary["norms"][norm]["attacks"]
         for name, summary in attacks.items():
             cells = _attack(run.results, norm, name, summary)
             rows.append((*_run_cell(run, runs), *cells))

@@ -144,11 +144,12 @@ def pages(tmp_path_factory):
     return {
         "one": write_report(one),
         "several": write_report([one, two], folder / "several"),
+        "many": write_report([one, two] * 4, folder / "many"),
         "evil": write_report(evil),
     }
 
 
-@pytest.mark.parametrize("name", ["one", "several", "evil"])
+@pytest.mark.parametrize("name", ["one", "several", "many", "evil"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_page_needs_nothing_else_and_fits(browser, pages, name, width):
     browser.open(pages[name].as_uri(), width)
@@ -167,8 +168,8 @@ def test_a_page_needs_nothing_else_and_fits(browser, pages, name, width):
     assert browser.evaluate("document.images.length") == browser.evaluate(
         "[...document.images].filter(e => e.naturalWidth > 0).length"
     )
-    assert browser.evaluate("document.documentElement.scrollWidth") == width
     assert browser.evaluate(BEYOND) == []
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
     assert browser.evaluate(SMALLEST) >= 12
     assert browser.evaluate(COLLIDING) == []
 
