@@ -60,9 +60,9 @@ def test_all_attacks_are_in_the_chart_of_passes(results):
 
 def test_the_report_has_a_figure_and_a_table(results, tmp_path):
     page = results.report(tmp_path / "one").read_text()
-    assert page.count("<h3>Size against queries") == 2
+    assert page.count("<h3>Size against queries</h3>") == 2
     line = passes_charts([Named("run", results)], "l2")[0].series[0]
-    table = page.split("<h3>Size against queries")[1].split("</table>")[0]
+    table = page.split("<h3>Size against queries</h3>")[1].split("</table>")[0]
     assert words.size(line.y[-1]) in table
     assert ">100<" in table
     assert ">fmn<" not in table
