@@ -3,11 +3,12 @@
 Needs Chromium (any recent version) and, for the letters of the committed picture,
 the font Inter (Debian: fonts-inter). Run from anywhere:
 
-    python docs/pictures/make_report_picture.py
+    python docs/pictures/make_report_picture.py [--out FILE] [--samples N]
 
 The results do not depend on the machine; the timings below the picture's edge do.
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,11 @@ OPTIONS = (
 
 
 def main() -> None:
-    """Evaluate the demo network on all demo images and photograph the report."""
+    """Evaluate the demo network on the demo images and photograph the report."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--out", type=Path, default=PICTURE)
+    parser.add_argument("--samples", type=int, help="so many of them; all by default")
+    asked = parser.parse_args()
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         sys.exit(f"needs one of {', '.join(BROWSERS)} on the PATH")
@@ -44,6 +49,7 @@ def main() -> None:
             "digits",
             "digits",
             norm=["linf", "l2"],
+            samples=asked.samples,
             out=folder / "run",
         )
         page = write_report(results)
@@ -52,13 +58,13 @@ def main() -> None:
                 browser,
                 *OPTIONS,
                 f"--user-data-dir={folder / 'browser'}",
-                f"--screenshot={PICTURE}",
+                f"--screenshot={asked.out.resolve()}",
                 page.as_uri(),
             ],
             check=True,
             capture_output=True,
         )
-    print(f"{PICTURE}: {PICTURE.stat().st_size / 1000:.0f} kB")
+    print(f"{asked.out}: {asked.out.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How commands say how far they are, and how they end."""
+"""How commands end."""
 
 import contextlib
 import errno
@@ -7,16 +7,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import click
 
 from robustkit.errors import BadInput
 
-if TYPE_CHECKING:
-    from robustkit.evaluation.batch import Progress
-
-__all__ = ["progress_bar", "reporting_errors"]
+__all__ = ["reporting_errors"]
 
 
 @contextlib.contextmanager
@@ -77,40 +74,3 @@ def reporting_errors(folder: Callable[[], Path | None]) -> Iterator[None]:
         unexpected(error)
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-@contextlib.contextmanager
-def progress_bar() -> "Iterator[Callable[[Progress], None]]":
-    """A bar on a terminal, a line per batch and attack elsewhere; both to stderr."""
-    if not sys.stderr.isatty():
-        last: list[tuple[int, str, str]] = []
-
-        def line(progress: "Progress") -> None:
-            at = (progress.first, progress.norm, progress.attack)
-            if last != [at]:
-                last[:] = [at]
-                click.echo(_doing(progress), err=True)
-
-        yield line
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    console = Console(stderr=True)
-    with Bars(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
-        task = bars.add_task("looking at the model", total=1.0)
-        yield lambda progress: bars.update(
-            task, description=_doing(progress), completed=progress.share
-        )
-
-
-def _doing(progress: "Progress") -> str:
-    last = progress.first + progress.samples - 1
-    return f"samples {progress.first}-{last}: {progress.norm} {progress.attack}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from robustkit.cli.ending import progress_bar, reporting_errors
+from robustkit.cli.ending import reporting_errors
 from robustkit.cli.options import (
     Numbers,
     Part,
@@ -18,6 +18,7 @@ from robustkit.cli.options import (
     split,
     two,
 )
+from robustkit.cli.progress import progress_bar, progress_option
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ Examples:
     "--strict", is_flag=True, help="Exit with 3 if a finding invalidates the number."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json only.")
+@progress_option
 def evaluate_command(
     model: str | None,
     data: str | None,

@@ -67,11 +67,17 @@ def check_command(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    """Look for the symptoms of an evaluation that fools itself.
+    r"""Look for the symptoms of an evaluation that fools itself.
 
     Masked or misleading gradients, randomness, outputs that hide what they should show,
     attacks that did not do their work: each finding comes with its evidence and with
     what to do. MODEL and DATA are as for `robustkit eval`, and run code as there.
+
+    \b
+    Examples:
+      robustkit check
+      robustkit check model.py:build --data test.npz --strict
+      robustkit check model.py:build --data test.npz --run runs/mine --json
     """
     with reporting_errors(lambda: None):
         model, data = defaults(model, data)

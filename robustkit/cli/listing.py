@@ -13,7 +13,13 @@ __all__ = ["attacks_command", "doctor_command"]
 @click.command("attacks")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def attacks_command(as_json: bool) -> None:
-    """List every attack with its norms, access, cost per step and source."""
+    r"""List every attack with its norms, access, cost per step and source.
+
+    \b
+    Examples:
+      robustkit attacks
+      robustkit attacks --json
+    """
     with reporting_errors(lambda: None):
         from robustkit.registry import attack_names, get_attack
 
@@ -41,7 +47,12 @@ def attacks_command(as_json: bool) -> None:
 
 @click.command("doctor")
 def doctor_command() -> None:
-    """Print versions, and the frameworks and devices found."""
+    r"""Print versions, and the frameworks and devices found.
+
+    \b
+    Example:
+      robustkit doctor
+    """
     with reporting_errors(lambda: None):
         from robustkit.evaluation.evaluate import package_versions
 

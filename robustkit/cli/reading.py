@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import click
 
@@ -16,12 +17,21 @@ _LINES = 10
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def compare_command(runs: tuple[str, ...], as_json: bool) -> None:
-    """Compare RUNS sample by sample, each with the first, and all their attacks.
+@click.option(
+    "--page", type=click.Path(), metavar="FILE", help="Also write it as an HTML page."
+)
+def compare_command(runs: tuple[str, ...], as_json: bool, page: str | None) -> None:
+    r"""Compare RUNS sample by sample, each with the first, and all their attacks.
 
     For models on the same data, or for attacks on one model: the difference of robust
     accuracies with its interval and test, the ratio of distances, and how near each
-    attack comes to the nearest of all.
+    attack comes to the nearest of all, in the end and after equally many passes.
+
+    \b
+    Examples:
+      robustkit compare runs/before runs/after
+      robustkit compare runs/one --json
+      robustkit compare runs/one runs/two --page comparison.html
     """
     with reporting_errors(lambda: None):
         from rich.console import Console
@@ -30,6 +40,14 @@ def compare_command(runs: tuple[str, ...], as_json: bool) -> None:
         from robustkit.report.table import print_comparison
 
         found = compare(runs)
+        if page is not None:
+            from robustkit.evaluation.results import Results
+            from robustkit.report import write_page
+            from robustkit.report.content import gather
+
+            content = gather([Results(run) for run in runs])
+            written = write_page(content, Path(page), comparison_only=True)
+            click.echo(written, err=True)
         if as_json:
             click.echo(json.dumps(found.to_json(), indent=2))
         else:
@@ -50,11 +68,16 @@ def compare_command(runs: tuple[str, ...], as_json: bool) -> None:
 def verify_command(
     run: str, model: str, data: str, device: str | None, rounded: bool, as_json: bool
 ) -> None:
-    """Recompute what the run folder RUN claims, without any attack.
+    r"""Recompute what the run folder RUN claims, without any attack.
 
     Every adversarial is shown to the model again, and every distance, the curve and the
     summary are computed anew. Exit code 0 if all of it holds, 3 if a claim does not.
     MODEL and DATA run code as in `robustkit eval`; nothing that RUN names is run.
+
+    \b
+    Examples:
+      robustkit verify runs/theirs --model model.py:build --data test.npz
+      robustkit verify runs/theirs --model net.onnx --data images/ --rounded --json
     """
     with reporting_errors(lambda: None):
         from robustkit.evaluation.audit import verify

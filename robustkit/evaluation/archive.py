@@ -1,6 +1,9 @@
-"""Reading best.npz without trusting whoever wrote it."""
+"""Reading the files of a run folder without trusting whoever wrote them."""
 
+import math
+import stat
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,39 @@ from robustkit.errors import BadInput
 from robustkit.evaluation.tables import BEST
 from robustkit.numerics.tensors import Array
 
-__all__ = ["read_best"]
+__all__ = ["MOST_TEXT", "inside", "read_best", "read_examples"]
+
+MOST_TEXT = 64 * 2**20
+"""Bytes of the largest JSON file that is read as a whole."""
+
+_MOST_ROWS = 2**26
+_LARGEST_INPUT = 2**26
+"""Values of one input."""
+
+_EXAMPLES = {"index": "<i8", "x": "<f4"}
+# What holds the inputs, in both: rows of any shape.
+_INPUTS = ("x", "x_adversarial")
+
+
+def inside(path: Path) -> Path:
+    """The same path, of an ordinary file that lies where it seems to.
+
+    Args:
+        path: A file of a run folder.
+
+    Raises:
+        BadInput: It is a link that leads out of its folder, or no file but a device,
+            a pipe or a folder.
+        OSError: There is no such file.
+    """
+    if path.is_symlink() and path.resolve().parent != path.parent.resolve():
+        raise BadInput(
+            f"'{path}' is a link to a place outside of its folder; robustkit writes no "
+            "such links, and follows none in a run folder"
+        )
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise BadInput(f"'{path}' is no ordinary file, as those of a run folder are")
+    return path
 
 
 def read_best(path: Path) -> dict[str, Array]:
@@ -25,12 +60,41 @@ def read_best(path: Path) -> dict[str, Array]:
     Raises:
         BadInput: It is not what `robustkit eval` writes.
     """
+    return _read(path, BEST)
+
+
+def read_examples(path: Path) -> dict[int, Array]:
+    """The originals (...) in an examples.npz by position in the data, likewise.
+
+    Without such a file there are none.
+
+    Raises:
+        BadInput: It is not what `robustkit eval` writes.
+    """
+    if not path.exists():
+        return {}
+    kept = _read(path, _EXAMPLES)
+    return dict(zip(kept["index"].tolist(), kept["x"], strict=True))
+
+
+def _read(path: Path, types: Mapping[str, str]) -> dict[str, Array]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            columns = {name: _array(path, archive, name) for name in BEST}
-    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(inside(path)) as archive:
+            columns = {
+                name: _array(path, archive, name, np.dtype(kind))
+                for name, kind in types.items()
+            }
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        OverflowError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+    ) as error:
         raise BadInput(
-            f"'{path}' is not the best.npz of a run ({error}); give the folder that "
+            f"'{path}' is not the {path.name} of a run ({error}); give the folder that "
             "`robustkit eval` wrote, unchanged"
         ) from error
     lengths = {name: len(values) for name, values in columns.items()}
@@ -39,7 +103,9 @@ def read_best(path: Path) -> dict[str, Array]:
     return columns
 
 
-def _array(path: Path, archive: zipfile.ZipFile, name: str) -> Array:
+def _array(
+    path: Path, archive: zipfile.ZipFile, name: str, expected: np.dtype[Any]
+) -> Array:
     entry = archive.getinfo(f"{name}.npy")
     if entry.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{name} is compressed")
@@ -49,17 +115,19 @@ def _array(path: Path, archive: zipfile.ZipFile, name: str) -> Array:
             raise ValueError(f"{name} has the npy version {version}")
         shape, column_major, dtype = np.lib.format.read_array_header_1_0(stream)
         header = stream.tell()
-    expected = np.dtype(BEST[name])
     # Without any adversarial, the shape of the inputs is not known.
-    inputs = name == "x_adversarial" and shape != (0,)
+    inputs = name in _INPUTS and shape != (0,)
     if dtype != expected or column_major or (len(shape) > 1) != inputs:
         raise ValueError(f"{name} has dtype {dtype} and shape {shape}")
-    size = int(np.prod(shape, dtype=object)) * expected.itemsize
-    if size != entry.file_size - header:
+    size = math.prod(shape) * expected.itemsize
+    if min(shape) < 0 or size != entry.file_size - header:
         raise ValueError(f"{name} holds another number of bytes than it says")
     start = _start(path, entry) + header
     if start + size > path.stat().st_size:
         raise ValueError(f"{name} ends before it should")
+    # A file may have holes, so that its length alone promises nothing.
+    if shape[0] > _MOST_ROWS or math.prod(shape[1:]) > _LARGEST_INPUT:
+        raise ValueError(f"{name} has the shape {shape}, which is beyond all reason")
     if size == 0:
         return np.empty(shape, expected)
     mapped: Any = np.memmap(path, expected, "r", start, shape)

@@ -1,6 +1,7 @@
 """One batch of samples through every norm and attack, into the run folder."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,13 @@ class Progress:
         norm: The one at hand.
         attack: The one at hand.
         share: Of this batch's attacks done, from 0 to 1.
+        overall: Of the whole run done, from 0 to 1; None: the data does not say how
+            much there is.
+        passes_per_second: Forward passes of samples, since the run began or went on;
+            None: no attack on a batch is finished yet.
+        seconds_left: A guess from the time so far; None: there is none.
+        median: Of the smallest perturbations known in this norm, in norm units, over
+            the samples of finished parts; NaN: there are none.
     """
 
     first: int
@@ -52,6 +60,10 @@ class Progress:
     norm: str
     attack: str
     share: float
+    overall: float | None = None
+    passes_per_second: float | None = None
+    seconds_left: float | None = None
+    median: float = math.nan
 
 
 @dataclass

@@ -9,11 +9,21 @@ import numpy as np
 from scipy import stats
 
 from robustkit.errors import BadInput
+from robustkit.evaluation.archive import read_examples
 from robustkit.evaluation.curve import CONFIDENCE, ROUNDING, Curve, Interval
 from robustkit.evaluation.results import Results
+from robustkit.evaluation.tables import QUERIES
 from robustkit.numerics.tensors import Array
 
-__all__ = ["Comparison", "Difference", "Optimality", "Pair", "compare"]
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Optimality",
+    "Pair",
+    "compare",
+    "run_names",
+    "same_data",
+]
 
 _RESAMPLES = 10_000
 
@@ -75,6 +85,10 @@ class Optimality:
         local_optimality: 1 where it is the nearest of all everywhere, 0 where it finds
             nothing; see `compare`.
         passes: Model passes it took per sample, on average.
+        equal_passes: The most passes, of a fixed series, that some sample took in every
+            attack on this model; None where the runs did not record so much.
+        at_equal_passes: Local optimality by what each attack knew after so many passes,
+            against the nearest of all by then.
     """
 
     run: str
@@ -82,6 +96,8 @@ class Optimality:
     attack: str
     local_optimality: float
     passes: float
+    equal_passes: int | None
+    at_equal_passes: float | None
 
 
 @dataclass(frozen=True)
@@ -109,10 +125,11 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
     whose distance is unknown count as not robust.
 
     The local optimality of an attack is (A - C) / (A - B) with C the area under its
-    curve of robust accuracy, B that under the nearest of all attacks of all runs, both
-    up to the largest distance in the latter, and A the area if nothing were found
-    there. It compares attacks fairly where they were given equal passes and the model
-    is the same in all runs.
+    curve of robust accuracy, B that under the nearest of all attacks of all runs on the
+    same model, both up to the largest distance in the latter, and A the area if nothing
+    were found there. It is stated for the distances in the end, and for those known
+    after equally many passes, which is the fair comparison of attacks. A pass is one
+    forward pass with or without its backward pass.
 
     Args:
         runs: Two or more, the first of which is the base; or one, whose attacks are
@@ -121,7 +138,8 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
 
     Source:
         Local optimality: Cina, Rony, Pintor, Demetrio, Demontis, Biggio, Ben Ayed,
-        Roli: AttackBench, AAAI 2025; by steps, not trapezoids, as curves are steps.
+        Roli: AttackBench, AAAI 2025; by steps, not trapezoids, as curves are steps, and
+        by passes as above.
 
     Raises:
         BadInput: Runs are of other data, or have no norm in common.
@@ -142,7 +160,7 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
     if not norms:
         said = "; ".join(", ".join(run.norms) for run in opened)
         raise BadInput(f"the runs have no norm in common: {said}")
-    names = _names(opened)
+    names = run_names(opened)
     rng = np.random.default_rng(seed)
     pairs = [
         _pair(norm, (names[0], base), (name, run), rng)
@@ -160,7 +178,8 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
     return Comparison(tuple(pairs), tuple(attacks))
 
 
-def _check_same_data(one: Results, other: Results) -> None:
+def same_data(one: Results, other: Results) -> bool:
+    """Whether two runs are of the same samples, as far as run folders tell."""
     common = np.intersect1d(one.index, other.index)
     places = [np.searchsorted(run.index, common) for run in (one, other)]
     same = len(common) > 0 and np.array_equal(
@@ -169,7 +188,11 @@ def _check_same_data(one: Results, other: Results) -> None:
     first, second = (run.run["data"].get("fingerprint") for run in (one, other))
     if np.array_equal(one.index, other.index) and first and second:
         same = same and first == second
-    if not same or not _same_examples(one.path, other.path):
+    return same and _same_examples(one.path, other.path)
+
+
+def _check_same_data(one: Results, other: Results) -> None:
+    if not same_data(one, other):
         raise BadInput(
             f"the runs in '{one.path}' and '{other.path}' are of other data "
             f"('{one.run['data']['name']}', '{other.run['data']['name']}'), so they "
@@ -179,19 +202,11 @@ def _check_same_data(one: Results, other: Results) -> None:
 
 def _same_examples(*paths: Path) -> bool:
     """Whether the originals that both runs kept are the same."""
-    files = [path / "examples.npz" for path in paths]
-    if not all(file.exists() for file in files):
-        return True
-    kept = []
-    for file in files:
-        with np.load(file, allow_pickle=False) as examples:
-            kept.append((examples["index"], examples["x"]))
-    (one, x), (other, z) = kept
-    _, rows, others = np.intersect1d(one, other, return_indices=True)
-    return x.shape[1:] == z.shape[1:] and np.array_equal(x[rows], z[others])
+    one, other = (read_examples(path / "examples.npz") for path in paths)
+    return all(np.array_equal(one[i], other[i]) for i in one.keys() & other.keys())
 
 
-def _names(runs: Sequence[Results]) -> list[str]:
+def run_names(runs: Sequence[Results]) -> list[str]:
     """Short names of the runs, with a number where they would be alike."""
     names = [run.path.name for run in runs]
     return [
@@ -285,30 +300,52 @@ def _optimality(norm: str, runs: Sequence[tuple[str, Results]]) -> list[Optimali
     for _, run in runs[1:]:
         common = np.intersect1d(common, run.index)
     nearest = np.min([_settled(run, norm, common) for _, run in runs], axis=0)
-    finite = nearest[np.isfinite(nearest) & (nearest > 0)]
-    if len(finite) == 0:
+    if not (np.isfinite(nearest) & (nearest > 0)).any():
         return []
-    largest = float(finite.max())
-    nothing = float((nearest > 0).mean()) * largest
-    best = _area(nearest, largest)
+    named = [(name, run, a) for name, run in runs for a in run.attacks(norm)]
+    count = _equal_passes(norm, named)
+    early: list[Array] = []
+    if count is not None:
+        place = QUERIES.index(count)
+        early = [
+            _at(run, run.distances_after(a, norm)[:, place], common)
+            for _, run, a in named
+        ]
     found = []
-    for name, run in runs:
-        summaries = run.summary()["norms"][norm]["attacks"]
-        for attack in run.attacks(norm):
-            area = _area(_settled(run, norm, common, attack), largest)
-            said = summaries[attack]
-            found.append(
-                Optimality(
-                    run=name,
-                    norm=norm,
-                    attack=attack,
-                    local_optimality=(nothing - area) / (nothing - best)
-                    if best < nothing
-                    else float(area <= best),
-                    passes=said["forward_passes"] / max(said["attacked"], 1),
-                )
+    for place, (name, run, attack) in enumerate(named):
+        attacked = int((run.distances(norm, attack) != 0).sum())
+        found.append(
+            Optimality(
+                run=name,
+                norm=norm,
+                attack=attack,
+                local_optimality=_reached(_settled(run, norm, common, attack), nearest),
+                passes=float(run.forward_passes(attack, norm).sum()) / max(attacked, 1),
+                equal_passes=count,
+                at_equal_passes=(
+                    _reached(early[place], np.min(early, axis=0)) if early else None
+                ),
             )
+        )
     return found
+
+
+def _equal_passes(norm: str, named: Sequence[tuple[str, Results, str]]) -> int | None:
+    """The largest number in `QUERIES` that every attack came to."""
+    if not all((run.path / "queries.csv").exists() for _, run, _ in named):
+        return None
+    most = min(int(run.forward_passes(a, norm).max(initial=0)) for _, run, a in named)
+    return max((count for count in QUERIES if count <= most), default=None)
+
+
+def _reached(distance: Array, nearest: Array) -> float:
+    """Local optimality; 1 where no attack at all found anything."""
+    largest = float(nearest[np.isfinite(nearest)].max(initial=0.0))
+    nothing = float((nearest > 0).mean()) * largest
+    area, best = _area(distance, largest), _area(nearest, largest)
+    if best < nothing:
+        return (nothing - area) / (nothing - best)
+    return float(area <= best)
 
 
 def _area(distance: Array, largest: float) -> float:
@@ -320,5 +357,10 @@ def _area(distance: Array, largest: float) -> float:
 
 def _settled(run: Results, norm: str, index: Array, attack: str | None = None) -> Array:
     """(n,) distances at those samples; 0 where unknown."""
+    return _at(run, run.distances(norm, attack), index)
+
+
+def _at(run: Results, distance: Array, index: Array) -> Array:
+    """(n,) those distances of a run's samples that are asked for; 0 where unknown."""
     places = np.searchsorted(run.index, index)
-    return np.nan_to_num(run.distances(norm, attack)[places], nan=0.0, posinf=np.inf)
+    return np.nan_to_num(distance[places], nan=0.0, posinf=np.inf)

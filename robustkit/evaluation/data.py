@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,7 @@ from robustkit.evaluation.arrays import (
     shown,
 )
 from robustkit.evaluation.images import open_folder
+from robustkit.evaluation.npy import open_npy
 from robustkit.models.user_code import (
     call_user,
     import_object,
@@ -37,10 +39,12 @@ __all__ = ["DataSet", "as_data", "load_data"]
 Restart: TypeAlias = Callable[[], Iterator[Any]]
 
 _CHUNK = 256
+_CHUNK_BYTES = 2**23
 
 _FORMS = (
-    "a demo name, file.npz (arrays x and y), a folder with one subfolder of images per "
-    "class, or path/to/file.py:name (arrays (x, y), or batches of them)"
+    "a demo name, file.npz (arrays x and y), x.npy,y.npy or a folder with both, a "
+    "folder with one subfolder of images per class, or path/to/file.py:name (arrays "
+    "(x, y), or batches of them)"
 )
 
 
@@ -167,10 +171,12 @@ def load_data(
     """Load labelled inputs by name or from files.
 
     Args:
-        spec: A demo name; `file.npz` with arrays x and y; a folder with one subfolder
-            of images per class (labels in the order of the names; the first of each
-            class, then the second of each, and so on); or `path/to/file.py:name` or
-            `package.module:name` of anything that `as_data` accepts.
+        spec: A demo name; `file.npz` with arrays x and y; `x.npy,y.npy`, or a folder
+            with files of these names, which may be larger than memory; a folder with
+            one subfolder of images per class (labels in the order of the names; the
+            first of each class, then the second of each, and so on); or
+            `path/to/file.py:name` or `package.module:name` of anything that `as_data`
+            accepts.
         bounds: Of valid inputs, to which uint8 and images are scaled. None: [0, 1].
         samples: Stop after so many.
 
@@ -189,6 +195,9 @@ def load_data(
         return _of_arrays(x, y, bounds, samples, spec)
     if path.suffix.lower() == ".npz":
         return _of_arrays(*_read_npz(path), bounds, samples, path.stem)
+    pair = _npy_pair(spec)
+    if pair is not None:
+        return _of_files(*pair, bounds, samples)
     if path.is_dir():
         return _of_folder(path, bounds, samples)
     if ":" in spec:
@@ -217,14 +226,56 @@ def _of_arrays(
         for start in range(0, count, _CHUNK):
             yield x[start : start + _CHUNK], y[start : start + _CHUNK]
 
+    return _of_counted(source, count, bounds, samples, name)
+
+
+def _of_counted(
+    source: Restart, count: int, bounds: Bounds, samples: int | None, name: str
+) -> DataSet:
+    """Batches of so many samples in all, which can be gone through again."""
     data = _of_batches(source(), source, bounds, samples, name)
     data.count = count
+    labels: set[int] = set()
     # Before anything is attacked, so that a fault at the end does not cost a run.
-    for _ in data._checked():
-        pass
-    if count > 1 and len(np.unique(y)) == 1:
-        data.notes += (f"all {count} samples have the label {y[0]}",)
+    for _, y in data._checked():
+        labels.update(np.unique(y).tolist())
+    if count > 1 and len(labels) == 1:
+        data.notes += (f"all {count} samples have the label {labels.pop()}",)
     return data
+
+
+def _npy_pair(spec: str) -> tuple[Path, Path] | None:
+    """The files of inputs and labels that a name stands for, if it does."""
+    folder = Path(spec)
+    if folder.is_dir() and (folder / "x.npy").exists():
+        return folder / "x.npy", folder / "y.npy"
+    x, comma, y = spec.partition(",")
+    if comma and x.lower().endswith(".npy") and y.lower().endswith(".npy"):
+        return Path(x), Path(y)
+    return None
+
+
+def _of_files(
+    x_path: Path, y_path: Path, bounds: Bounds, samples: int | None
+) -> DataSet:
+    """Read as it is needed, so that no more than a batch is in memory."""
+    x, y = open_npy(x_path), open_npy(y_path)
+    if x.shape[0] != y.shape[0]:
+        raise BadInput(
+            f"expected one label for each input; '{x_path}' has {x.shape[0]} rows, "
+            f"'{y_path}' {y.shape[0]}"
+        )
+    count = x.shape[0] if samples is None else min(x.shape[0], samples)
+    row = math.prod(x.shape[1:]) * x.dtype.itemsize
+    chunk = max(min(_CHUNK, _CHUNK_BYTES // max(row, 1)), 1)
+
+    def source() -> Iterator[Pair]:
+        for start in range(0, count, chunk):
+            end = min(start + chunk, count)
+            yield x.rows(start, end), y.rows(start, end)
+
+    name = x_path.parent.name if x_path.name == "x.npy" else x_path.stem
+    return _of_counted(source, count, bounds, samples, name or "data")
 
 
 def _of_folder(path: Path, bounds: Bounds, samples: int | None) -> DataSet:

@@ -20,6 +20,7 @@ from robustkit.evaluation.batch import BatchEvaluator, Progress
 from robustkit.evaluation.data import DataSet
 from robustkit.evaluation.deadline import check_time_limit
 from robustkit.evaluation.goals import make_criterion
+from robustkit.evaluation.monitor import Monitor, in_part
 from robustkit.evaluation.opening import model_and_data, open_data
 from robustkit.evaluation.preflight import check_labels, examine
 from robustkit.evaluation.results import Results
@@ -70,6 +71,7 @@ def evaluate(
     time_limit: float | None = None,
     out: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
+    trackers: Sequence[Any] = (),
 ) -> Results:
     """Find the smallest adversarial perturbation of every sample, and verify it.
 
@@ -113,6 +115,9 @@ def evaluate(
             (`Results.save` keeps them). If it holds an unfinished run with the same
             model, data, settings and versions, that run goes on.
         progress: Called now and then, at most ten times a second.
+        trackers: A TensorBoard `SummaryWriter`, the module `mlflow`, a `wandb` run, or
+            several: told the settings, the numbers after each attack on a batch, and
+            those of the whole run.
 
     Returns:
         The results; `.distance` (n,) in the order of the data.
@@ -139,6 +144,24 @@ def evaluate(
     shard = _shard(shard)
     chosen = {n: choose_attacks(attacks, n, shown, budget, adapted) for n in norms}
     sizes = _epsilons(epsilons, norms, adapted.bounds)
+    monitor = Monitor(
+        in_part(dataset.count, batch_size, *(shard or (1, 1))),
+        sum(map(len, chosen.values())),
+        progress,
+        trackers,
+        {
+            "model": adapted.name,
+            "data": dataset.name,
+            "seed": str(seed),
+            "budget": str(budget),
+            **{
+                f"{n}/{k}": repr(a)
+                for n, some in chosen.items()
+                for k, a in some.items()
+            },
+        },
+    )
+    progress = monitor.listener
     examined = examine(adapted, dataset.example)
     evaluator = BatchEvaluator(
         model=adapted,
@@ -202,8 +225,10 @@ def evaluate(
         "notes": [*dataset.notes, *examined.notes],
     }
     with (
-        RunFolder(out or tempfile.mkdtemp(prefix="robustkit-"), description) as folder,
-        _described(folder, description, dataset),
+        RunFolder(
+            out or tempfile.mkdtemp(prefix="robustkit-"), description, monitor.shard
+        ) as folder,
+        _described(folder, description, dataset, monitor),
     ):
         _stream(dataset, evaluator, examined.classes, description, folder)
     return Results(folder.path, temporary=out is None)
@@ -211,13 +236,14 @@ def evaluate(
 
 @contextmanager
 def _described(
-    folder: RunFolder, description: dict[str, Any], dataset: DataSet
+    folder: RunFolder, description: dict[str, Any], dataset: DataSet, monitor: Monitor
 ) -> Iterator[None]:
     """Keep run.json, the tables and summary.json true, however the run ends."""
     if folder.earlier is not None:
         description["started"] = folder.earlier["started"]
         description["resumed"] = [*folder.earlier.get("resumed", []), _now()]
     folder.write("run.json", description)
+    monitor.begin()
     try:
         yield
     except BaseException as error:
@@ -237,6 +263,7 @@ def _described(
             f"damaged on the disk and made anew: {', '.join(folder.damaged)}"
         )
     _conclude(folder, description, dataset)
+    monitor.end(Results(folder.path))
 
 
 def _conclude(folder: RunFolder, description: dict[str, Any], dataset: DataSet) -> None:

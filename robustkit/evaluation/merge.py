@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from robustkit.errors import BadInput
-from robustkit.evaluation.archive import read_best
+from robustkit.evaluation.archive import inside, read_best, read_examples
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import EXAMPLES, RunFolder, read_json
@@ -112,8 +112,12 @@ class _Part:
         """The rows of samples.csv, each with its line of queries.csv."""
         try:
             with (
-                open(path / "samples.csv", newline="", encoding="utf-8") as file,
-                open(path / "queries.csv", newline="", encoding="utf-8") as queries,
+                open(
+                    inside(path / "samples.csv"), newline="", encoding="utf-8"
+                ) as file,
+                open(
+                    inside(path / "queries.csv"), newline="", encoding="utf-8"
+                ) as queries,
             ):
                 reader = csv.DictReader(file)
                 if tuple(reader.fieldnames or ()) != COLUMNS:
@@ -121,7 +125,7 @@ class _Part:
                 next(queries)
                 for row, line in zip(reader, queries, strict=True):
                     yield {**row, _QUERIES: line}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise BadInput(
                 f"cannot read the tables of the run in '{path}': {error}"
             ) from error
@@ -185,12 +189,8 @@ def _check_equal(
 
 def _examples(parts: Sequence[Path]) -> tuple[Array, Array]:
     """The first originals of all, and their positions."""
-    index, x = [], []
+    kept: dict[int, Array] = {}
     for part in parts:
-        if not (part / "examples.npz").exists():
-            continue
-        with np.load(part / "examples.npz", allow_pickle=False) as kept:
-            index.append(kept["index"])
-            x.append(kept["x"])
-    order = np.argsort(np.concatenate(index))[:EXAMPLES]
-    return np.concatenate(index)[order], np.concatenate(x)[order]
+        kept |= read_examples(part / "examples.npz")
+    first = sorted(kept)[:EXAMPLES]
+    return np.array(first), np.array([kept[place] for place in first])

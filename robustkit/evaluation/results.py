@@ -3,7 +3,6 @@
 import csv
 import importlib
 import shutil
-import sys
 import weakref
 from array import array
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from robustkit.errors import BadInput, suggestion
-from robustkit.evaluation.archive import read_best
+from robustkit.evaluation.archive import inside, read_best
 from robustkit.evaluation.curve import CONFIDENCE, Curve, Interval, proportion
+from robustkit.evaluation.description import check_run, check_warrants, printable
 from robustkit.evaluation.store import SCHEMA, read_json
 from robustkit.evaluation.tables import COLUMNS, QUERIES, QUERY_COLUMNS
 from robustkit.numerics.tensors import Array
@@ -50,7 +50,7 @@ class Results:
         self.path = Path(path)
         if temporary:
             weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
-        self.run = read_json(self.path / "run.json")
+        self.run: dict[str, Any] = printable(read_json(self.path / "run.json"))
         if self.run.get("schema") != SCHEMA:
             raise BadInput(
                 f"the run folder '{path}' has format {self.run.get('schema')}; this "
@@ -58,6 +58,7 @@ class Results:
             )
         if not isinstance(self.run.get("config"), dict):
             raise BadInput(f"the run.json of '{path}' has no settings (config)")
+        check_run(self.run, self.path / "run.json")
         self.norms = tuple(self.run["config"].get("norms", ()))
         self.reload_warrants()
         self._table = _read_table(self.path / "samples.csv")
@@ -136,6 +137,27 @@ class Results:
             count: Curve(after[wanted, 1 + place]) for place, count in enumerate(counts)
         }
 
+    def distances_after(self, attack: str, norm: str | None = None) -> Array:
+        """(n, counts) distances known after so many forward passes as in `QUERIES`.
+
+        As `distances`, but NaN everywhere for samples and runs without such a record.
+        """
+        after = _read_queries(self.path / "queries.csv", attack, self._norm(norm))
+        known = np.full((len(self.index), len(QUERIES)), np.nan)
+        rows = np.isin(after[:, 0], self.index)
+        known[np.searchsorted(self.index, after[rows, 0])] = after[rows, 1:]
+        return known
+
+    def forward_passes(self, attack: str, norm: str | None = None) -> Array:
+        """(n,) forward passes that an attack took; 0 where it did not run."""
+        rows = (self._table["norm"] == self._norm(norm)) & (
+            self._table["attack"] == attack
+        )
+        passes = np.zeros(len(self.index), dtype=np.int64)
+        place = np.searchsorted(self.index, self._table["index"][rows])
+        passes[place] = self._table["forward_passes"][rows]
+        return passes
+
     def curve(self, norm: str | None = None, attack: str | None = None) -> Curve:
         """The minimum-perturbation curve."""
         return Curve(self.distances(norm, attack))
@@ -181,16 +203,9 @@ class Results:
     def reload_warrants(self) -> None:
         """Read the run folder's warrants again, if it has any."""
         path = self.path / WARRANTS
-        content = read_json(path).get("norms") if path.exists() else {}
-        by_norm = content.values() if isinstance(content, dict) else [None]
-        tests = [
-            t for n in by_norm for t in (n.values() if isinstance(n, dict) else "?")
-        ]
-        if not all(
-            isinstance(t, dict) and {"verdict", "rule"} <= t.keys() for t in tests
-        ):
-            raise BadInput(f"'{path}' does not hold the verdicts of active tests")
-        self._warrants: dict[str, Any] = content or {}
+        content = printable(read_json(path).get("norms")) if path.exists() else {}
+        check_warrants(content, path)
+        self._warrants: dict[str, Any] = content
 
     def summary(self) -> dict[str, Any]:
         """The contents of summary.json."""
@@ -304,7 +319,7 @@ def _read_queries(path: Path, attack: str, norm: str) -> Array:
     """(n, 1 + counts) the index and the distances of one attack in queries.csv."""
     rows = []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(inside(path), newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             if tuple(next(reader, ())) != QUERY_COLUMNS:
                 raise ValueError("its columns are others than expected")
@@ -313,7 +328,7 @@ def _read_queries(path: Path, attack: str, norm: str) -> Array:
                     rows.append(array("d", map(float, (index, *values))))
     except FileNotFoundError:
         return np.zeros((0, 1 + len(QUERIES)))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise BadInput(f"cannot read the table of queries '{path}': {error}") from error
     return np.array(rows).reshape((-1, 1 + len(QUERIES)))
 
@@ -326,8 +341,10 @@ def _read_table(path: Path) -> dict[str, Array]:
     integers = {name: array("q") for name in _INTEGERS}
     numbers = {name: array("d") for name in _NUMBERS}
     words: dict[str, list[str]] = {name: [] for name in _WORDS}
+    # Each word is in memory once, however many rows have it.
+    known: dict[str, str] = {}
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(inside(path), newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise ValueError(f"its columns are {reader.fieldnames}")
@@ -337,8 +354,11 @@ def _read_table(path: Path) -> dict[str, Array]:
                 for name in _NUMBERS:
                     numbers[name].append(float(row[name]))
                 for name in _WORDS:
-                    words[name].append(sys.intern(row[name]))
-    except (OSError, ValueError, TypeError) as error:
+                    word = row[name]
+                    if word not in known:
+                        known[word] = printable(word)
+                    words[name].append(known[word])
+    except (OSError, ValueError, TypeError, OverflowError, csv.Error) as error:
         raise BadInput(f"cannot read the table of samples '{path}': {error}") from error
     table: dict[str, Array] = {k: np.array(v) for k, v in integers.items()}
     table |= {name: np.array(values) for name, values in numbers.items()}

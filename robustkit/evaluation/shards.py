@@ -143,7 +143,8 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
-        with open(temporary, "wb") as file:
+        # Not through a link that somebody left there in its place.
+        with open(temporary, "wb", opener=_unlinked) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -153,6 +154,10 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def _unlinked(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _sync_folder(path: Path) -> None:

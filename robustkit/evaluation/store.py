@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from robustkit.errors import BadInput
+from robustkit.evaluation.archive import MOST_TEXT, inside
 from robustkit.evaluation.shards import Shard, ShardKey, Shards, write_atomically
 from robustkit.evaluation.tables import write_tables
 from robustkit.numerics.tensors import Array
@@ -48,6 +49,8 @@ class RunFolder:
             same description; parents are made.
         run: What run.json will say. A run goes on only if model, settings and versions
             are what they were.
+        watch: Called with each shard once it is kept, and with those that were kept
+            before as they are asked for; and whether it is a new one.
 
     Attributes:
         path: The folder.
@@ -58,8 +61,14 @@ class RunFolder:
             process is writing to it.
     """
 
-    def __init__(self, path: str | Path, run: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        run: dict[str, Any] | None = None,
+        watch: Callable[[Shard, bool], None] | None = None,
+    ) -> None:
         self.path = Path(path)
+        self._watch = watch
         try:
             self.earlier = self._unfinished()
             if self.earlier is not None:
@@ -113,6 +122,8 @@ class RunFolder:
                 "(from 0) is another now. Give the data that it was made on, or start "
                 "anew in another folder"
             )
+        if shard is not None and self._watch is not None:
+            self._watch(shard, False)
         return shard
 
     def keep(self, shard: Shard) -> None:
@@ -121,6 +132,8 @@ class RunFolder:
         # For whoever looks on; the table is made anew at the end.
         with open(self.path / "samples.csv", "ab") as table:
             table.write(shard.text.encode())
+        if self._watch is not None:
+            self._watch(shard, True)
 
     def add_examples(self, index: Array, x: Array) -> None:
         """Keep the first `EXAMPLES` of all originals (n, ...) in examples.npz."""
@@ -184,8 +197,10 @@ def read_json(path: Path) -> dict[str, Any]:
         BadInput: There is no such file, or it is not a JSON object.
     """
     try:
+        if inside(path).stat().st_size > MOST_TEXT:
+            raise ValueError(f"it is larger than {MOST_TEXT} bytes")
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(
             f"'{path.parent}' is not a run folder of robustkit: cannot read "
             f"{path.name} ({error}); name the folder that `robustkit eval` printed"

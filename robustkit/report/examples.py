@@ -3,23 +3,24 @@
 import base64
 import io
 import math
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from robustkit.errors import BadInput
+from robustkit.evaluation.archive import read_best, read_examples
 from robustkit.evaluation.data import DataSet
 from robustkit.evaluation.results import Results
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Array, as_tensor, to_numpy
 
-__all__ = ["Example", "choose"]
+__all__ = ["Example", "Gallery", "channels_last", "choose"]
 
 _PLACES = ("nearest", "lower quartile", "median", "upper quartile", "farthest")
 _CHANGES = 5
+_CLASSES = 10
+_MOST_CHANGES = 256
 _LARGEST_SIDE = 320
 _SMALL_SIDE = 64
 _LEAST_SIDE = 4
@@ -64,10 +65,28 @@ class Example:
     values: int
 
 
-def choose(results: Results, norm: str, data: DataSet | None) -> list[Example]:
-    """Up to five adversarials of a norm across the range of its distances.
+@dataclass(frozen=True)
+class Gallery:
+    """Adversarials of one norm beside their originals.
 
-    Holds a few inputs in memory, however many the run has.
+    Attributes:
+        across: Up to five across the range of the distances, ascending.
+        of_classes: The nearest one of each class, the worst classes first; at most ten,
+            and none where most classes have one sample only.
+        changes: (h, w, c) perturbations of images, at most 256, across the range.
+        originals: (h, w, c) the images that were perturbed.
+    """
+
+    across: tuple[Example, ...]
+    of_classes: tuple[Example, ...]
+    changes: tuple[Array, ...]
+    originals: tuple[Array, ...]
+
+
+def choose(results: Results, norm: str, data: DataSet | None) -> Gallery:
+    """Which adversarials of a norm to show, and those to take a spectrum of.
+
+    Holds few inputs in memory, however many the run has.
 
     Args:
         results: To choose from.
@@ -77,46 +96,65 @@ def choose(results: Results, norm: str, data: DataSet | None) -> list[Example]:
     Raises:
         BadInput: `data` does not hold the originals of the run.
     """
-    found = results.path / "best.npz"
-    if not found.exists():
-        return []
-    kept = None if data is not None else _kept(results.path)
-    with np.load(found, allow_pickle=False) as best:
-        usable = best["norm"] == norm
-        if kept is not None:
-            usable &= np.isin(best["index"], list(kept))
-        rows = np.flatnonzero(usable)
-        rows = rows[np.argsort(best["distance"][rows], kind="stable")]
-        chosen = np.linspace(0, len(rows) - 1, min(len(rows), len(_PLACES)))
-        rows = rows[np.round(chosen).astype(int)]
-        index, label = best["index"][rows], best["label"][rows]
-        distance, attack = best["distance"][rows], best["attack"][rows]
-    adversarials = _read_rows(found, "x_adversarial", rows)
-    originals = kept if data is None else _wanted(data, set(index.tolist()))
-    bounds = results.run["config"]["bounds"]
-    examples = []
-    for i, place in enumerate(_places(len(rows))):
-        x = (originals or {}).get(int(index[i]))
+    path = results.path / "best.npz"
+    if not path.exists():
+        return Gallery((), (), (), ())
+    best = read_best(path)
+    usable = best["norm"] == norm
+    originals: dict[int, Array] = {}
+    if data is None:
+        originals = read_examples(results.path / "examples.npz")
+        usable &= np.isin(best["index"], list(originals))
+    rows = np.flatnonzero(usable)
+    rows = rows[np.argsort(best["distance"][rows], kind="stable")]
+    _, nearest = np.unique(best["label"][rows], return_index=True)
+    picked = {
+        "across": rows[_spread(len(rows), len(_PLACES))],
+        # Of hardly more samples than classes, it would show the same ones again.
+        "of_classes": rows[
+            np.sort(nearest)[: _CLASSES if len(rows) >= 2 * len(nearest) else 0]
+        ],
+        "changes": rows[_spread(len(rows), _MOST_CHANGES)],
+    }
+    if data is not None:
+        wanted = best["index"][np.concatenate(list(picked.values()))]
+        originals = _wanted(data, set(wanted.tolist()))
+
+    def pair(row: int) -> _Pair:
+        x, index = best["x_adversarial"][row], int(best["index"][row])
         if data is not None:
-            _check(x, adversarials[i], float(distance[i]), norm, int(index[i]))
-        assert x is not None
-        pair = _Pair(x, adversarials[i], bounds[0], bounds[1])
-        examples.append(
-            Example(
-                place=place,
-                index=int(index[i]),
-                label=int(label[i]),
-                attack=str(attack[i]),
-                distance=float(distance[i]),
-                pictures=pair.pictures(),
-                small=max(pair.size()) <= _SMALL_SIDE,
-                factor=f"{pair.factor():g}",
-                changes=pair.changes(),
-                changed=int((x != adversarials[i]).sum()),
-                values=x.size,
-            )
+            _check(originals.get(index), x, float(best["distance"][row]), norm, index)
+        bounds = results.run["config"]["bounds"]
+        return _Pair(originals[index], np.array(x), bounds[0], bounds[1])
+
+    def example(place: str, row: int) -> Example:
+        shown = pair(row)
+        return Example(
+            place=place,
+            index=int(best["index"][row]),
+            label=int(best["label"][row]),
+            attack=str(best["attack"][row]),
+            distance=float(best["distance"][row]),
+            pictures=shown.pictures(),
+            small=max(shown.size()) <= _SMALL_SIDE,
+            factor=f"{shown.factor():g}",
+            changes=shown.changes(),
+            changed=int((shown.original != shown.adversarial).sum()),
+            values=shown.original.size,
         )
-    return examples
+
+    across = picked["across"].tolist()
+    changes = [
+        image
+        for row in picked["changes"].tolist()
+        if (image := pair(row).images()) is not None
+    ]
+    return Gallery(
+        across=tuple(map(example, _places(len(across)), across)),
+        of_classes=tuple(example("", row) for row in picked["of_classes"].tolist()),
+        changes=tuple(after - before for before, after in changes),
+        originals=tuple(before for before, _ in changes),
+    )
 
 
 @dataclass(frozen=True)
@@ -130,14 +168,20 @@ class _Pair:
 
     def size(self) -> tuple[int, int]:
         """Height and width; (0, 0) where this is no image."""
-        image = _channels_last(self.original)
+        image = channels_last(self.original)
         return (0, 0) if image is None else (image.shape[0], image.shape[1])
 
+    def images(self) -> tuple[Array, Array] | None:
+        """Both as (h, w, c), where they are images."""
+        before = channels_last(self.original)
+        after = channels_last(self.adversarial)
+        return None if before is None or after is None else (before, after)
+
     def pictures(self) -> tuple[str, str, str] | None:
-        before = _channels_last(self.original)
-        after = _channels_last(self.adversarial)
-        if before is None or after is None:
+        images = self.images()
+        if images is None:
             return None
+        before, after = images
         width = self.upper - self.lower
         change = np.clip((after - before) / width * self.factor() * 2, -1, 1)
         return (
@@ -177,12 +221,9 @@ def _places(count: int) -> tuple[str, ...]:
     return ("nearest", *("between",) * (count - 2), "farthest")
 
 
-def _kept(folder: Path) -> dict[int, Array]:
-    path = folder / "examples.npz"
-    if not path.exists():
-        return {}
-    with np.load(path, allow_pickle=False) as file:
-        return dict(zip(file["index"].tolist(), file["x"], strict=True))
+def _spread(count: int, most: int) -> Array:
+    """(k,) at most so many places in a row of `count`, with both of its ends."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def _wanted(data: DataSet, places: set[int]) -> dict[int, Array]:
@@ -213,21 +254,7 @@ def _check(
     )
 
 
-def _read_rows(path: Path, name: str, rows: Array) -> list[Array]:
-    """Rows of one array of an npz, without reading the others into memory."""
-    by_row: dict[int, Array] = {}
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        start, length = file.tell(), math.prod(shape[1:]) * dtype.itemsize
-        for row in sorted(set(rows.tolist())):
-            file.seek(start + row * length)
-            values = np.frombuffer(file.read(length), dtype=dtype)
-            by_row[row] = values.reshape(shape[1:])
-    return [by_row[row] for row in rows.tolist()]
-
-
-def _channels_last(x: Array) -> Array | None:
+def channels_last(x: Array) -> Array | None:
     """(h, w, 1 or 3) if `x` is an image."""
     if x.ndim != 3:
         return None

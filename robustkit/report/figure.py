@@ -1,5 +1,7 @@
-"""Figures for print: minimum-perturbation curves, and distances against queries."""
+"""Figures for print."""
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +11,16 @@ from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from robustkit.evaluation.results import Results
-from robustkit.report import words
-from robustkit.report.panel import Panel, QueryLine, look_at, query_lines
+from robustkit.evaluation.shards import write_atomically
+from robustkit.report.chart import Chart, Series
 
-__all__ = ["save_figure", "save_queries"]
+__all__ = ["FORMATS", "save_charts"]
+
+FORMATS = ("png", "svg", "pdf")
 
 # Okabe and Ito's colours, which all common forms of colour vision tell apart.
 _BEST = "#0072b2"
-_ATTACKS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_COLORS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES = ("-", "--", "-.", ":")
 _INK, _MUTED = "#222222", "#767676"
 _SETTINGS: dict[str, Any] = {
@@ -27,6 +30,7 @@ _SETTINGS: dict[str, Any] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "font.size": 8,
+    "pdf.fonttype": 42,  # Letters as letters, which many publishers ask for.
     "svg.hashsalt": "robustkit",  # Else the names in the file are random.
     "text.color": _INK,
     "xtick.color": _MUTED,
@@ -35,119 +39,63 @@ _SETTINGS: dict[str, Any] = {
     "ytick.labelcolor": _INK,
 }
 _PANEL = (4.4, 3.3)  # Inches.
+# Lines of so many places have a dot at each.
+_MARKED = {1, *range(3, 30)}
+# No date and no version of a library: equal results are equal bytes.
+_METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+}
 
 
-def save_figure(results: Results, folder: Path) -> None:
-    """Write curve.png and curve.svg: one panel per norm; equal results, equal bytes."""
-    panels = [look_at(results, norm) for norm in results.norms]
-    # The user's own matplotlib settings stay out of it, and as they are.
-    with style.context(["default", _SETTINGS]):
-        figure = Figure(
-            figsize=(_PANEL[0] * len(panels), _PANEL[1]), layout="constrained"
-        )
-        FigureCanvasAgg(figure)
-        # Names come from the user: a dollar sign in one is no formula.
-        with matplotlib.rc_context({"text.parse_math": False}):
-            for place, panel in enumerate(panels):
-                axes = figure.add_subplot(1, len(panels), place + 1)
-                _draw(axes, panel)
-            _legend(figure)
-            figure.savefig(folder / "curve.png", dpi=220, metadata={"Software": None})
-            figure.savefig(folder / "curve.svg", metadata={"Date": None})
+def save_charts(
+    charts: Sequence[Chart], folder: Path, formats: Sequence[str]
+) -> list[Path]:
+    """Write charts of one kind side by side, under the name of that kind.
 
-
-def save_queries(results: Results, folder: Path) -> bool:
-    """Write queries.png and queries.svg, for attacks that took no backward pass.
-
-    One panel per norm: the median distance and its quartiles against forward passes.
+    Args:
+        charts: One or more; one panel each.
+        folder: To write to.
+        formats: Some of `FORMATS`.
 
     Returns:
-        Whether there was any such attack with something to show.
+        The files; equal charts are equal bytes.
+
+    Raises:
+        OSError: One cannot be written.
     """
-    panels = {
-        norm: lines for norm in results.norms if (lines := query_lines(results, norm))
-    }
-    if not panels:
-        return False
-    with style.context(["default", _SETTINGS]):
+    files = []
+    # The user's own matplotlib settings stay out of it, and as they are. Names come
+    # from others: a dollar sign in one is no formula.
+    with (
+        style.context(["default", _SETTINGS]),
+        matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}),
+    ):
         figure = Figure(
-            figsize=(_PANEL[0] * len(panels), _PANEL[1]), layout="constrained"
+            figsize=(_PANEL[0] * len(charts), _PANEL[1]), layout="constrained"
         )
         FigureCanvasAgg(figure)
-        with matplotlib.rc_context({"text.parse_math": False}):
-            for place, (norm, lines) in enumerate(panels.items()):
-                axes = figure.add_subplot(1, len(panels), place + 1)
-                _draw_queries(axes, norm, lines)
-            _legend(figure)
-            figure.savefig(folder / "queries.png", dpi=220, metadata={"Software": None})
-            figure.savefig(folder / "queries.svg", metadata={"Date": None})
-    return True
+        for place, chart in enumerate(charts):
+            _draw(figure.add_subplot(1, len(charts), place + 1), chart)
+        _legend(figure)
+        for kind in formats:
+            content = io.BytesIO()
+            figure.savefig(content, format=kind, dpi=220, metadata=_METADATA[kind])
+            path = folder / f"{charts[0].name}.{kind}"
+            with write_atomically(path) as file:
+                file.write(content.getbuffer())
+            files.append(path)
+    return files
 
 
-def _draw_queries(axes: Any, norm: str, lines: tuple[QueryLine, ...]) -> None:
-    for line in lines:
-        color = _ATTACKS[line.style % len(_ATTACKS)]
-        axes.fill_between(
-            line.counts, line.lower, line.upper, color=color, alpha=0.14, linewidth=0
-        )
-        axes.plot(
-            line.counts,
-            line.median,
-            color=color,
-            linestyle=_DASHES[line.style % len(_DASHES)],
-            linewidth=1.2,
-            marker="o",
-            markersize=2.4,
-            label=line.name,
-        )
-    axes.set_xscale("log")
-    if norm != "l0" and min(line.median.min() for line in lines) > 0:
-        axes.set_yscale("log")
-    axes.minorticks_off()
-    axes.grid(axis="y", color="#e4e4e4", linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.set_title(words.norm_name(norm), fontsize=10, loc="left")
-    axes.set_xlabel("forward passes per sample")
-    axes.set_ylabel("median size, with quartiles")
-
-
-def _draw(axes: Any, panel: Panel) -> None:
-    best, percents = panel.best, 100 * panel.best.shares
-    half = 100 * panel.band
-    axes.fill_between(
-        best.sizes,
-        np.clip(percents - half, 0, 100),
-        np.clip(percents + half, 0, 100),
-        step="post",
-        color=_BEST,
-        alpha=0.14,
-        linewidth=0,
-        label=f"95{words.SPACE}% band, whole curve",
-    )
-    axes.step(
-        best.sizes,
-        percents,
-        where="post",
-        color=_BEST,
-        linewidth=1.6,
-        label=best.name,
-        zorder=3,
-    )
-    for line in panel.attacks:
-        axes.step(
-            line.sizes,
-            100 * line.shares,
-            where="post",
-            color=_ATTACKS[line.style % len(_ATTACKS)],
-            linestyle=_DASHES[line.style % len(_DASHES)],
-            linewidth=0.8,
-            label=line.name,
-        )
-    if panel.marks:
-        sizes = [size for size, _ in panel.marks]
-        middle, lower, upper = 100 * np.array([share for _, share in panel.marks]).T
+def _draw(axes: Any, chart: Chart) -> None:
+    for series in chart.series:
+        _draw_series(axes, series, chart)
+    if chart.marks:
+        middle, lower, upper = np.array([mark.y for mark in chart.marks]).T
         axes.errorbar(
-            sizes,
+            [mark.x for mark in chart.marks],
             middle,
             [middle - lower, upper - middle],
             fmt="o",
@@ -156,20 +104,68 @@ def _draw(axes: Any, panel: Panel) -> None:
             linewidth=0.8,
             clip_on=False,
             zorder=4,
-            label=f"95{words.SPACE}% interval at one size",
+            label=chart.mark,
         )
-    if panel.logarithmic:
-        axes.set_xscale("log")
-    axes.set_xlim(panel.low, panel.high)
-    axes.set_xticks(panel.ticks, [words.size(tick) for tick in panel.ticks])
+    for axis, side in ((chart.x, "x"), (chart.y, "y")):
+        if axis.logarithmic:
+            getattr(axes, f"set_{side}scale")("log")
+        room = 0.0 if axis.logarithmic else 0.01 * (axis.high - axis.low)
+        high = axis.high + (room if side == "y" else 0.0)
+        getattr(axes, f"set_{side}lim")(axis.low, high)
+        places, labels = [tick for tick, _ in axis.ticks], [w for _, w in axis.ticks]
+        getattr(axes, f"set_{side}ticks")(places, labels)
+        getattr(axes, f"set_{side}label")(axis.label)
     axes.minorticks_off()
-    axes.set_ylim(0, 101)
-    axes.set_yticks(range(0, 101, 25))
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.5)
     axes.set_axisbelow(True)
-    axes.set_title(words.norm_name(panel.norm), fontsize=10, loc="left")
-    axes.set_xlabel(words.axis_label(panel.norm))
-    axes.set_ylabel("robust accuracy (%)")
+    axes.set_title(chart.title, fontsize=10, loc="left")
+
+
+def _draw_series(axes: Any, series: Series, chart: Chart) -> None:
+    main, number = series.style is None, series.style or 0
+    color = _BEST if main else _COLORS[number % len(_COLORS)]
+    if series.lower is not None and series.upper is not None:
+        open_ended = np.isnan(series.upper)
+        axes.fill_between(
+            series.x,
+            series.lower,
+            np.where(open_ended, chart.y.high, series.upper),
+            step="post" if series.look == "steps" else None,
+            color=color,
+            alpha=0.14,
+            linewidth=0,
+            label=chart.band if main or chart.series[-1] is series else None,
+        )
+    # Matplotlib leaves out of a legend what begins with an underscore.
+    label = series.name or "_nameless"
+    if series.look in ("dots", "haze"):
+        size = 2.6 if series.look == "dots" else 1.4
+        axes.plot(
+            series.x,
+            series.y,
+            linestyle="none",
+            marker="o",
+            markersize=size,
+            markeredgewidth=0,
+            color=color,
+            alpha=1.0 if series.look == "dots" else 0.35,
+            label=label,
+            zorder=3 if series.look == "dots" else 1,
+        )
+        return
+    axes.plot(
+        series.x,
+        series.y,
+        drawstyle="steps-post" if series.look == "steps" else "default",
+        color=color,
+        linestyle="-" if main else _DASHES[number % len(_DASHES)],
+        linewidth=1.6 if main else 1.0,
+        # Not on a line between two places that were not measured.
+        marker="o" if series.look == "line" and len(series.x) in _MARKED else None,
+        markersize=2.4,
+        label=label,
+        zorder=3 if main else 2,
+    )
 
 
 def _legend(figure: Figure) -> None:
@@ -180,6 +176,8 @@ def _legend(figure: Figure) -> None:
         for handle, label in zip(handles, labels, strict=True):
             known.setdefault(label, handle)
     columns = min(len(known), 3 * len(figure.axes))
+    if not known:
+        return
     figure.legend(
         list(known.values()),
         list(known),

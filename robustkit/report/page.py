@@ -1,37 +1,28 @@
 """The report as one HTML page that needs nothing else."""
 
-import csv
-import math
-from collections import Counter
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from robustkit.checks.check import FINDINGS
-from robustkit.evaluation.curve import CONFIDENCE, Interval
-from robustkit.evaluation.data import DataSet
-from robustkit.evaluation.results import Results
-from robustkit.evaluation.store import read_json
+from robustkit.evaluation.curve import CONFIDENCE
 from robustkit.report import words
+from robustkit.report.charts import attack_order, joint_confidence
+from robustkit.report.content import Content, NormPart, RunPart
 from robustkit.report.drawing import draw
-from robustkit.report.examples import choose
-from robustkit.report.panel import QueryLine, attack_order, look_at, query_lines
-from robustkit.report.reproduce import bibtex, command, python_call
+from robustkit.report.examples import Example
+from robustkit.report.reproduce import bibtex, command, methods, python_call
 
 __all__ = ["render"]
 
-_REASONS = 5
-_COUNTS = 6
-_REASON_WIDTH = 300
 
-
-def render(results: Results, data: DataSet | None) -> str:
+def render(content: Content, *, comparison_only: bool = False) -> str:
     """The page's HTML.
 
     Args:
-        results: Of a run, finished or not.
-        data: Where the originals of the pictures are; None: in examples.npz.
+        content: What it says.
+        comparison_only: Leave out all but the comparison of the runs.
     """
     environment = Environment(
         loader=PackageLoader("robustkit", "report"),
@@ -40,233 +31,109 @@ def render(results: Results, data: DataSet | None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    run, summary = results.run, results.summary()
-    count = summary["samples"]
+    environment.filters["draw"] = draw
+    environment.filters["percent"] = words.percent
+    environment.filters["interval"] = words.interval
+    first = content.runs[0].results.run
     return environment.get_template("report.html.jinja").render(
-        run=run,
-        config=run["config"],
-        count=count,
+        title=_title(content),
+        content=content,
+        comparison_only=comparison_only,
         confidence=words.percent(CONFIDENCE, 1),
-        clean=_share(Interval(**summary["clean_accuracy"]), count),
-        warnings=_warnings(results, summary),
-        findings=_findings(results),
-        norms=[_norm(results, data, norm, summary) for norm in results.norms],
-        attacks=attack_order(results),
-        goal=run["config"]["target"] is not None or run["config"]["criterion"],
-        settings=_settings(run["config"]),
-        command=command(run),
-        python_call=python_call(run),
-        bibtex=bibtex(run["versions"]["robustkit"], run["started"][:4]),
+        runs=[_run(run) for run in content.runs],
+        norms=[_norm(part) for part in content.norms],
+        bibtex=bibtex(first["versions"]["robustkit"], first["started"][:4]),
+        version=first["versions"]["robustkit"],
     )
 
 
-def _findings(results: Results) -> list[dict[str, Any]]:
-    """What the checks found, if they were made."""
-    if not (results.path / FINDINGS).exists():
-        return []
-    return [
-        {**finding, "evidence": words.evidence(finding)}
-        for finding in read_json(results.path / FINDINGS)["findings"]
-    ]
+def _title(content: Content) -> str:
+    if len(content.runs) == 1:
+        return f"Robustness of {content.runs[0].results.run['model']['name']}"
+    return f"Robustness in {len(content.runs)} runs"
 
 
-def _norm(
-    results: Results, data: DataSet | None, norm: str, summary: dict[str, Any]
-) -> dict[str, Any]:
-    bounds = tuple(results.run["config"]["bounds"])
-    found, count = summary["norms"][norm], summary["samples"]
-    letter, subscript = words.symbol(norm)
-    names = results.run["data"]["class_names"]
-
-    def sized(value: float) -> tuple[str, str]:
-        return words.size(value), words.in_255ths(value, norm, bounds)
-
+def _run(part: RunPart) -> dict[str, Any]:
+    run, summary = part.results.run, part.summary
+    config = run["config"]
     return {
-        "letter": letter,
-        "subscript": subscript,
-        "explanation": words.explanation(norm),
-        "median": sized(found["distance"]["median"]),
-        "median_says": _median_says(found, norm, bounds),
+        "of": part,
+        "run": run,
+        "config": config,
+        "count": summary["samples"],
+        "clean": part.results.clean_accuracy,
+        "medians": [_median(part, norm) for norm in part.results.norms],
+        "attacks": attack_order(part.results),
+        "settings": _settings(config),
+        "named_attacks": [
+            (_name(norm), attack, shown)
+            for norm in part.results.norms
+            for attack, shown in config["attacks"][norm].items()
+        ],
+        "command": command(run),
+        "python_call": python_call(run),
+        "methods": methods(run, summary),
+    }
+
+
+def _median(part: RunPart, norm: str) -> dict[str, Any]:
+    distance = part.summary["norms"][norm]["distance"]
+    low, high = part.results.run["config"]["bounds"]
+    return {
+        "name": _name(norm),
+        "size": words.size(distance["median"]),
+        "levels": words.in_255ths(distance["median"], norm, (low, high)),
         "quartiles": [
-            sized(found["distance"][name])[0]
-            for name in ("lower_quartile", "upper_quartile")
+            words.size(distance[name]) for name in ("lower_quartile", "upper_quartile")
         ],
-        "band": words.percent(min(found["band"], 1.0), count),
-        "found": found,
-        "wrong": count - found["found"] - found["not_found"] - found["errors"],
-        "accuracies": [
-            {
-                "epsilon": words.epsilon(entry["epsilon"], norm, bounds),
-                **_share(
-                    Interval(entry["estimate"], entry["lower"], entry["upper"]), count
-                ),
-            }
-            for entry in found["robust_accuracy"]
-        ],
-        "warrants": words.warrants(found["attacks"]),
-        "warranted": words.warranted(found["attacks"]),
-        "drawing": draw(look_at(results, norm), bounds),
-        "attacks": [
-            _attack(results, norm, name, attack, bounds)
-            for name, attack in found["attacks"].items()
-        ],
-        "queries": _queries(results, norm),
-        "examples": [
-            {
-                "of": example,
-                "label": _class(example.label, names),
-                "distance": sized(example.distance),
-                "changes": [
-                    (place, words.size(old), words.size(new), _signed(new - old))
-                    for place, old, new in example.changes
-                ],
-            }
-            for example in choose(results, norm, data)
-        ],
-        "settings": results.run["config"]["attacks"][norm],
     }
 
 
-def _attack(
-    results: Results,
-    norm: str,
-    name: str,
-    summary: dict[str, Any],
-    bounds: tuple[float, ...],
-) -> dict[str, Any]:
-    attacked = summary["attacked"]
-
-    def each(what: str, digits: int = 0) -> str:
-        if attacked == 0:
-            return "\N{EN DASH}"
-        mean = summary[what] / attacked
-        return f"{mean:,.{digits}f}" if digits == 0 else words.size(mean)
-
+def _norm(part: NormPart) -> dict[str, Any]:
+    galleries = [
+        (run.name, _gallery(gallery.across, run.results.run, part.norm), classes)
+        for run, gallery in zip(part.runs, part.galleries, strict=True)
+        if gallery.across
+        for classes in [_gallery(gallery.of_classes, run.results.run, part.norm)]
+    ]
+    curves = [run.results.curve(part.norm) for run in part.runs]
+    confidence = joint_confidence(len(curves))
     return {
-        "name": name,
-        "source": results.run["sources"].get(name, ""),
-        "attacked": attacked,
-        "found": summary["found"],
-        "errors": summary["errors"],
-        "median": (
-            words.size(summary["median"]) if attacked else "\N{EN DASH}",
-            words.in_255ths(summary["median"], norm, (bounds[0], bounds[1])),
+        "of": part,
+        "name": _name(part.norm),
+        "explanation": words.explanation(part.norm),
+        "band": " and ".join(
+            dict.fromkeys(
+                words.percent(min(c.band(confidence), 1.0), len(c.distance))
+                for c in curves
+            )
         ),
-        "forward": each("forward_passes"),
-        "backward": each("backward_passes"),
-        "decisions": each("decision_queries"),
-        "seconds": each("seconds", 2),
-        "warrant": summary["warrant"],
+        "errors": any(bool(np.isnan(c.distance).any()) for c in curves),
+        "galleries": galleries,
     }
 
 
-def _queries(results: Results, norm: str) -> dict[str, Any] | None:
-    """Median sizes against forward passes, of attacks without backward passes."""
-    lines = query_lines(results, norm)
-    if not lines:
-        return None
-    counts = sorted({int(count) for line in lines for count in line.counts})
-    # As many as fit beside each other, the last one among them.
-    counts = counts[:: -max(math.ceil(len(counts) / _COUNTS), 1)][::-1]
-    rows = []
-    for line in lines:
-        known = dict(zip(line.counts.tolist(), _quartiles(line), strict=True))
-        before = [count for count in counts if count < line.counts[0]]
-        last = known[int(line.counts[-1])]
-        rows.append(
-            {
-                "name": line.name,
-                "sizes": [
-                    ("\N{EN DASH}", "") if count in before else known.get(count, last)
-                    for count in counts
-                ],
-            }
-        )
-    return {"counts": [f"{count:,}" for count in counts], "rows": rows}
-
-
-def _quartiles(line: QueryLine) -> list[tuple[str, str]]:
+def _gallery(
+    examples: Sequence[Example], run: dict[str, Any], norm: str
+) -> list[dict[str, Any]]:
+    low, high = run["config"]["bounds"]
     return [
-        (
-            words.size(middle),
-            f"{words.size(low)} to "
-            + ("\N{INFINITY}" if math.isnan(high) else words.size(high)),
-        )
-        for low, middle, high in zip(
-            line.lower.tolist(), line.median.tolist(), line.upper.tolist(), strict=True
-        )
+        {
+            "of": example,
+            "label": words.class_name(example.label, run["data"]["class_names"]),
+            "size": words.size(example.distance),
+            "levels": words.in_255ths(example.distance, norm, (low, high)),
+            "changes": [
+                (place, words.size(old), _signed(new - old))
+                for place, old, new in example.changes
+            ],
+        }
+        for example in examples
     ]
 
 
-def _share(value: Interval, count: int) -> dict[str, Any]:
-    return {
-        "percent": words.percent(value.estimate, count),
-        "interval": words.interval(value, count),
-        "estimate": 0.0 if math.isnan(value.estimate) else value.estimate,
-        "lower": value.lower,
-        "upper": value.upper,
-    }
-
-
-def _median_says(found: dict[str, Any], norm: str, bounds: tuple[float, ...]) -> str:
-    median = found["distance"]["median"]
-    if math.isnan(median):
-        return "No sample was evaluated."
-    if math.isinf(median):
-        return "No adversarial was found for at least half of the samples."
-    if median == 0:
-        return (
-            "At least half of the samples are adversarial without any change, or "
-            "ended in an error."
-        )
-    levels = words.in_255ths(median, norm, (bounds[0], bounds[1]))
-    also = f" ({levels})" if levels else ""
-    errors = ", with errors counted among them" if found["errors"] else ""
-    return (
-        f"For half of the samples{errors}, a change of size {words.size(median)}{also} "
-        "or less is enough."
-    )
-
-
-def _warnings(results: Results, summary: dict[str, Any]) -> list[str]:
-    run, warnings = results.run, []
-    if run["status"] != "complete":
-        state = {
-            "interrupted": "The run was interrupted",
-            "failed": "The run failed",
-            "running": "The run has not ended, or was killed",
-        }.get(run["status"], f"The run is '{run['status']}'")
-        why = f" ({run['failure']})" if "failure" in run else ""
-        warnings.append(
-            f"{state}{why}. Everything here speaks of the {summary['samples']} samples "
-            "reached so far; one that no attack had finished for a norm counts as not "
-            "robust in it."
-        )
-    failed = sum(found["errors"] for found in summary["norms"].values())
-    if failed:
-        reasons = "; ".join(
-            f"{reason} ({times} times)" if times > 1 else reason
-            for reason, times in _reasons(results.path).most_common(_REASONS)
-        )
-        warnings.append(
-            "Samples that ended in an error count as not robust: "
-            + ", ".join(
-                f"{found['errors']} for {words.norm_name(norm)}"
-                for norm, found in summary["norms"].items()
-                if found["errors"]
-            )
-            + f". {reasons}"
-        )
-    return warnings + list(run["notes"])
-
-
-def _reasons(folder: Path) -> Counter[str]:
-    with open(folder / "samples.csv", newline="", encoding="utf-8") as file:
-        return Counter(
-            row["reason"][:_REASON_WIDTH]
-            for row in csv.DictReader(file)
-            if row["status"] == "error"
-        )
+def _name(norm: str) -> tuple[str, str]:
+    return words.symbol(norm)
 
 
 def _settings(config: dict[str, Any]) -> list[tuple[str, str]]:
@@ -285,10 +152,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _class(label: int, names: list[str] | None) -> str:
-    return names[label] if names and label < len(names) else str(label)
 
 
 def _signed(value: float) -> str:

@@ -6,8 +6,9 @@ from typing import Any
 from robustkit.evaluation.evaluate import default_epsilons
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
+from robustkit.report import words
 
-__all__ = ["bibtex", "command", "python_call"]
+__all__ = ["bibtex", "citation", "command", "methods", "python_call"]
 
 # What need not be said.
 _DEFAULTS: dict[str, Any] = {
@@ -76,6 +77,71 @@ def python_call(run: dict[str, Any]) -> str:
     arguments.append(f"seed={config['seed']}")
     lines = "".join(f"    {argument},\n" for argument in arguments)
     return f"import robustkit as rk\n\nresults = rk.evaluate(\n{lines})"
+
+
+def methods(run: dict[str, Any], summary: dict[str, Any]) -> str:
+    """A paragraph for a paper that says what was run, with its exact settings.
+
+    Args:
+        run: The contents of run.json.
+        summary: The contents of summary.json.
+    """
+    config, model, data = run["config"], run["model"], run["data"]
+    attacks = "; ".join(
+        f"{words.norm_name(norm)}: "
+        + ", ".join(
+            f"{name} [{shown}]"
+            + (f" ({run['sources'][name]})" if run["sources"].get(name) else "")
+            for name, shown in named.items()
+        )
+        for norm, named in config["attacks"].items()
+    )
+    lower, upper = config["bounds"]
+    settings = {"budget": None, "target": None, "criterion": None, **_settings(config)}
+    said = ", ".join(
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in settings.items()
+        if value is not None and name not in ("samples", "bounds", "access")
+    )
+    known = [
+        f"{what} fingerprint {value[:16]}"
+        for what, value in (
+            ("model", model["fingerprint"]),
+            ("data", data.get("fingerprint")),
+        )
+        if value
+    ]
+    versions = ", ".join(
+        f"{k} {v}" for k, v in run["versions"].items() if k != "system"
+    )
+    return (
+        f"The smallest adversarial perturbations of {summary['samples']:,} samples of "
+        f"{data['name']} were sought for {model['name']} with robustkit "
+        f"{run['versions']['robustkit']}, inputs in [{lower:g}, {upper:g}], with "
+        f"{config['access']} access, seed {config['seed']}"
+        + (f", {said}" if said else "")
+        + f". The nearest adversarial of all attacks counts, each confirmed by a fresh "
+        f"forward pass. Attacks and their settings: {attacks}. "
+        + (f"{'; '.join(known)}. ".capitalize() if known else "")
+        + f"Versions: {versions}."
+        + (
+            ""
+            if run["status"] == "complete"
+            else f" The run is not complete ({run['status']})."
+        )
+    )
+
+
+def citation(run: dict[str, Any], summary: dict[str, Any]) -> str:
+    """All that a paper needs to name a run: methods, how to repeat it, and an entry.
+
+    Args:
+        run: The contents of run.json.
+        summary: The contents of summary.json.
+    """
+    again = command(run) or python_call(run).rstrip()
+    entry = bibtex(run["versions"]["robustkit"], run["started"][:4])
+    return f"{methods(run, summary)}\n\nTo repeat it:\n\n{again}\n\n{entry}\n"
 
 
 def bibtex(version: str, year: str) -> str:

@@ -3,6 +3,7 @@
 import math
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from robustkit.checks.check import Findings
@@ -30,7 +31,8 @@ def print_results(results: Results, console: Console) -> None:
         console.print(_accuracies(norm, found))
         console.print(_attacks(found))
         style = None if words.warranted(found["attacks"]) else "yellow"
-        console.print(words.warrants(found["attacks"]), style=style, highlight=False)
+        said = words.warrants(found["attacks"])
+        console.print(said, style=style, highlight=False, markup=False)
         if found["errors"]:
             console.print(
                 f"{found['errors']} samples ended in an error and count as not robust; "
@@ -53,6 +55,7 @@ def print_findings(found: Findings, console: Console) -> None:
         console.print(
             f"\n{finding.id} {finding.severity.name.lower()}",
             style=_STYLES[finding.severity],
+            markup=False,
         )
         evidence = words.evidence(as_json(finding))
         for text in (finding.diagnosis, f"evidence: {evidence}", finding.remedy):
@@ -63,13 +66,14 @@ def print_comparison(found: Comparison, console: Console) -> None:
     """Print each run against the first, and every attack against the nearest."""
     for pair in found.pairs:
         table = Table(
-            title=f"\n{pair.norm}: {pair.second} against {pair.first}",
+            title=f"\n{pair.norm}: {escape(pair.second)} against {escape(pair.first)}",
             title_justify="left",
-            caption=f"distances {_factor(pair.ratio)}; nearer at "
+            caption=f"distances x {words.factor(pair.ratio)}; nearer at "
             f"{_percent(pair.nearer)} of the samples with both; {pair.samples} samples",
             caption_justify="left",
         )
-        for name in ("size", pair.first, pair.second, "difference", "only", "p"):
+        names = (pair.first, pair.second)
+        for name in ("size", *map(escape, names), "difference", "only", "p"):
             table.add_column(name, justify="right")
         for at in pair.differences:
             table.add_row(
@@ -82,21 +86,21 @@ def print_comparison(found: Comparison, console: Console) -> None:
             )
         console.print(table)
     table = Table(title="\nattacks against the nearest of all", title_justify="left")
-    for name in ("norm", "run", "attack", "local optimality", "passes"):
+    heads = ("norm", "run", "attack", "local optimality", "passes", "at equal passes")
+    for name in heads:
         table.add_column(name)
     for attack in found.attacks:
         table.add_row(
             attack.norm,
-            attack.run,
-            attack.attack,
+            escape(attack.run),
+            escape(attack.attack),
             _percent(attack.local_optimality),
             f"{attack.passes:.0f}",
+            "-"
+            if attack.at_equal_passes is None
+            else f"{_percent(attack.at_equal_passes)} after {attack.equal_passes}",
         )
     console.print(table)
-
-
-def _factor(ratio: Interval) -> str:
-    return f"x {ratio.estimate:.3f} ({ratio.lower:.3f} to {ratio.upper:.3f})"
 
 
 def _points(value: float) -> str:
@@ -129,13 +133,13 @@ def _attacks(found: dict[str, object]) -> Table:
         count = max(attack["attacked"], 1)
         verdict = attack["warrant"]["verdict"]
         table.add_row(
-            name,
+            escape(name),
             f"{attack['found']} of {attack['attacked']}",
             _size(attack["median"]),
             f"{attack['forward_passes'] / count:.0f}",
             f"{attack['decision_queries'] / count:.0f}",
             f"{attack['seconds']:.1f}",
-            "none" if verdict == NOT_WARRANTED else verdict,
+            "none" if verdict == NOT_WARRANTED else escape(str(verdict)),
         )
     table.add_section()
     nearest = found["median_of_attacked"]

@@ -1,7 +1,7 @@
 """Numbers as people read them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from robustkit.evaluation.curve import Interval
@@ -11,9 +11,11 @@ __all__ = [
     "DASH",
     "SPACE",
     "axis_label",
+    "class_name",
     "epsilon",
     "evidence",
     "explanation",
+    "factor",
     "in_255ths",
     "interval",
     "norm_name",
@@ -137,6 +139,20 @@ def epsilon(value: float, norm: str, bounds: tuple[float, float]) -> tuple[str, 
     if levels and "." not in levels and round(value, 3) != value:
         return levels, size(value)
     return size(value), levels
+
+
+def class_name(label: int, names: Sequence[str] | None) -> str:
+    """A class as people call it; its number where it has no name."""
+    return names[label] if names and 0 <= label < len(names) else str(label)
+
+
+def factor(ratio: Interval) -> str:
+    """A ratio and its interval.
+
+    >>> factor(Interval(1.25, 1.1, 1.5))
+    '1.250 (1.100 to 1.500)'
+    """
+    return f"{ratio.estimate:.3f} ({ratio.lower:.3f} to {ratio.upper:.3f})"
 
 
 def warranted(attacks: Mapping[str, Any]) -> bool:

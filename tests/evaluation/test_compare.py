@@ -6,6 +6,7 @@ from scipy import stats
 
 import robustkit as rk
 from robustkit.errors import BadInput
+from robustkit.evaluation.tables import QUERIES
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,36 @@ def test_local_optimality_by_areas(runs):
         noise, fmn = found["weak", norm, "uniform-noise"], found["strong", norm, "fmn"]
         assert noise.local_optimality < fmn.local_optimality <= 1
         assert fmn.passes == pytest.approx(40, abs=1)
+
+
+def test_at_equal_passes_only_what_was_known_by_then_counts(runs):
+    comparison = rk.compare([runs["weak"], runs["strong"]])
+    for norm in ("linf", "l2"):
+        found = [a for a in comparison.attacks if a.norm == norm]
+        assert {a.equal_passes for a in found} == {20}
+        place = QUERIES.index(20)
+        early = [runs[a.run].distances_after(a.attack, norm)[:, place] for a in found]
+        envelope = np.min(early, axis=0)
+        largest = envelope[np.isfinite(envelope)].max()
+        grid = (np.arange(100_000) + 0.5) / 100_000 * largest
+
+        def area(distance, grid=grid, largest=largest):
+            above = np.searchsorted(np.sort(distance), grid, side="right")
+            return (1 - above / len(distance)).mean() * largest
+
+        for distance, value in zip(early, found, strict=True):
+            expected = (largest - area(distance)) / (largest - area(envelope))
+            assert value.at_equal_passes == pytest.approx(expected, abs=1e-4)
+        noise = next(a for a in found if a.attack == "uniform-noise")
+        assert noise.at_equal_passes != noise.local_optimality
+
+
+def test_without_a_record_of_passes_there_is_no_equal_number(runs, tmp_path):
+    copy = runs["strong"].save(tmp_path / "copy")
+    (copy / "queries.csv").unlink()
+    for attack in rk.compare([copy]).attacks:
+        assert attack.equal_passes is None
+        assert attack.at_equal_passes is None
 
 
 def test_equal_distances_are_no_division_by_zero(planted):

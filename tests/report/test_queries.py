@@ -3,7 +3,7 @@ import pytest
 
 import robustkit as rk
 from robustkit.report import words
-from robustkit.report.panel import query_lines
+from robustkit.report.charts import Named, passes_charts
 
 
 def scores(x):
@@ -32,24 +32,38 @@ def results(tmp_path_factory):
 
 
 def test_lines_are_those_of_attacks_without_gradients(results):
-    lines = query_lines(results, "l2")
+    lines = passes_charts([Named("run", results)], "l2")[0].series
     assert [line.name for line in lines] == ["square", "gaussian-noise"]
     for line in lines:
         curves = results.queries(line.name, "l2")
-        medians = [curves[count].quantile(0.5) for count in line.counts.tolist()]
-        np.testing.assert_array_equal(line.median, medians)
-        assert (line.lower <= line.median).all()
-        assert (line.median <= np.nan_to_num(line.upper, nan=np.inf)).all()
+        medians = [curves[count].quantile(0.5) for count in line.x.tolist()]
+        np.testing.assert_array_equal(line.y, medians)
+        assert (line.lower <= line.y).all()
+        assert (line.y <= np.nan_to_num(line.upper, nan=np.inf)).all()
     # Their places in the run, so that an attack looks the same everywhere.
     assert [line.style for line in lines] == [0, 1]
 
 
+def test_all_attacks_are_in_the_chart_of_passes(results):
+    run = [Named("run", results)]
+    lines = passes_charts(run, "l2")[1].series
+    assert [(line.name, line.style) for line in lines] == [
+        ("square", 0),
+        ("gaussian-noise", 1),
+        ("fmn", 2),
+    ]
+    assert all(line.lower is None for line in lines)
+    several = passes_charts([Named("a", results), Named("b", results)], "l2")[1].series
+    assert [line.name for line in several][2:4] == ["a: fmn", "b: square"]
+    assert len({line.style for line in several}) == 6
+
+
 def test_the_report_has_a_figure_and_a_table(results, tmp_path):
     page = results.report(tmp_path / "one").read_text()
-    assert page.count("Size against queries") == 2
-    line = query_lines(results, "l2")[0]
-    table = page.split("Size against queries")[1].split("</table>")[0]
-    assert words.size(line.median[-1]) in table
+    assert page.count("<h3>Size against queries</h3>") == 2
+    line = passes_charts([Named("run", results)], "l2")[0].series[0]
+    table = page.split("<h3>Size against queries</h3>")[1].split("</table>")[0]
+    assert words.size(line.y[-1]) in table
     assert ">100<" in table
     assert ">fmn<" not in table
     for name in ("queries.svg", "queries.png"):

@@ -20,7 +20,7 @@ from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import SCHEMA, RunFolder, write_json
 from robustkit.evaluation.tables import COLUMNS, as_csv
 from robustkit.report import words, write_report
-from robustkit.report.panel import look_at
+from robustkit.report.charts import Named, curve_chart
 from robustkit.report.reproduce import command, python_call
 
 NORMS = ("linf", "l2")
@@ -215,7 +215,8 @@ class TestFiles:
         text = write_report(demo).read_text(encoding="utf-8")
         page = Page(text)
         for _, attributes in page.elements:
-            assert attributes.keys().isdisjoint({"href", "srcset", "action", "data"})
+            assert attributes.keys().isdisjoint({"srcset", "action", "data"})
+            assert attributes.get("href", "#").startswith("#")
             if "src" in attributes:
                 assert attributes["src"].startswith("data:image/png;base64,")
         assert not page.all("script")
@@ -467,15 +468,19 @@ class TestExamples:
             )
 
 
+def chart_of(results, norm):
+    return curve_chart([Named("run", results)], norm)
+
+
 class TestCurve:
     def test_a_long_tail_gets_a_logarithmic_axis(self, tmp_path):
         x, deltas = images(9, (5,))
         deltas[:] = 0.002
         deltas[-1] = 0.2
         results = make_run(tmp_path / "run", x, deltas)
-        panel = look_at(results, "linf")
-        assert panel.logarithmic
-        assert 0 < panel.low < 0.002 < 0.2 < panel.high
+        axis = chart_of(results, "linf").x
+        assert axis.logarithmic
+        assert 0 < axis.low < 0.002 < 0.2 < axis.high
         assert "logarithmic" in page_of(results).text
 
     def test_the_line_is_the_curve(self, tmp_path):
@@ -483,25 +488,46 @@ class TestCurve:
         statuses = ["already_misclassified"] * 2 + ["found"] * 15 + ["not_found"] * 3
         results = make_run(tmp_path / "run", x, deltas, statuses=statuses)
         for norm in NORMS:
-            panel, curve = look_at(results, norm), results.curve(norm)
-            assert panel.best.sizes[0] == 0
-            assert panel.best.sizes[-1] == panel.high
-            for size, share in zip(panel.best.sizes, panel.best.shares, strict=True):
+            chart, curve = chart_of(results, norm), results.curve(norm)
+            (best,) = chart.series
+            assert best.x[0] == 0
+            assert best.x[-1] == chart.x.high
+            for size, share in zip(best.x, best.y, strict=True):
                 assert share == curve.robust_accuracy(size).estimate
-            assert panel.attacks == ()
+            np.testing.assert_allclose(
+                best.upper, np.minimum(best.y + curve.band(), 1), rtol=1e-12
+            )
 
     def test_a_size_asked_about_is_shown_however_near_all_are(self, tmp_path):
         x, deltas = images(4)
-        panel = look_at(make_run(tmp_path / "run", x, deltas / 100), "linf")
-        assert [size for size, _ in panel.marks] == [8 / 255]
+        chart = chart_of(make_run(tmp_path / "run", x, deltas / 100), "linf")
+        assert [mark.x for mark in chart.marks] == [8 / 255]
 
     def test_attacks_keep_their_style_in_all_norms(self, tmp_path):
         x, deltas = images(4)
         results = make_run(tmp_path / "run", x, deltas, attacks=("a", "b", "c"))
         for norm in NORMS:
-            styles = {line.name: line.style for line in look_at(results, norm).attacks}
-            assert styles == {"a": 0, "b": 1, "c": 2}
-        assert len(page_of(results).all("path", **{"class": "attack c1 d1"})) == 4
+            lines = chart_of(results, norm).series
+            styles = {line.name: line.style for line in lines}
+            assert styles == {
+                "a": 0,
+                "b": 1,
+                "c": 2,
+                "nearest adversarial of all attacks": None,
+            }
+        assert len(page_of(results).all("path", **{"class": "line c1 d1"})) == 4
+
+    def test_the_bands_of_several_runs_hold_together(self, tmp_path):
+        x, deltas = images(8)
+        runs = [
+            Named(name, make_run(tmp_path / name, x, size * deltas))
+            for name, size in (("a", 1), ("b", 0.5))
+        ]
+        for line in curve_chart(runs, "l2").series:
+            # The inequality of each at the level 0.05 / 2: Bonferroni's.
+            half = np.sqrt(np.log(2 / 0.025) / (2 * 8))
+            np.testing.assert_allclose(line.lower, np.maximum(line.y - half, 0))
+            np.testing.assert_allclose(line.upper, np.minimum(line.y + half, 1))
 
 
 class TestReproduce:

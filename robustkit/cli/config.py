@@ -1,0 +1,163 @@
+"""Settings from a file: TOML, or the run.json of an earlier run."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from robustkit.errors import BadInput, suggestion
+
+__all__ = ["configurable", "options_of_run"]
+
+_MOST = 2**20
+"""Bytes of the largest file of settings."""
+
+_SAME_NAME = (
+    "target",
+    "samples",
+    "budget",
+    "access",
+    "batch_size",
+    "seed",
+    "bounds",
+    "mean",
+    "std",
+    "device",
+    "time_limit",
+)
+"""Settings in run.json whose options have their names."""
+
+
+def configurable(command: click.Command) -> click.Command:
+    """Let a command's options come from a file and from the environment.
+
+    Adds `--config FILE`, and for each option a variable: ROBUSTKIT_EVAL_BATCH_SIZE for
+    `robustkit eval --batch-size`.
+    """
+    command.params.append(
+        click.Option(
+            ["--config"],
+            type=click.Path(),
+            metavar="FILE",
+            is_eager=True,
+            expose_value=False,
+            callback=_read,
+            help="Settings from a TOML file or a run.json, by the names of the "
+            "options; what is typed, or set in the environment, goes before.",
+        )
+    )
+    for option in command.params:
+        if isinstance(option, click.Option):
+            words = f"robustkit_{command.name}_{_name(option)}"
+            option.envvar = words.replace("-", "_").upper()
+    return command
+
+
+def options_of_run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `robustkit eval` that repeat a run, by name.
+
+    Args:
+        run: The contents of run.json.
+
+    Raises:
+        BadInput: It was made from Python objects, which have no names.
+
+    >>> run = {"asked": {"model": "net.onnx", "data": "a.npz", "attacks": ["fmn"],
+    ...                  "pool": None},
+    ...        "config": {"norms": ["l2"], "epsilons": {"l2": [0.5, 1.0]},
+    ...                   "criterion": None, "pool": None, "budget": 100}}
+    >>> options_of_run(run)["epsilons"], options_of_run(run)["budget"]
+    ({'l2': [0.5, 1.0]}, 100)
+    """
+    asked, config = run.get("asked"), run.get("config")
+    if not isinstance(asked, dict) or not isinstance(config, dict):
+        raise BadInput("a JSON file of settings must be the run.json of a run")
+    nameless = [name for name in ("model", "data", "attacks") if not asked.get(name)]
+    nameless += [name for name in ("criterion",) if config.get(name)]
+    if config.get("pool") and not asked.get("pool"):
+        nameless.append("pool")
+    if nameless:
+        raise BadInput(
+            f"the run was made from Python objects ({', '.join(nameless)}) that its "
+            "run.json cannot name; repeat it from Python"
+        )
+    options = {
+        "model": asked["model"],
+        "data": asked["data"],
+        "attacks": asked["attacks"],
+        "pool": asked.get("pool"),
+        "norm": config.get("norms"),
+        "epsilons": config.get("epsilons"),
+        "shard": "/".join(map(str, config["shard"])) if config.get("shard") else None,
+        **{name: config.get(name) for name in _SAME_NAME},
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _read(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> None:
+    if value is None:
+        return
+    try:
+        settings = _settings(Path(value), str(context.info_name))
+        known = {_name(p): p for p in context.command.params if p.name != "config"}
+        defaults = {}
+        for name, given in settings.items():
+            place = name.replace("_", "-").lower()
+            if place not in known:
+                raise BadInput(
+                    f"'{value}' sets '{name}', which `robustkit {context.info_name}` "
+                    f"does not take; {suggestion(place, known)}"
+                )
+            option = known[place]
+            defaults[str(option.name)] = _as_typed(option, given)
+    except BadInput as error:
+        click.echo(f"error: {error}", err=True)
+        context.exit(2)
+    context.default_map = {**(context.default_map or {}), **defaults}
+
+
+def _settings(path: Path, command: str) -> dict[str, Any]:
+    """The settings that a file has for a command: its own table, or the whole file."""
+    try:
+        if path.stat().st_size > _MOST:
+            raise BadInput(f"'{path}' is too large for a file of settings")
+        text = path.read_bytes().decode("utf-8")
+        if path.suffix.lower() == ".json":
+            return options_of_run(json.loads(text))
+        content = tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"cannot read the settings in '{path}': {error}") from error
+    own = content.get(command)
+    return own if isinstance(own, dict) else content
+
+
+def _name(parameter: click.Parameter) -> str:
+    """What a file calls an option or an argument."""
+    if isinstance(parameter, click.Option):
+        longest = max(parameter.opts, key=len)
+        return longest.lstrip("-")
+    return str(parameter.name)
+
+
+def _as_typed(parameter: click.Parameter, value: Any) -> Any:
+    """A value of TOML or JSON as somebody would type it."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, dict):
+        # For each norm, as in `--epsilons l2=0.5,1`.
+        parts = [f"{name}={_joined(part)}" for name, part in value.items()]
+        return parts if parameter.multiple else ",".join(parts)
+    if parameter.nargs == -1:
+        return list(map(str, value if isinstance(value, list) else [value]))
+    if parameter.multiple:
+        return [_joined(value)]
+    return _joined(value)
+
+
+def _joined(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,84 @@
+"""From run folders to what people read: `report`."""
+
+from pathlib import Path
+
+import click
+
+from robustkit.cli.ending import reporting_errors
+from robustkit.errors import BadInput
+
+__all__ = ["report_command"]
+
+
+@click.command("report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--out",
+    type=click.Path(),
+    metavar="DIR",
+    help="Folder for the page and figures.  [default: the run folder; of several runs, "
+    "report]",
+)
+@click.option(
+    "--data",
+    metavar="DATA",
+    help="What was evaluated, so that pictures are chosen from all samples; as for "
+    "`eval`, and RUNS CODE as there.",
+)
+@click.option("--markdown", is_flag=True, help="Print it as Markdown instead.")
+@click.option("--latex", is_flag=True, help="Print its tables for LaTeX instead.")
+@click.option(
+    "--figures",
+    metavar="png|svg|pdf,...",
+    help="Also write every figure for print, in these formats.",
+)
+def report_command(
+    runs: tuple[str, ...],
+    out: str | None,
+    data: str | None,
+    markdown: bool,
+    latex: bool,
+    figures: str | None,
+) -> None:
+    r"""Write one page about RUNS, from their folders alone.
+
+    Curves with bands that hold at once, which attack was the nearest where, distances
+    against passes, the spectrum of the perturbations, classes, pictures, findings, and
+    for several runs on the same data their comparison. Nothing in a run folder is run
+    or unpickled.
+
+    \b
+    Examples:
+      robustkit report runs/one
+      robustkit report runs/one runs/two --out both --figures pdf
+      robustkit report runs/one --markdown > one.md
+      robustkit report runs/one runs/two --latex > tables.tex
+    """
+    with reporting_errors(lambda: None):
+        if markdown and latex:
+            raise BadInput("give one of --markdown and --latex; each prints by itself")
+        from robustkit.evaluation.data import load_data
+        from robustkit.evaluation.results import Results
+        from robustkit.numerics.bounds import Bounds
+        from robustkit.report import markup, write_figures, write_page, write_report
+        from robustkit.report.content import gather
+
+        opened = [Results(run) for run in runs]
+        originals = None
+        if data is not None:
+            bounds = Bounds(*opened[0].run["config"]["bounds"])
+            originals = load_data(data, bounds)
+        folder = Path(out or (runs[0] if len(runs) == 1 else "report"))
+        if markdown or latex:
+            content = gather(opened, originals)
+            write = markup.markdown if markdown else markup.latex
+            click.echo(write(content), nl=False)
+        elif figures is None:
+            click.echo(write_report(opened, folder, originals))
+            return
+        else:
+            content = gather(opened, originals)
+            click.echo(write_page(content, folder / "report.html"))
+        if figures is not None:
+            for file in write_figures(content, folder, figures.split(",")):
+                click.echo(file, err=markdown or latex)

@@ -1,0 +1,74 @@
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+COMMAND = [
+    *(sys.executable, "-m", "robustkit", "eval", "--samples", "30"),
+    *("--batch-size", "10", "--attacks", "fmn,gaussian-noise", "--budget", "20"),
+]
+
+
+def ran(*options, folder):
+    return subprocess.run(
+        [*COMMAND, *options], cwd=folder, capture_output=True, text=True, check=True
+    )
+
+
+def test_lines_in_a_pipe_and_nothing_if_asked(tmp_path):
+    done = ran(folder=tmp_path)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("samples")]
+    assert len(lines) == 3 * 2
+    assert lines[0].startswith("samples 0-9: linf fmn, ")
+    assert re.search(r"\d+ % done, .*passes/s, .* left, median 0\.\d+", lines[-1])
+    assert "\x1b" not in done.stderr + done.stdout
+    assert ran("--progress", "none", folder=tmp_path).stderr == ""
+
+
+def test_json_is_for_tools(tmp_path):
+    done = ran("--json", folder=tmp_path)
+    assert json.loads(done.stdout)["samples"] == 30
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {event["event"] for event in events} == {"progress"}
+    assert {(e["first_sample"], e["attack"]) for e in events} == {
+        (first, attack) for first in (0, 10, 20) for attack in ("fmn", "gaussian-noise")
+    }
+    shares = [event["share"] for event in events]
+    assert shares == sorted(shares)
+    assert events[0]["median"] is None
+    assert events[-1]["median"] > 0
+    assert events[-1]["passes_per_second"] > 0
+    assert events[-1]["seconds_left"] >= 0
+
+
+@pytest.mark.slow
+def test_a_bar_on_a_terminal(tmp_path):
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "--samples", "200"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "160"},
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            more = os.read(ours, 65536)
+        except OSError:
+            break
+        if not more:
+            break
+        shown += more
+    os.close(ours)
+    assert process.wait() == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "samples 0-9: linf" in text
+    assert "all samples" in text
+    assert "passes/s" in text
+    assert "median 0." in text
