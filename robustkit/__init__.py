@@ -94,6 +94,7 @@ _HOME = {
     "VFGA": "robustkit.attacks.gradient.vfga",
     "WithFeatures": "robustkit.models.surrogate",
     "active_test": "robustkit.active_tests.binarization",
+    "adapt": "robustkit.adaptive.adapt",
     "auto": "robustkit.presets",
     "autoattack": "robustkit.presets",
     "check": "robustkit.checks.check",
