@@ -439,6 +439,7 @@ class _Adapting:
             case = replace(case, current=plan.model, findings=kept)
         elif remedy.name == "no gradients":
             new = self._without_gradients(before, best, case)
+        case = self._without_settled(case, best)
         new = [finding for finding in new if finding.id not in case.findings]
         case = _with(case, new)
         found += new
@@ -571,6 +572,17 @@ class _Adapting:
         except (NothingCorrect, BadInput, RuntimeError):
             return []
         return [f for f in check_model(asked) if f.id in _OF_GRADIENTS]
+
+    def _without_settled(self, case: Case, best: Best) -> Case:
+        """Without findings that speak of samples which have been broken since."""
+        settled = set()
+        if not np.isinf(best.distance).any():
+            settled.add("S4")
+        half = Curve(best.distance).robust_accuracy(self.model.bounds.width / 2)
+        if half.lower <= 1 / case.classes:
+            settled.add("C2")
+        left = {id: f for id, f in case.findings.items() if id not in settled}
+        return replace(case, findings=left)
 
     def _without_gradients(
         self, before: Best, after: Best, case: Case

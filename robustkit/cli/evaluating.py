@@ -23,6 +23,7 @@ from robustkit.errors import BadInput
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from robustkit.adaptive.adapt import Adaptation
     from robustkit.checks.check import Findings
     from robustkit.evaluation.results import Results
 
@@ -103,6 +104,11 @@ Examples:
     help="Then test each attack on adversarials known to exist (see robustkit test).",
 )
 @click.option(
+    "--adaptive",
+    is_flag=True,
+    help="Then answer the findings: remedies in turn, each with its new number.",
+)
+@click.option(
     "--shard",
     type=Part(),
     help="Evaluate one part of the data, such as 3/16; see `robustkit merge`.",
@@ -130,6 +136,7 @@ def evaluate_command(
     attacks: str,
     epsilons: tuple[str, ...],
     warrant: bool,
+    adaptive: bool,
     out: str | None,
     resume: str | None,
     strict: bool,
@@ -145,6 +152,11 @@ def evaluate_command(
             _check_alone(click.get_current_context())
         else:
             model, data = defaults(model, data)
+        if adaptive and settings["access"] != "gradient":
+            raise BadInput(
+                "--adaptive mends gradients; with --access "
+                f"{settings['access']} there are none to mend"
+            )
         if folder is None:
             folder = fresh_folder(str(model))
         bounds = two(settings.pop("bounds"))
@@ -184,7 +196,8 @@ def evaluate_command(
 
             warranted(results, model, data, attacks.split(","), progress=say)
         findings = _findings(results)
-        show(results, as_json, Console(), findings)
+        adapted = _adapted(results) if adaptive else None
+        show(results, as_json, Console(), findings, adapted)
     if strict and findings.invalid:
         sys.exit(3)
 
@@ -219,14 +232,32 @@ def _findings(results: "Results") -> "Findings":
     return findings
 
 
+def _adapted(results: "Results") -> "Adaptation":
+    """What answering the findings changed, kept in the run folder."""
+    from robustkit.adaptive.adapt import adapt
+
+    def say(what: str) -> None:
+        click.echo(what, err=True)
+
+    asked = results.run["asked"]
+    adapted = adapt(results, asked["model"], asked["data"], progress=say)
+    adapted.save(results.path)
+    return adapted
+
+
 def show(
     results: "Results",
     as_json: bool,
     console: "Console",
     findings: "Findings | None" = None,
+    adapted: "Adaptation | None" = None,
 ) -> None:
     """The end of a run: its report, and its tables or its summary."""
-    from robustkit.report.table import print_findings, print_results
+    from robustkit.report.table import (
+        print_adaptation,
+        print_findings,
+        print_results,
+    )
 
     report = results.report()
     if as_json:
@@ -235,6 +266,8 @@ def show(
     print_results(results, console)
     if findings is not None and findings.findings:
         print_findings(findings, console)
+    if adapted is not None:
+        print_adaptation(adapted, console)
     click.echo(f"\nreport: {report}")
 
 
@@ -253,11 +286,11 @@ def _check_alone(context: click.Context) -> None:
     others = [
         name
         for name in context.params
-        if name not in ("resume", "strict", "as_json")
+        if name not in ("resume", "adaptive", "strict", "as_json")
         and context.get_parameter_source(name) is typed
     ]
     if others:
         raise BadInput(
-            "--resume goes on with a run as it was begun, so it goes with --strict and "
-            f"--json only; leave out {', '.join(sorted(others))}"
+            "--resume goes on with a run as it was begun, so it goes with --adaptive, "
+            f"--strict and --json only; leave out {', '.join(sorted(others))}"
         )

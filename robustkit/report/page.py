@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from robustkit.adaptive.adapt import ADAPTIVE
 from robustkit.checks.check import FINDINGS
 from robustkit.evaluation.curve import CONFIDENCE, Interval
 from robustkit.evaluation.data import DataSet
@@ -50,6 +51,7 @@ def render(results: Results, data: DataSet | None) -> str:
         clean=_share(Interval(**summary["clean_accuracy"]), count),
         warnings=_warnings(results, summary),
         findings=_findings(results),
+        adaptations=_adaptations(results),
         norms=[_norm(results, data, norm, summary) for norm in results.norms],
         attacks=attack_order(results),
         goal=run["config"]["target"] is not None or run["config"]["criterion"],
@@ -68,6 +70,39 @@ def _findings(results: Results) -> list[dict[str, Any]]:
         {**finding, "evidence": words.evidence(finding)}
         for finding in read_json(results.path / FINDINGS)["findings"]
     ]
+
+
+def _adaptations(results: Results) -> list[dict[str, Any]]:
+    """What answering the findings changed, norm by norm, if they were answered."""
+    if not (results.path / ADAPTIVE).exists():
+        return []
+    content = read_json(results.path / ADAPTIVE)
+    bounds, count = tuple(results.run["config"]["bounds"]), content["samples"]
+    tables = []
+    for norm, found in content["norms"].items():
+        sizes = [entry["epsilon"] for entry in found["steps"][0]["robust_accuracy"]]
+        letter, subscript = words.symbol(norm)
+        steps = [
+            {
+                **step,
+                "shares": [
+                    words.percent(entry["estimate"], count)
+                    for entry in step["robust_accuracy"]
+                ],
+                "passes": f"{step['forward_passes'] / max(step['attacked'], 1):,.0f}",
+            }
+            for step in found["steps"]
+        ]
+        tables.append(
+            {
+                "letter": letter,
+                "subscript": subscript,
+                "sizes": [words.epsilon(size, norm, bounds) for size in sizes],
+                "steps": steps,
+                "draws": content["draws"],
+            }
+        )
+    return tables
 
 
 def _norm(
