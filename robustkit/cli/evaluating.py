@@ -166,6 +166,9 @@ def evaluate_command(
         from robustkit.evaluation.results import Results
         from robustkit.evaluation.resume import resume as go_on
 
+        names, wanted = attacks.split(","), split(norms) or ["linf"]
+        if adaptive and not resume:
+            names = _attacks_that_run(model, data, names, wanted, bounds, settings)
         try:
             with progress_bar() as progress:
                 if resume:
@@ -174,8 +177,8 @@ def evaluate_command(
                     results = evaluate(
                         model,
                         data,
-                        norm=split(norms) or ["linf"],
-                        attacks=attacks.split(","),
+                        norm=wanted,
+                        attacks=names,
                         epsilons=sizes(epsilons),
                         bounds=bounds,
                         out=folder,
@@ -194,7 +197,7 @@ def evaluate_command(
             def say(what: str) -> None:
                 click.echo(what, err=True)
 
-            warranted(results, model, data, attacks.split(","), progress=say)
+            warranted(results, model, data, names, progress=say)
         findings = _findings(results)
         adapted = _adapted(results) if adaptive else None
         show(results, as_json, Console(), findings, adapted)
@@ -230,6 +233,28 @@ def _findings(results: "Results") -> "Findings":
     findings = check_results(results)
     findings.save(results.path)
     return findings
+
+
+def _attacks_that_run(
+    model: str | None,
+    data: str | None,
+    attacks: list[str],
+    norms: list[str],
+    bounds: tuple[float, float] | None,
+    settings: dict[str, Any],
+) -> list[str]:
+    """The attacks, or others where the model has no gradients for them to follow."""
+    from robustkit.adaptive.plain import attacks_that_run
+
+    known = {name: settings[name] for name in ("mean", "std", "device")}
+    found = attacks_that_run(model, data, attacks, norms, bounds=bounds, **known)
+    if found != attacks:
+        click.echo(
+            f"the model has no gradients; the plain evaluation is by "
+            f"{', '.join(found)}, and the remedies look for some",
+            err=True,
+        )
+    return found
 
 
 def _adapted(results: "Results") -> "Adaptation":
