@@ -414,7 +414,7 @@ class _Adapting:
             return best, case
         rows = np.flatnonzero(self._open(best))
         outcome = attempt(
-            plan,
+            replace(plan, criterion=plan.criterion or case.criterion),
             self.model,
             self.make,
             self.x[rows],
@@ -430,13 +430,14 @@ class _Adapting:
         best, places = best.nearer(rows, outcome.best)
         new: list[Finding] = []
         if plan.keep:
-            new = self._of_mended(plan.model, case)
+            new = [*self._of_mended(plan.model, case), _MENDED]
             kept = {
                 id: finding
                 for id, finding in case.findings.items()
                 if id not in _OF_GRADIENTS
             }
-            case = replace(case, current=plan.model, findings=kept)
+            criterion = plan.criterion or case.criterion
+            case = replace(case, current=plan.model, criterion=criterion, findings=kept)
         elif remedy.name == "no gradients":
             new = self._without_gradients(before, best, case)
         case = self._without_settled(case, best)
@@ -611,6 +612,13 @@ class _Adapting:
         return int(sum(attack[column] for attack in summary.values()))
 
 
+_MENDED = Finding(
+    "C9",
+    Severity.NOTE,
+    "only one kind of attack has looked at the mended model yet",
+    "descend other losses as well, and attack without gradients",
+    {},
+)
 _REFUSES = Finding(
     "T3",
     Severity.NOTE,

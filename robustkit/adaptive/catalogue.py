@@ -11,9 +11,9 @@ from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.combine import Minimise
 from robustkit.engine.attack import Attack
-from robustkit.engine.criteria import Criterion, Matching
+from robustkit.engine.criteria import Confident, Criterion, Matching
 from robustkit.errors import BadInput
-from robustkit.evaluation.goals import MakeCriterion
+from robustkit.evaluation.goals import MakeCriterion, misclassified
 from robustkit.models.abstaining import Abstaining
 from robustkit.models.base import Access, Model
 from robustkit.models.eot import EOT
@@ -30,6 +30,9 @@ _BETTER = 0.02
 # Questions per gradient of evolution strategies, at most, and the reach of the points
 # that are asked about, in customary steps.
 _QUESTIONS, _REACHES = 50, (0.5, 1.0, 2.0)
+# Draws that measure how much a margin varies, and by how much of that the mean margin
+# has to fall below zero: then some 70 % of single draws do.
+_DRAWS, _SURE = 20, 0.5
 # The fewest steps with which an attack is worth its name.
 _FEWEST = 20
 # Of probabilities.
@@ -102,12 +105,14 @@ def _smoothed(case: Case) -> Plan | None:
         model = Estimated(base, count, sigma=sigma, seed=case.seed)
         options.append((_measured(case, model), sigma, model))
     value, sigma, model = max(options, key=lambda option: option[0])
+    now = _measured(case, base)
     said = (
         f"gradients from {count} questions each, {sigma * width:.3g} around the point: "
-        f"a step along them lowers the margin by {_percent(value)} of it (without, by "
-        f"{_percent(_measured(case, case.current))})"
+        f"a step along them lowers the margin by {_percent(value)} of it, and not by "
+        f"{_percent(now)}"
     )
-    return Plan(model, _descents(case, model), said)
+    # Each costs many passes, so others build on them only where there are none else.
+    return Plan(model, _descents(case, model), said, keep=now <= 0 < value)
 
 
 def _expectation(case: Case) -> Plan | None:
@@ -123,6 +128,42 @@ def _expectation(case: Case) -> Plan | None:
         attacks = _descents(case, model)
     said = f"answers and gradients are means over {model.samples} draws"
     return Plan(model, attacks, said, keep=True)
+
+
+def _sure(case: Case) -> Plan | None:
+    if not (case.random and isinstance(case.current, EOT)):
+        return None
+    kappa = _SURE * _margin_noise(case)
+    if case.current.access < Access.GRADIENT:
+        attacks = _blind(case, case.current)
+    else:
+        attacks = _descents(case, case.current)
+    said = (
+        f"the mean margin has to fall below -{kappa:.3g}, {_SURE:g} standard "
+        "deviations of one draw's"
+    )
+    return Plan(case.current, attacks, said, _confident(case.criterion, kappa))
+
+
+def _margin_noise(case: Case) -> float:
+    """The standard deviation of one draw's margin, at the median of the samples."""
+    drawn = []
+    with case.model.session():
+        x = case.model.to_tensor(case.x)
+        for _ in range(_DRAWS):
+            logits = case.model.logits(x)
+            criterion = misclassified(case.model, like(logits, case.label))
+            drawn.append(to_numpy(criterion.margin(logits)).astype(np.float64))
+    return float(np.median(np.std(drawn, axis=0)))
+
+
+def _confident(make: MakeCriterion, kappa: float) -> MakeCriterion:
+    """Criteria met by more than kappa, so that single draws agree with the mean."""
+
+    def made(label: Array, logits: Array, x: Array) -> Criterion:
+        return Confident(make(label, logits, x), kappa)
+
+    return made
 
 
 def _logarithms(case: Case) -> Plan | None:
@@ -190,28 +231,23 @@ def _matching(case: Case) -> Plan | None:
     logits = _logits(case.current, case.x)
     if len(np.unique(logits.argmax(axis=1))) < 2:
         return None
-    criterion = _towards_honest(case.criterion, case.x, logits)
+    criterion = _towards_honest(case, logits)
     steps = _questions(case.current, case.budget)
     attacks = {"apgd-matching": _apgd(case, steps, loss="matching", random_start=True)}
     said = "outputs shall be those of the nearest honest sample of another class"
     return Plan(case.current, attacks, said, criterion)
 
 
-def _towards_honest(
-    make: MakeCriterion, pool: Array, pool_logits: Array
-) -> MakeCriterion:
-    """Criteria whose goals are the logits of the pool's nearest of another class."""
+def _towards_honest(case: Case, pool_logits: Array) -> MakeCriterion:
+    """Criteria whose goals are the logits of the nearest sample of another class."""
+    pool, classes = case.x, pool_logits.argmax(axis=1)
 
     def made(label: Array, logits: Array, x: Array) -> Criterion:
-        criterion = make(label, logits, x)
         apart = ((x[:, None] - pool[None]) ** 2).reshape(len(x), len(pool), -1)
-        distance = apart.sum(axis=2)
-        same = pool_logits.argmax(axis=1)[None] == label[:, None]
-        nearest = np.where(same, math.inf, distance).argmin(axis=1)
-        labels = vars(criterion).get("labels")
-        if labels is None:
-            raise BadInput("matching needs a criterion with labels")
-        return Matching(criterion, like(labels, pool_logits[nearest].astype(x.dtype)))
+        same = classes[None] == label[:, None]
+        nearest = np.where(same, math.inf, apart.sum(axis=2)).argmin(axis=1)
+        goals = case.model.to_tensor(pool_logits[nearest].astype(x.dtype))
+        return Matching(case.criterion(label, logits, x), goals)
 
     return made
 
@@ -267,7 +303,14 @@ REMEDIES: tuple[Remedy, ...] = (
         _ids("R1"),
         "average answers and gradients over draws (EOT)",
         _expectation,
-        cost=8,
+        cost=5,
+    ),
+    Remedy(
+        "confidence",
+        _ids("R1"),
+        "look for points that single draws agree about, not only their mean",
+        _sure,
+        cost=5,
     ),
     Remedy(
         "logarithms",
@@ -276,18 +319,18 @@ REMEDIES: tuple[Remedy, ...] = (
         _logarithms,
     ),
     Remedy(
-        "second margin",
-        _ids("T3"),
-        "descend the refusal's margin together with the classifier's",
-        _second_margin,
-        cost=2,
-    ),
-    Remedy(
         "smoothed gradients",
         _ids("G1", "G2", "G3", "R2", "O3", "C5", "C6"),
         "estimate gradients from scores around the point (evolution strategies)",
         _smoothed,
         cost=10,
+    ),
+    Remedy(
+        "second margin",
+        _ids("T3"),
+        "descend the refusal's margin together with the classifier's",
+        _second_margin,
+        cost=2,
     ),
     Remedy(
         "other losses",

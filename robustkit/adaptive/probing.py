@@ -128,8 +128,6 @@ class _Seen:
         """Whether the identity might be a better way back through this layer."""
         if self.given.shape != self.out.shape:
             return False
-        if not self.out.requires_grad:
-            return True
         after, before = self.slopes.get("out"), self.slopes.get("given")
         came_back = after is not None and bool(after.any())
         if came_back and (before is None or not bool(before.any())):
@@ -146,6 +144,8 @@ class _Seen:
             with torch.enable_grad():
                 point = given.clone().requires_grad_()
                 out = self.layer(point)
+                if not out.requires_grad:
+                    return 0.0
                 for _ in range(_PAIRS):
                     way, weight = (
                         torch.randn(given.shape, generator=generator).to(given)

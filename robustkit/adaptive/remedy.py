@@ -30,7 +30,8 @@ class Case:
         classes: Of the model.
         random: Whether the model's answers are.
         seed: Of all randomness.
-        criterion: Makes the criterion of a batch.
+        criterion: Makes what a batch is attacked by; what decides in the end is the
+            evaluation's own.
         findings: By id.
     """
 
@@ -57,8 +58,9 @@ class Plan:
         model: To be attacked instead; what it finds is verified on the case's model.
         attacks: By name, planned for the case's budget.
         details: What was chosen, and by which measurement.
-        criterion: Instead of the case's, for losses that need more than its margin.
-        keep: Whether later remedies build on this model.
+        criterion: To be attacked by instead of the case's, for losses that need more
+            than its margin.
+        keep: Whether later remedies build on this model and criterion.
     """
 
     model: Model

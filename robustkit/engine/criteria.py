@@ -322,6 +322,22 @@ class Confident(Criterion):
     def cross_entropy(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         return self.criterion.cross_entropy(logits)
 
+    def cross_entropy_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:
+        return self.criterion.cross_entropy_of(logits, way)
+
+    def joint(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        """Once nothing is missing but the confidence, the margin."""
+        margin, slopes = self.slopes(logits)
+        joint, joint_slopes = self.criterion.joint(logits)
+        missing = joint > 0
+        return (
+            where(missing, joint + self.kappa, margin),
+            where(missing, joint_slopes, slopes),
+        )
+
+    def matching(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        return self.criterion.matching(logits)
+
 
 @dataclass(frozen=True, eq=False)
 class AllOf(Criterion):
