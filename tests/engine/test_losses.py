@@ -24,7 +24,7 @@ LACKING = {
     "cross-entropy": ("top-2", "ordered", "both"),
     "matching": (
         *("misclassification", "targeted", "top-2", "ordered", "confident"),
-        *("both", "undetected"),
+        *("both", "undetected", "confident undetected"),
     ),
 }
 
@@ -44,6 +44,7 @@ def criteria(label):
         "confident": Confident(Misclassification(label), 0.5),
         "both": AllOf(Targeted(label), Misclassification((label + 1) % CLASSES)),
         "undetected": Undetected(label % (CLASSES - 1)),
+        "confident undetected": Confident(Undetected(label % (CLASSES - 1)), 0.5),
         "matching": Matching(Misclassification(label), tensor(GOALS[None])),
         "features": Matching(Targeted(label), tensor(GOALS[None, 4:]), 4),
     }
