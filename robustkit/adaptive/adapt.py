@@ -275,7 +275,7 @@ def adapt(
     (True, True)
     """
     config = results.run["config"]
-    _check(config, criterion, budget, draws)
+    _check(results, criterion, budget, draws)
     adapted, dataset = model_and_data(
         model,
         data,
@@ -326,6 +326,7 @@ def adapt(
             current=adapted,
             x=x[:0],
             label=label[:0],
+            pool=x,
             norm=norm,
             epsilon=chosen[name],
             step=_customary(norm, chosen[name], x, adapted.bounds),
@@ -688,15 +689,16 @@ def _customary(norm: Norm, epsilon: float, x: Array, bounds: Bounds) -> float:
 
 
 def _check(
-    config: dict[str, Any],
+    results: Results,
     criterion: Any,
     budget: int | None,
     draws: int,
 ) -> None:
-    if config["access"] != "gradient":
+    config = results.run["config"]
+    if config["access"] != results.run["model"]["access"]:
         raise BadInput(
-            "remedies mend gradients, and this evaluation used the model's "
-            f"{config['access']}s only; evaluate with gradient access"
+            "remedies use all that a model shows, and this evaluation was limited to "
+            f"{config['access']}s; evaluate without that limit"
         )
     if config["criterion"] is not None and criterion is None:
         raise BadInput(

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from robustkit.adaptive.probing import approximations, progress
+from robustkit.adaptive.probing import approximations, last_layer, progress
 from robustkit.adaptive.remedy import Case, Plan, Remedy
+from robustkit.adaptive.student import student
 from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.combine import Minimise
@@ -19,6 +20,7 @@ from robustkit.models.base import Access, Model
 from robustkit.models.eot import EOT
 from robustkit.models.estimated import Estimated
 from robustkit.models.logarithms import Logarithms
+from robustkit.models.surrogate import Surrogate, WithFeatures
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array, like, to_numpy
 from robustkit.presets import auto
@@ -35,6 +37,8 @@ _QUESTIONS, _REACHES = 50, (0.5, 1.0, 2.0)
 _DRAWS, _SURE = 20, 0.5
 # The fewest steps with which an attack is worth its name.
 _FEWEST = 20
+# The most questions that a student is taught by.
+_LESSONS = 20_000
 # Of probabilities.
 _TOLERANCE = 1e-4
 
@@ -181,6 +185,21 @@ def _logarithms(case: Case) -> Plan | None:
     return Plan(model, _descents(case, model), said, keep=True)
 
 
+def _student(case: Case) -> Plan | None:
+    questions = int(min(case.budget * max(len(case.pool), 1), _LESSONS))
+    learned = student(case.model, case.pool, 2 * case.step, questions, case.seed)
+    model = Surrogate(case.model, learned)
+    value, now = _measured(case, model), _measured(case, case.current)
+    if value <= 0:
+        return None
+    said = (
+        f"gradients of a perceptron that learned {questions} answers of the model: a "
+        f"step along them lowers the margin by {_percent(value)} of it, and not by "
+        f"{_percent(now)}"
+    )
+    return Plan(model, _descents(case, model), said, keep=now <= 0)
+
+
 def _second_margin(case: Case) -> Plan | None:
     model = case.current
     if not case.model.abstains or model.access < Access.GRADIENT:
@@ -238,18 +257,46 @@ def _matching(case: Case) -> Plan | None:
     return Plan(case.current, attacks, said, criterion)
 
 
-def _towards_honest(case: Case, pool_logits: Array) -> MakeCriterion:
-    """Criteria whose goals are the logits of the nearest sample of another class."""
-    pool, classes = case.x, pool_logits.argmax(axis=1)
+def _towards_honest(
+    case: Case, outputs: Array, count: int | None = None
+) -> MakeCriterion:
+    """Criteria whose goals are the outputs at the nearest sample of another class.
+
+    Of all outputs; or, with features behind `count` logits, of these.
+    """
+    pool, classes = case.x, outputs[:, :count].argmax(axis=1)
 
     def made(label: Array, logits: Array, x: Array) -> Criterion:
         apart = ((x[:, None] - pool[None]) ** 2).reshape(len(x), len(pool), -1)
         same = classes[None] == label[:, None]
         nearest = np.where(same, math.inf, apart.sum(axis=2)).argmin(axis=1)
-        goals = case.model.to_tensor(pool_logits[nearest].astype(x.dtype))
-        return Matching(case.criterion(label, logits, x), goals)
+        goals = outputs[nearest, count or 0 :].astype(x.dtype)
+        criterion = case.criterion(label, logits[:, :count], x)
+        return Matching(criterion, case.model.to_tensor(goals), count)
 
     return made
+
+
+def _features(case: Case) -> Plan | None:
+    if case.current.access < Access.GRADIENT or _sparse(case.norm):
+        return None
+    layer = last_layer(case.current, case.x[:4])
+    if layer is None:
+        return None
+    try:
+        model = WithFeatures(case.current, layer)
+        outputs = _logits(model, case.x)
+    except BadInput:
+        return None
+    if len(np.unique(outputs[:, : case.classes].argmax(axis=1))) < 2:
+        return None
+    steps = _questions(model, case.budget)
+    attacks = {"apgd-features": _apgd(case, steps, loss="matching", random_start=True)}
+    said = (
+        f"the features at '{layer}' shall be those of the nearest honest sample of "
+        "another class"
+    )
+    return Plan(model, attacks, said, _towards_honest(case, outputs, case.classes))
 
 
 def _more(case: Case) -> Plan | None:
@@ -326,6 +373,12 @@ REMEDIES: tuple[Remedy, ...] = (
         cost=10,
     ),
     Remedy(
+        "student",
+        _ids("G1", "S3"),
+        "follow the gradients of a network that learned the model's answers",
+        _student,
+    ),
+    Remedy(
         "second margin",
         _ids("T3"),
         "descend the refusal's margin together with the classifier's",
@@ -344,6 +397,12 @@ REMEDIES: tuple[Remedy, ...] = (
         _ids("O1", "C7", "C8", "S3", "T1", "T3", "U1"),
         "make the outputs those of an honest sample of another class",
         _matching,
+    ),
+    Remedy(
+        "matching features",
+        _ids("C7", "C8", "T1", "T3", "U1"),
+        "make the features those of an honest sample of another class",
+        _features,
     ),
     Remedy(
         "more passes",

@@ -14,7 +14,7 @@ from robustkit.models.bpda import BPDA, torch_module
 from robustkit.models.eot import EOT
 from robustkit.numerics.tensors import Array, like, take, to_numpy
 
-__all__ = ["approximations", "progress"]
+__all__ = ["approximations", "last_layer", "progress"]
 
 # Draws that stand for a random model.
 _DRAWS = 10
@@ -103,6 +103,27 @@ def approximations(model: Model, x: Array) -> Iterator[tuple[str, Model]]:
             f"all before the layer '{name}', and every operation",
             BPDA(everything, before=name),
         )
+
+
+def last_layer(model: Model, x: Array) -> str | None:
+    """The layer of a torch module whose output its last linear layer is given.
+
+    None where there is no such layer with a name.
+    """
+    module = torch_module(model)
+    if module is None:
+        return None
+    seen = list(_watched(model, module, x).items())
+    linear = [
+        i for i, (_, s) in enumerate(seen) if isinstance(s.layer, torch.nn.Linear)
+    ]
+    if not linear:
+        return None
+    given = seen[linear[-1]][1].given
+    for name, before in reversed(seen[: linear[-1]]):
+        if before.out is given:
+            return name
+    return None
 
 
 @dataclass

@@ -23,6 +23,7 @@ class Case:
         current: The same with the remedies so far that help to differentiate it.
         x: (m, ...) a few originals that the model classifies correctly, for measuring.
         label: (m,) their classes.
+        pool: (n, ...) the originals that are attacked.
         norm: In which distances are measured.
         epsilon: The size of most interest, in norm units.
         step: A customary change of every feature, in input units.
@@ -39,6 +40,7 @@ class Case:
     current: Model
     x: Array
     label: Array
+    pool: Array
     norm: Norm
     epsilon: float
     step: float

@@ -110,6 +110,9 @@ class Abstaining(Model):
 
         return self._with_refusal(logits, score), pull_back
 
+    def at_layer(self, layer: str) -> Model:
+        return self._model.at_layer(layer)
+
     def precise(self) -> Model:
         model = self._model.precise()
         detector = self._detector and self._detector.precise()

@@ -3,9 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, PullBack
-from robustkit.numerics.tensors import Array, Batch, Tensor, stack_columns
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Tensor,
+    like,
+    stack_columns,
+    to_numpy,
+)
 
 __all__ = ["Surrogate", "WithFeatures"]
 
@@ -22,7 +31,7 @@ class Surrogate(Model):
 
     Args:
         model: To be attacked.
-        surrogate: Of the same inputs and classes, with gradients.
+        surrogate: Of the same inputs and classes, with gradients; in any framework.
 
     Raises:
         BadInput: The surrogate has no gradients.
@@ -63,12 +72,24 @@ class Surrogate(Model):
 
     def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
         logits = self._model.logits(x)
-        others, pull_back = self._surrogate.linearise(x)
+        point = self._surrogate.to_tensor(to_numpy(x[:1]))
+        alike = type(point) is type(x)
+        if not alike:
+            # Of another framework.
+            point = self._surrogate.to_tensor(to_numpy(x))
+        others, back = self._surrogate.linearise(x if alike else point)
         if others.shape != logits.shape:
             raise BadInput(
                 f"the surrogate answers with the shape {others.shape}, the model with "
                 f"{logits.shape}; both must have the same classes"
             )
+        if alike:
+            return logits, back
+
+        def pull_back(slopes: Tensor) -> Batch:
+            there = like(point, np.array(to_numpy(slopes)))
+            return like(x, np.array(to_numpy(back(there))))
+
         return logits, pull_back
 
     def precise(self) -> Model:

@@ -206,6 +206,35 @@ def test_a_refusal_is_got_past(behind, digits):
     assert (detector(torch.from_numpy(points)) <= 0).all()
 
 
+@pytest.mark.parametrize("name", ["matching", "matching features"])
+def test_outputs_and_features_are_matched(name, behind, digits):
+    (remedy,) = (r for r in REMEDIES if r.name == name)
+    chosen = [dataclasses.replace(remedy, answers=frozenset({"C9"}))]
+    attacks = ["uniform-noise"]
+    _, found = adapted(behind(), digits, attacks=attacks, remedies=chosen, budget=100)
+    plain, step = found.of()
+    assert step.remedy == name
+    assert not step.failures
+    assert np.median(step.distance) <= 0.7 * np.median(plain.distance)
+
+
+def test_a_model_of_decisions_gets_a_student(behind, digits):
+    network = behind()
+
+    def decide(x):
+        with torch.no_grad():
+            return network(torch.from_numpy(x)).argmax(dim=1).numpy()
+
+    model = rk.LabelModel(decide, classes=10)
+    results = evaluated(model, digits, ["rays"], budget=60)
+    chosen = [r for r in REMEDIES if r.name == "student"]
+    found = rk.adapt(results, model, digits, budget=200, remedies=chosen)
+    plain, step = found.of()
+    assert step.findings == ("G1",)
+    assert step.kept
+    assert np.median(step.distance) <= 0.95 * np.median(plain.distance)
+
+
 def test_without_findings_nothing_is_done(behind, digits):
     notes = frozenset({"G2", "R1"})
     remedies = [r for r in REMEDIES if r.answers <= notes]
@@ -256,7 +285,7 @@ def test_bad_settings(behind, digits):
     blind = evaluated(
         model, digits, ["boundary"], samples=4, access="decision", budget=9
     )
-    with pytest.raises(BadInput, match="the model's decisions only"):
+    with pytest.raises(BadInput, match="limited to decisions"):
         rk.adapt(blind, model, digits)
 
     def own(labels):

@@ -40,6 +40,16 @@ def test_decisions_are_enough_with_a_surrogate():
     assert found.distance[0] == pytest.approx(0.15, rel=0.05)
 
 
+def test_a_surrogate_may_be_of_another_framework():
+    smooth = TorchModel(torch.nn.Identity().eval())
+    hidden = LabelModel(lambda x: x.argmax(axis=1), classes=2)
+    x, attack = np.array([[0.7, 0.4]]), rk.FMN(steps=200)
+    model = Surrogate(hidden, smooth)
+    found = rk.run(attack, model, x, np.array([0]), norm="linf")
+    assert found.distance[0] == pytest.approx(0.15, rel=0.05)
+    assert isinstance(found.x_adversarial, np.ndarray)
+
+
 def test_bad_surrogates():
     plain = NumPyModel(lambda x: x)
     with pytest.raises(BadInput, match="no gradients to lend"):
