@@ -24,6 +24,7 @@ from robustkit.errors import BadInput
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from robustkit.adaptive.adapt import Adaptation
     from robustkit.checks.check import Findings
     from robustkit.evaluation.results import Results
 
@@ -104,6 +105,11 @@ Examples:
     help="Then test each attack on adversarials known to exist (see robustkit test).",
 )
 @click.option(
+    "--adaptive",
+    is_flag=True,
+    help="Then answer the findings: remedies in turn, each with its new number.",
+)
+@click.option(
     "--shard",
     type=Part(),
     help="Evaluate one part of the data, such as 3/16; see `robustkit merge`.",
@@ -132,6 +138,7 @@ def evaluate_command(
     attacks: str,
     epsilons: tuple[str, ...],
     warrant: bool,
+    adaptive: bool,
     out: str | None,
     resume: str | None,
     strict: bool,
@@ -147,6 +154,11 @@ def evaluate_command(
             _check_alone(click.get_current_context())
         else:
             model, data = defaults(model, data)
+        if adaptive and settings["access"] != "gradient":
+            raise BadInput(
+                "--adaptive mends gradients; with --access "
+                f"{settings['access']} there are none to mend"
+            )
         if folder is None:
             folder = fresh_folder(str(model))
         bounds = two(settings.pop("bounds"))
@@ -156,6 +168,9 @@ def evaluate_command(
         from robustkit.evaluation.results import Results
         from robustkit.evaluation.resume import resume as go_on
 
+        names, wanted = attacks.split(","), split(norms) or ["linf"]
+        if adaptive and not resume:
+            names = _attacks_that_run(model, data, names, wanted, bounds, settings)
         try:
             with progress_bar() as progress:
                 if resume:
@@ -164,8 +179,8 @@ def evaluate_command(
                     results = evaluate(
                         model,
                         data,
-                        norm=split(norms) or ["linf"],
-                        attacks=attacks.split(","),
+                        norm=wanted,
+                        attacks=names,
                         epsilons=sizes(epsilons),
                         bounds=bounds,
                         out=folder,
@@ -184,9 +199,10 @@ def evaluate_command(
             def say(what: str) -> None:
                 click.echo(what, err=True)
 
-            warranted(results, model, data, attacks.split(","), progress=say)
+            warranted(results, model, data, names, progress=say)
         findings = _findings(results)
-        show(results, as_json, Console(), findings)
+        adapted = _adapted(results) if adaptive else None
+        show(results, as_json, Console(), findings, adapted)
     if strict and findings.invalid:
         sys.exit(3)
 
@@ -221,14 +237,54 @@ def _findings(results: "Results") -> "Findings":
     return findings
 
 
+def _attacks_that_run(
+    model: str | None,
+    data: str | None,
+    attacks: list[str],
+    norms: list[str],
+    bounds: tuple[float, float] | None,
+    settings: dict[str, Any],
+) -> list[str]:
+    """The attacks, or others where the model has no gradients for them to follow."""
+    from robustkit.adaptive.plain import attacks_that_run
+
+    known = {name: settings[name] for name in ("mean", "std", "device")}
+    found = attacks_that_run(model, data, attacks, norms, bounds=bounds, **known)
+    if found != attacks:
+        click.echo(
+            f"the model has no gradients; the plain evaluation is by "
+            f"{', '.join(found)}, and the remedies look for some",
+            err=True,
+        )
+    return found
+
+
+def _adapted(results: "Results") -> "Adaptation":
+    """What answering the findings changed, kept in the run folder."""
+    from robustkit.adaptive.adapt import adapt
+
+    def say(what: str) -> None:
+        click.echo(what, err=True)
+
+    asked = results.run["asked"]
+    adapted = adapt(results, asked["model"], asked["data"], progress=say)
+    adapted.save(results.path)
+    return adapted
+
+
 def show(
     results: "Results",
     as_json: bool,
     console: "Console",
     findings: "Findings | None" = None,
+    adapted: "Adaptation | None" = None,
 ) -> None:
     """The end of a run: its report, and its tables or its summary."""
-    from robustkit.report.table import print_findings, print_results
+    from robustkit.report.table import (
+        print_adaptation,
+        print_findings,
+        print_results,
+    )
 
     report = results.report()
     if as_json:
@@ -237,6 +293,8 @@ def show(
     print_results(results, console)
     if findings is not None and findings.findings:
         print_findings(findings, console)
+    if adapted is not None:
+        print_adaptation(adapted, console)
     click.echo(f"\nreport: {report}")
 
 
@@ -255,11 +313,11 @@ def _check_alone(context: click.Context) -> None:
     others = [
         name
         for name in context.params
-        if name not in ("resume", "strict", "as_json")
+        if name not in ("resume", "adaptive", "strict", "as_json")
         and context.get_parameter_source(name) is typed
     ]
     if others:
         raise BadInput(
-            "--resume goes on with a run as it was begun, so it goes with --strict and "
-            f"--json only; leave out {', '.join(sorted(others))}"
+            "--resume goes on with a run as it was begun, so it goes with --adaptive, "
+            f"--strict and --json only; leave out {', '.join(sorted(others))}"
         )

@@ -36,10 +36,12 @@ __all__ = [
     "Confident",
     "Criterion",
     "Custom",
+    "Matching",
     "Misclassification",
     "OrderedTopK",
     "Targeted",
     "TopK",
+    "Undetected",
 ]
 
 
@@ -81,6 +83,35 @@ class Criterion(ABC):
             "'margin', which every criterion has"
         )
 
+    def cross_entropy_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:
+        """As `cross_entropy`, of the class (n,) that one way of each sample leads to.
+
+        Raises:
+            BadInput: The ways of this criterion are no classes.
+        """
+        raise BadInput(
+            f"the ways of {type(self).__name__} lead to no class that has a "
+            "cross-entropy; use the loss 'margin'"
+        )
+
+    def joint(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        """A loss (n,): how much is missing of all conditions together, and its slopes.
+
+        Of a criterion with a single condition: the margin.
+        """
+        return self.slopes(logits)
+
+    def matching(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        """A loss (n,): how far the outputs are from those wanted, and its slopes.
+
+        Raises:
+            BadInput: None are wanted.
+        """
+        raise BadInput(
+            f"{type(self).__name__} says of no outputs that they are to be reached; "
+            "give Matching(criterion, goals)"
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Misclassification(Criterion):
@@ -110,6 +141,78 @@ class Misclassification(Criterion):
         own = one_hot(self.labels, logits.shape[1]).astype(logits.dtype)
         likelihood = (logits.log_softmax(axis=-1) * own).sum(axis=1)
         return likelihood, own - logits.softmax(axis=-1)
+
+    def cross_entropy_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:
+        return Targeted(way).cross_entropy(logits)
+
+
+@dataclass(frozen=True, eq=False)
+class Undetected(Criterion):
+    """Misclassified and not refused, by a model whose last class is a refusal.
+
+    A class that is neither the label nor the refusal scores highest: max(z_y, z_r) -
+    max over the others of z_j. See `robustkit.models.abstaining.Abstaining`.
+
+    Args:
+        labels: (n,) integers, none of them the last class.
+    """
+
+    labels: Tensor
+
+    def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        return _above(logits, self._guard(logits), self._free(logits).argmax(axis=1))
+
+    def ways(self, logits: Tensor) -> Tensor:
+        """One way for each class (n, classes); label and refusal are closed."""
+        guard = at_label(logits, self._guard(logits)).expand_dims(1)
+        return guard - self._free(logits)
+
+    def slopes_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:
+        return _above(logits, self._guard(logits), way)
+
+    def cross_entropy(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        """Of the label and the refusal together."""
+        chances = logits.log_softmax(axis=-1)
+        guarded = where(self._guards(logits), chances, -math.inf)
+        largest = guarded.max(axis=1)
+        rest = (guarded - largest.expand_dims(1)).exp().sum(axis=1)
+        slopes = guarded.softmax(axis=-1) - logits.softmax(axis=-1)
+        return largest + rest.log(), slopes
+
+    def cross_entropy_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:
+        return Targeted(way).cross_entropy(logits)
+
+    def joint(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        rival = self._free(logits).argmax(axis=1)
+        refusal = self._refusal(logits)
+        top = where(one_hot(refusal, logits.shape[1]), -math.inf, logits).argmax(axis=1)
+        return _together(
+            self.slopes(logits),
+            _above(logits, self.labels, rival),
+            _above(logits, refusal, top),
+        )
+
+    def _refusal(self, logits: Tensor) -> Tensor:
+        return self.labels * 0 + (logits.shape[1] - 1)
+
+    def _guards(self, logits: Tensor) -> Tensor:
+        """(n, classes) true at the label and the refusal."""
+        classes = logits.shape[1]
+        if classes < 3:
+            raise BadInput(
+                "a model that may refuse has two classes and the refusal at least, so "
+                f"3 outputs; it has {classes}"
+            )
+        own = one_hot(self.labels, classes)
+        return own.logical_or(one_hot(self._refusal(logits), classes))
+
+    def _guard(self, logits: Tensor) -> Tensor:
+        """(n,) the higher of label and refusal."""
+        return where(self._guards(logits), logits, -math.inf).argmax(axis=1)
+
+    def _free(self, logits: Tensor) -> Tensor:
+        """The logits without the label's and the refusal's."""
+        return where(self._guards(logits), -math.inf, logits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +322,22 @@ class Confident(Criterion):
     def cross_entropy(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         return self.criterion.cross_entropy(logits)
 
+    def cross_entropy_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:
+        return self.criterion.cross_entropy_of(logits, way)
+
+    def joint(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        """Once nothing is missing but the confidence, the margin."""
+        margin, slopes = self.slopes(logits)
+        joint, joint_slopes = self.criterion.joint(logits)
+        missing = joint > 0
+        return (
+            where(missing, joint + self.kappa, margin),
+            where(missing, joint_slopes, slopes),
+        )
+
+    def matching(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        return self.criterion.matching(logits)
+
 
 @dataclass(frozen=True, eq=False)
 class AllOf(Criterion):
@@ -231,6 +350,10 @@ class AllOf(Criterion):
         margin, slopes = self.first.slopes(logits)
         other, other_slopes = self.second.slopes(logits)
         return maximum(margin, other), where(margin < other, other_slopes, slopes)
+
+    def joint(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        first, second = self.first.joint(logits), self.second.joint(logits)
+        return _together(self.slopes(logits), first, second)
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,6 +384,64 @@ class AnyOf(Criterion):
 
 
 @dataclass(frozen=True, eq=False)
+class Matching(Criterion):
+    """Another criterion, and outputs to be reached, for the loss "matching".
+
+    What decides is the other criterion alone.
+
+    Args:
+        criterion: Of n samples.
+        goals: (n, m) outputs, such as the logits of an honest input of another class.
+        classes: Of the model, where features stand behind its logits (`WithFeatures`):
+            the goals are then of these features. None: of the logits.
+    """
+
+    criterion: Criterion
+    goals: Tensor
+    classes: int | None = None
+
+    def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        margin, slopes = self.criterion.slopes(self._logits(logits))
+        return margin, self._padded(slopes, logits)
+
+    def margin(self, logits: Tensor) -> PerSample:
+        return self.criterion.margin(self._logits(logits))
+
+    def ways(self, logits: Tensor) -> Tensor:
+        return self.criterion.ways(self._logits(logits))
+
+    def slopes_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:
+        margin, slopes = self.criterion.slopes_of(self._logits(logits), way)
+        return margin, self._padded(slopes, logits)
+
+    def cross_entropy(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        loss, slopes = self.criterion.cross_entropy(self._logits(logits))
+        return loss, self._padded(slopes, logits)
+
+    def matching(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        start = self.classes or 0
+        found = logits[:, start:]
+        if found.shape != self.goals.shape:
+            raise BadInput(
+                f"the outputs to be reached have shape {self.goals.shape}, those of "
+                f"the model {found.shape}"
+            )
+        apart = found - self.goals
+        slopes = 2 * apart / found.shape[1]
+        if start:
+            slopes = stack_columns([0.0 * logits[:, :start], slopes])
+        return apart.square().mean(axis=1), slopes
+
+    def _logits(self, outputs: Tensor) -> Tensor:
+        return outputs if self.classes is None else outputs[:, : self.classes]
+
+    def _padded(self, slopes: Tensor, outputs: Tensor) -> Tensor:
+        if self.classes is None:
+            return slopes
+        return stack_columns([slopes, 0.0 * outputs[:, self.classes :]])
+
+
+@dataclass(frozen=True, eq=False)
 class Custom(Criterion):
     """Your own margin, written with eagerpy operations.
 
@@ -286,3 +467,16 @@ def _above(logits: Tensor, one: Tensor, other: Tensor) -> tuple[PerSample, Tenso
     """How far one class (n,) scores above another, with slopes."""
     margin = at_label(logits, one) - at_label(logits, other)
     return margin, one_less_another(logits, one, other)
+
+
+def _together(
+    whole: tuple[PerSample, Tensor], *parts: tuple[PerSample, Tensor]
+) -> tuple[PerSample, Tensor]:
+    """The sum of the margins of conditions not met yet; if all are, the `whole`'s."""
+    value, slopes = whole
+    missing, missing_slopes = 0.0 * value, 0.0 * slopes
+    for margin, slope in parts:
+        missing = missing + maximum(margin, 0.0)
+        missing_slopes = missing_slopes + where(margin >= 0, slope, 0.0 * slope)
+    met = value < 0
+    return where(met, value, missing), where(met, slopes, missing_slopes)

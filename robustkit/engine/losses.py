@@ -35,14 +35,26 @@ def _cross_entropy(criterion: Criterion, logits: Tensor) -> tuple[PerSample, Ten
 
 def _dlr(criterion: Criterion, logits: Tensor) -> tuple[PerSample, Tensor]:
     margin, slopes = criterion.slopes(logits)
+    if logits.shape[1] == 2:
+        return margin, slopes
     targeted = isinstance(criterion, Targeted)
     return _ratio(margin, slopes, *_spread(logits, targeted))
+
+
+def _joint(criterion: Criterion, logits: Tensor) -> tuple[PerSample, Tensor]:
+    return criterion.joint(logits)
+
+
+def _matching(criterion: Criterion, logits: Tensor) -> tuple[PerSample, Tensor]:
+    return criterion.matching(logits)
 
 
 LOSSES: dict[str, Loss] = {
     "margin": _margin,
     "cross-entropy": _cross_entropy,
     "dlr": _dlr,
+    "joint": _joint,
+    "matching": _matching,
 }
 
 
@@ -58,10 +70,21 @@ def get_loss(name: str) -> Loss:
     matters. Where margin and gap are the same two logits, as once the own class is
     third, the ratio is constant, and a descent of it would stay there for ever: the
     slopes given there are those of the margin over the present gap, though the value
-    does not follow them.
+    does not follow them. With three classes the targeted gap is the plain one; of two
+    logits no ratio is left that would not be constant, so it is the margin then.
+
+    "joint" is the sum of what is still missing of each condition, for criteria that
+    have several (`AllOf`, `Undetected`), so that meeting one does not undo another; for
+    others it is the margin.
+
+    "matching" is the mean squared distance from the outputs that `Matching` says are to
+    be reached: logits like those of an honest input of another class, or features.
 
     Source of "dlr": Croce, Hein: Reliable Evaluation of Adversarial Robustness with an
-    Ensemble of Diverse Parameter-free Attacks, ICML 2020, equations 6 and 7.
+    Ensemble of Diverse Parameter-free Attacks, ICML 2020, equations 6 and 7. Of
+    "matching": Tramer, Carlini, Brendel, Madry: On Adaptive Attacks to Adversarial
+    Example Defenses, NeurIPS 2020; Sabour, Cao, Faghri, Fleet: Adversarial Manipulation
+    of Deep Representations, ICLR 2016.
 
     Raises:
         BadInput: No such loss.
@@ -75,21 +98,24 @@ def aimed_loss(name: str, way: Tensor) -> Loss:
     """The loss of that name for one `way` (n,) of each sample (`Criterion.ways`).
 
     Args:
-        name: "margin" or "dlr", here with the gap that it has for `Targeted`.
+        name: "margin"; "dlr", here with the gap that it has for `Targeted`; or
+            "cross-entropy", of the class that the way leads to.
         way: (n,) integers, open ways.
 
     Raises:
         BadInput: No such loss, or it is not about single ways.
     """
-    if get_loss(name) not in (_margin, _dlr):
+    if get_loss(name) not in (_margin, _dlr, _cross_entropy):
         raise BadInput(
             f"the loss '{name}' cannot aim at single ways to meet a criterion; use "
-            "'margin' or 'dlr'"
+            "'margin', 'dlr' or 'cross-entropy'"
         )
 
     def loss(criterion: Criterion, logits: Tensor) -> tuple[PerSample, Tensor]:
+        if name == "cross-entropy":
+            return criterion.cross_entropy_of(logits, way)
         margin, slopes = criterion.slopes_of(logits, way)
-        if name == "margin":
+        if name == "margin" or logits.shape[1] == 2:
             return margin, slopes
         return _ratio(margin, slopes, *_spread(logits, True))
 
@@ -97,17 +123,11 @@ def aimed_loss(name: str, way: Tensor) -> Loss:
 
 
 def _spread(logits: Tensor, targeted: bool) -> tuple[PerSample, Tensor]:
-    """How far apart the highest logits are (n,), with slopes."""
-    needed = 4 if targeted else 3
-    classes = logits.shape[1]
-    if classes < needed:
-        raise BadInput(
-            f"the loss 'dlr' needs at least {needed} classes here; the model has "
-            f"{classes}. Use the loss 'margin'"
-        )
-    top, places = highest(logits, needed)
+    """How far apart the highest logits of three or more are (n,), with slopes."""
+    four = targeted and logits.shape[1] > 3
+    top, places = highest(logits, 4 if four else 3)
     slopes = one_less_another(logits, places[:, 0], places[:, 2])
-    if not targeted:
+    if not four:
         return top[:, 0] - top[:, 2], slopes
     slopes = (slopes + one_less_another(logits, places[:, 0], places[:, 3])) / 2
     return top[:, 0] - (top[:, 2] + top[:, 3]) / 2, slopes

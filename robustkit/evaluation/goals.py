@@ -5,13 +5,23 @@ from typing import TypeAlias
 
 import numpy as np
 
-from robustkit.engine.criteria import Criterion, Misclassification, Targeted
+from robustkit.engine.criteria import (
+    Criterion,
+    Misclassification,
+    Targeted,
+    Undetected,
+)
 from robustkit.errors import BadInput
 from robustkit.models.base import Model
 from robustkit.numerics.random import Rng, sample_keys
 from robustkit.numerics.tensors import Array, Tensor, as_tensor, to_numpy
 
-__all__ = ["MakeCriterion", "adversarial_from_start", "make_criterion"]
+__all__ = [
+    "MakeCriterion",
+    "adversarial_from_start",
+    "make_criterion",
+    "misclassified",
+]
 
 MakeCriterion: TypeAlias = Callable[[Array, Array, Array], Criterion]
 """From labels (n,), clean logits (n, classes), inputs (n, ...) to their criterion."""
@@ -55,10 +65,15 @@ def make_criterion(
         if criterion is not None:
             return criterion(model.to_tensor(label))
         if target is None:
-            return Misclassification(model.to_tensor(label))
+            return misclassified(model, model.to_tensor(label))
         return Targeted(model.to_tensor(_targets(target, label, logits, x, seed)))
 
     return make
+
+
+def misclassified(model: Model, labels: Tensor) -> Criterion:
+    """Any answer but the labels (n,) and, of a model that may refuse, the refusal."""
+    return Undetected(labels) if model.abstains else Misclassification(labels)
 
 
 def adversarial_from_start(
@@ -72,7 +87,7 @@ def adversarial_from_start(
         prediction: (n,) the classes predicted for them.
         label: (n,) their classes.
     """
-    if isinstance(criterion, Misclassification):
+    if isinstance(criterion, Misclassification | Undetected):
         # A tie that is decided against the label is no robust sample either.
         return np.asarray((margin < 0) | (prediction != label))
     return np.asarray(margin < 0)

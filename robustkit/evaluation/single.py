@@ -8,10 +8,11 @@ import numpy as np
 
 from robustkit.engine import loop
 from robustkit.engine.attack import Attack
-from robustkit.engine.criteria import Criterion, Misclassification
+from robustkit.engine.criteria import Criterion
 from robustkit.engine.ledger import Ledger
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
+from robustkit.evaluation.goals import misclassified
 from robustkit.evaluation.preflight import check_labels
 from robustkit.models.base import Model
 from robustkit.models.load import as_model, load_model
@@ -85,7 +86,7 @@ def run(
     logits = adapted.logits(originals)
     if not isinstance(criterion, Criterion):
         labels = _labels(criterion, len(host), int(logits.shape[1]))
-        criterion = Misclassification(adapted.to_tensor(labels))
+        criterion = misclassified(adapted, adapted.to_tensor(labels))
     problem = Problem(
         adapted,
         originals,

@@ -40,6 +40,7 @@ class Model(ABC):
             forward passes are billed for it, and so many backward ones for a gradient.
         passes_per_gradient: Forward passes that are billed for a gradient instead, next
             to those of its question; 0: it takes backward passes.
+        abstains: Whether its last class is no class but a refusal to answer.
     """
 
     bounds: Bounds
@@ -48,6 +49,7 @@ class Model(ABC):
     notes: tuple[str, ...] = ()
     passes_per_question: int = 1
     passes_per_gradient: int = 0
+    abstains: bool = False
 
     @abstractmethod
     def logits(self, x: Batch) -> Tensor:
@@ -67,6 +69,11 @@ class Model(ABC):
             f"{self.access.name.lower()}); use a score- or decision-based attack, or "
             "an adapter with gradients"
         )
+
+    @property
+    def wraps(self) -> "Model | None":
+        """The model that this one asks; None: it answers by itself."""
+        return None
 
     def at_layer(self, layer: str) -> "Model":
         """This model cut short: its outputs are those of a layer, flattened.

@@ -100,6 +100,7 @@ class Estimated(Model):
                 "cannot be estimated; use a decision-based attack"
             )
         self.bounds, self.access, self.name = model.bounds, Access.GRADIENT, model.name
+        self.abstains = model.abstains
         self.passes_per_question = model.passes_per_question
         self.passes_per_gradient = samples * model.passes_per_question
         self.notes = (
@@ -112,6 +113,10 @@ class Estimated(Model):
         # How often in a row each input of the last gradients has been asked about.
         self._repeats: dict[int, int] = {}
         self._open = False
+
+    @property
+    def wraps(self) -> Model:
+        return self._model
 
     def logits(self, x: Batch) -> Tensor:
         return self._model.logits(x)

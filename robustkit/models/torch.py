@@ -12,6 +12,7 @@ import torch
 
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
+from robustkit.models.straight_through import inside_module
 from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor
 
@@ -214,7 +215,8 @@ class TorchModel(Model):
     def _call(self, raw: torch.Tensor) -> torch.Tensor:
         if self._dtype is not None and raw.dtype != self._dtype:
             raw = raw.to(self._dtype)
-        out = self._fast_call(raw) if self._shortcuts else self._module(raw)
+        with inside_module():
+            out = self._fast_call(raw) if self._shortcuts else self._module(raw)
         out = getattr(out, "logits", out)
         if not isinstance(out, torch.Tensor):
             raise BadInput(

@@ -45,8 +45,13 @@ class Preprocessed(Model):
             )
         self.bounds, self.access, self.name = model.bounds, model.access, model.name
         self._model, self.notes = model, model.notes
+        self.abstains = model.abstains
         self.passes_per_question = model.passes_per_question
         self._mean, self._std, self._axis = np.array(mean), np.array(std), axis
+
+    @property
+    def wraps(self) -> Model:
+        return self._model
 
     def logits(self, x: Batch) -> Tensor:
         return self._model.logits(self._normalise(x))
@@ -130,9 +135,13 @@ class MajorityVote(Model):
         if votes < 1:
             raise BadInput(f"a majority needs at least 1 vote; got votes = {votes}")
         self.bounds, self.name, self.notes = model.bounds, model.name, model.notes
-        self.access = min(model.access, Access.SCORE)
+        self.access, self.abstains = min(model.access, Access.SCORE), model.abstains
         self.passes_per_question = votes * model.passes_per_question
         self._model, self._votes = model, votes
+
+    @property
+    def wraps(self) -> Model:
+        return self._model
 
     def logits(self, x: Batch) -> Tensor:
         shares = self._vote(x)
@@ -211,9 +220,13 @@ class WithStrategy(Model):
             )
         self.bounds, self.name, self.notes = model.bounds, model.name, model.notes
         # Gradients go past the strategy, and so are not to be had.
-        self.access = min(model.access, Access.SCORE)
+        self.access, self.abstains = min(model.access, Access.SCORE), model.abstains
         self.passes_per_question = passes_per_question * model.passes_per_question
         self._model, self._strategy, self._passes = model, strategy, passes_per_question
+
+    @property
+    def wraps(self) -> Model:
+        return self._model
 
     def logits(self, x: Batch) -> Tensor:
         return self._strategy(self._model.logits, x)

@@ -9,6 +9,7 @@ resume. The numbers are made by NumPy on the host.
 
 import hashlib
 import math
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -131,7 +132,7 @@ class Rng:
 
 @contextmanager
 def seeded(seed: int, device: Any = None) -> Iterator[None]:
-    """Seed the global generators of torch and NumPy, and put them back afterwards.
+    """Seed the global generators of torch, NumPy and Python; put them back afterwards.
 
     For code of others, which draws from them.
 
@@ -146,15 +147,18 @@ def seeded(seed: int, device: Any = None) -> Iterator[None]:
         generators.append(torch.cuda.default_generators[device.index])
     before = [generator.get_state() for generator in generators]
     numpy_before = np.random.get_state()  # noqa: NPY002
+    python_before = random.getstate()
     try:
         for generator in generators:
             generator.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002, TID251
+        random.seed(seed)
         yield
     finally:
         for generator, state in zip(generators, before, strict=True):
             generator.set_state(state)
         np.random.set_state(numpy_before)  # noqa: NPY002
+        random.setstate(python_before)
 
 
 def _words(generator: np.random.Generator, out: Array) -> None:

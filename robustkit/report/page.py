@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from robustkit.evaluation.curve import CONFIDENCE
 from robustkit.report import words
+from robustkit.report.adaptations import adaptations
 from robustkit.report.charts import attack_order, joint_confidence
 from robustkit.report.content import Content, NormPart, RunPart
 from robustkit.report.drawing import draw
@@ -64,6 +65,7 @@ def _run(part: RunPart) -> dict[str, Any]:
         "clean": part.results.clean_accuracy,
         "medians": [_median(part, norm) for norm in part.results.norms],
         "attacks": attack_order(part.results),
+        "adaptations": adaptations(part.results),
         "settings": _settings(config),
         "named_attacks": [
             (_name(norm), attack, shown)

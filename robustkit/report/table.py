@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from robustkit.adaptive.adapt import Adaptation, Step
 from robustkit.checks.check import Findings
 from robustkit.checks.finding import Severity, as_json
 from robustkit.evaluation.compare import Comparison
@@ -13,7 +14,10 @@ from robustkit.evaluation.curve import Interval
 from robustkit.evaluation.results import NOT_WARRANTED, Results
 from robustkit.report import words
 
-__all__ = ["print_comparison", "print_findings", "print_results"]
+__all__ = ["print_adaptation", "print_comparison", "print_findings", "print_results"]
+
+# As many sizes as fit on a terminal beside the rest.
+_SIZES = 4
 
 _STYLES = {
     Severity.INVALIDATES: "bold red",
@@ -60,6 +64,54 @@ def print_findings(found: Findings, console: Console) -> None:
         evidence = words.evidence(as_json(finding))
         for text in (finding.diagnosis, f"evidence: {evidence}", finding.remedy):
             console.print(f"  {text}", highlight=False, markup=False)
+
+
+def print_adaptation(found: Adaptation, console: Console) -> None:
+    """Print what each remedy changed: number, finding, remedy, new number."""
+    for norm, sizes in found.epsilons.items():
+        shown = _chosen(sizes, found.epsilon[norm])
+        table = Table(
+            title=f"\n{norm}: robust accuracy as the findings are answered",
+            title_justify="left",
+        )
+        for name in ("finding", "remedy"):
+            table.add_column(name)
+        for name in (*(f"at {size:.4g}" for size in shown), "passes", "nearer"):
+            table.add_column(name, justify="right")
+        for step in found.of(norm):
+            table.add_row(
+                ", ".join(step.findings),
+                step.remedy,
+                *(_percent(step.robust_accuracy(size).estimate) for size in shown),
+                f"{step.forwards / max(step.attacked, 1):,.0f}",
+                f"{step.nearer}",
+            )
+        console.print(table)
+        for step in found.of(norm):
+            for line in _about(step):
+                console.print(line, highlight=False, markup=False)
+    if found.draws > 1:
+        console.print(
+            f"the model's answers are random: an adversarial counts if it is one in "
+            f"more than half of {found.draws} fresh draws, at 95 % confidence",
+            highlight=False,
+        )
+
+
+def _about(step: Step) -> list[str]:
+    """What was chosen, and what went wrong."""
+    lines = [f"{step.remedy}: {step.details}"] if step.details else []
+    if step.appeared:
+        lines.append(f"{step.remedy}: then there was {', '.join(step.appeared)}")
+    return lines + [f"{step.remedy}: {name} failed: {w}" for name, w in step.failures]
+
+
+def _chosen(sizes: tuple[float, ...], interest: float) -> list[float]:
+    """A few of the sizes, that of most interest among them."""
+    if len(sizes) <= _SIZES:
+        return sorted({*sizes, interest})
+    nearest = sorted(sizes, key=lambda size: abs(math.log(size / interest)))
+    return sorted({interest, *nearest[: _SIZES - 1]})
 
 
 def print_comparison(found: Comparison, console: Console) -> None:

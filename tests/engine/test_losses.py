@@ -4,17 +4,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robustkit.engine.criteria import (
+    AllOf,
     Confident,
+    Matching,
     Misclassification,
     OrderedTopK,
     Targeted,
     TopK,
+    Undetected,
 )
 from robustkit.engine.losses import LOSSES, aimed_loss, get_loss
 from robustkit.errors import BadInput
 from robustkit.numerics.tensors import as_tensor
 
 CLASSES = 6
+GOALS = np.array([0.3, -1.0, 2.0, 0.5, 5.0, -0.4])
+# Losses that not every criterion has.
+LACKING = {
+    "cross-entropy": ("top-2", "ordered", "both"),
+    "matching": (
+        *("misclassification", "targeted", "top-2", "ordered", "confident"),
+        *("both", "undetected", "confident undetected"),
+    ),
+}
 
 
 def tensor(values):
@@ -30,6 +42,11 @@ def criteria(label):
             as_tensor(np.stack([label.raw, (label.raw + 1) % CLASSES], axis=1))
         ),
         "confident": Confident(Misclassification(label), 0.5),
+        "both": AllOf(Targeted(label), Misclassification((label + 1) % CLASSES)),
+        "undetected": Undetected(label % (CLASSES - 1)),
+        "confident undetected": Confident(Undetected(label % (CLASSES - 1)), 0.5),
+        "matching": Matching(Misclassification(label), tensor(GOALS[None])),
+        "features": Matching(Targeted(label), tensor(GOALS[None, 4:]), 4),
     }
 
 
@@ -59,9 +76,11 @@ spread_logits = st.tuples(
 @given(row=spread_logits)
 def test_slopes_are_the_differences_of_the_values(loss, name, row):
     logits = np.array([row[0]]) + np.array([row[1]])
-    criterion = criteria(tensor([row[2]]))[name]
-    if loss == "cross-entropy" and name in ("top-2", "ordered"):
-        with pytest.raises(BadInput, match="cross-entropy is not defined"):
+    label = row[2] % 4 if name == "features" else row[2]
+    criterion = criteria(tensor([label]))[name]
+    if name in LACKING.get(loss, ()):
+        why = "cross-entropy is not defined|says of no outputs"
+        with pytest.raises(BadInput, match=why):
             LOSSES[loss](criterion, as_tensor(logits))
         return
     value, slopes = LOSSES[loss](criterion, as_tensor(logits))
@@ -77,7 +96,7 @@ def test_slopes_are_the_differences_of_the_values(loss, name, row):
         assert np.allclose(slopes.raw, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("loss", ["margin", "dlr"])
+@pytest.mark.parametrize("loss", ["margin", "dlr", "cross-entropy"])
 @settings(deadline=None, max_examples=40)
 @given(row=spread_logits, way=st.integers(1, CLASSES - 1))
 def test_slopes_of_a_single_way(loss, row, way):
@@ -89,6 +108,10 @@ def test_slopes_of_a_single_way(loss, row, way):
     value, slopes = aimed(criterion, as_tensor(logits))
     expected = by_differences(aimed, criterion, logits)
     assert np.allclose(slopes.raw, expected, atol=1e-6)
+    if loss == "cross-entropy":
+        chance = np.exp(logits[0]) / np.exp(logits[0]).sum()
+        assert value.item() == pytest.approx(-np.log(chance[target]))
+        return
     first, _, third, fourth, *_ = np.sort(logits[0])[::-1]
     gap = logits[0, label] - logits[0, target]
     spread = 1.0 if loss == "margin" else first - (third + fourth) / 2
@@ -139,7 +162,7 @@ def test_dlr_of_equal_logits_is_finite():
 
 def test_losses_by_name():
     logits, criterion = tensor([[1.0, 2.0, 4.0]]), Misclassification(tensor([1]))
-    assert set(LOSSES) == {"margin", "cross-entropy", "dlr"}
+    assert set(LOSSES) == {"margin", "cross-entropy", "dlr", "joint", "matching"}
     assert get_loss("margin")(criterion, logits)[0].item() == -2
     value, _ = get_loss("cross-entropy")(criterion, logits)
     assert value.item() == criterion.cross_entropy(logits)[0].item()
@@ -148,9 +171,68 @@ def test_losses_by_name():
 def test_bad_settings():
     with pytest.raises(BadInput, match="unknown loss 'margni'; did you mean 'margin'"):
         get_loss("margni")
-    with pytest.raises(BadInput, match="'cross-entropy' cannot aim"):
-        aimed_loss("cross-entropy", tensor([0]))
-    with pytest.raises(BadInput, match=r"at least 3 classes.* has 2"):
-        get_loss("dlr")(Misclassification(tensor([0])), tensor([[1.0, 2.0]]))
-    with pytest.raises(BadInput, match=r"at least 4 classes.* has 3"):
-        get_loss("dlr")(Targeted(tensor([0])), tensor([[1.0, 2.0, 3.0]]))
+    with pytest.raises(BadInput, match="'matching' cannot aim"):
+        aimed_loss("matching", tensor([0]))
+    with pytest.raises(BadInput, match="lead to no class"):
+        aimed_loss("cross-entropy", tensor([0]))(
+            TopK(tensor([0]), 2), tensor([[1.0, 2.0, 3.0]])
+        )
+    goals = Matching(Misclassification(tensor([0])), tensor([[1.0, 2.0]]))
+    with pytest.raises(BadInput, match=r"\(1, 2\), those of the model \(1, 3\)"):
+        get_loss("matching")(goals, tensor([[1.0, 2.0, 3.0]]))
+    with pytest.raises(BadInput, match="3 outputs; it has 2"):
+        Undetected(tensor([0])).margin(tensor([[1.0, 2.0]]))
+
+
+def test_dlr_of_few_classes():
+    dlr, aimed = get_loss("dlr"), aimed_loss("dlr", tensor([1]))
+    three = tensor([[5.0, 3.0, 1.0]])
+    # The targeted gap of three logits is the plain one.
+    for value, slopes in (
+        dlr(Targeted(tensor([1])), three),
+        aimed(Misclassification(tensor([0])), three),
+    ):
+        assert value.item() == 2 / 4
+        assert slopes.raw[0] == pytest.approx([1 / 8, -1 / 4, 1 / 8])
+    # No ratio of two logits would not be constant.
+    two = tensor([[5.0, 3.0]])
+    for value, slopes in (
+        dlr(Misclassification(tensor([0])), two),
+        aimed(Misclassification(tensor([0])), two),
+    ):
+        assert value.item() == 2
+        assert slopes.raw[0].tolist() == [1, -1]
+
+
+def test_a_joint_loss_is_the_sum_of_what_is_missing():
+    joint = get_loss("joint")
+    # Label 0, the last class is the refusal: two are missing of another class, three
+    # of the refusal's end.
+    value, slopes = joint(Undetected(tensor([0])), tensor([[4.0, 2.0, 1.0, 7.0]]))
+    assert value.item() == 5
+    assert slopes.raw[0].tolist() == [0, -1, 0, 1]
+    # Misclassified, but refused: only that is left.
+    value, slopes = joint(Undetected(tensor([0])), tensor([[1.0, 2.0, 0.0, 3.0]]))
+    assert value.item() == 1
+    assert slopes.raw[0].tolist() == [0, -1, 0, 1]
+    # Met: the margin.
+    criterion = Undetected(tensor([0]))
+    met = tensor([[1.0, 6.0, 0.0, 3.0]])
+    assert joint(criterion, met)[0].item() == criterion.margin(met).item() == -3
+
+
+def test_refused_is_not_adversarial():
+    outputs = tensor([[1.0, 2.0, 0.0, 3.0], [1.0, 2.0, 0.0, 0.5], [2.0, 1.0, 0.0, 0.5]])
+    margin = Undetected(tensor([0, 0, 0])).margin(outputs)
+    assert margin.raw.tolist() == [1.0, -1.0, 1.0]
+    ways = Undetected(tensor([0, 0, 0])).ways(outputs).raw
+    assert ways[0].tolist() == [np.inf, 1.0, 3.0, np.inf]
+
+
+def test_matching_by_hand():
+    criterion = Matching(Targeted(tensor([1])), tensor([[0.0, 4.0]]), classes=2)
+    outputs = tensor([[3.0, 1.0, 2.0, 2.0]])
+    assert criterion.margin(outputs).item() == 2
+    value, slopes = get_loss("matching")(criterion, outputs)
+    assert value.item() == (4 + 4) / 2
+    assert slopes.raw[0].tolist() == [0, 0, 2, -2]

@@ -105,11 +105,11 @@ class APGD(FixedBudget[State]):
     Args:
         epsilon: Radius of the ball, in norm units.
         steps: How many in all; `passes` forward and backward passes each.
-        loss: What to descend: "margin", "dlr" or "cross-entropy".
+        loss: What to descend; a name of `robustkit.engine.losses`.
         targets: 0: one descent of the criterion's loss. Else so many shorter ones that
             share the steps, each aimed at one of the nearest single ways to meet the
             criterion (`Criterion.ways`), such as other classes; the loss is then
-            "margin" or "dlr".
+            "margin", "dlr" or "cross-entropy".
         random_start: Start each descent at a random point of the ball, not at the
             original or the best point known. With targets the first question is about
             the latter all the same, to rank the ways.

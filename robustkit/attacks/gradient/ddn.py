@@ -46,7 +46,7 @@ class DDN(Attack[State]):
         steps: How many; 1 forward and 1 backward pass each.
         stepsize: First step, as a share of the radius.
         gamma: First change of the radius, as a share of it.
-        loss: What to descend: "margin" or "cross-entropy".
+        loss: What to descend; a name of `robustkit.engine.losses`.
 
     Source:
         Rony, Hafemann, Oliveira, Ben Ayed, Sabourin, Granger: Decoupling Direction and

@@ -56,7 +56,7 @@ class FGSM(Attack[State]):
 
     Args:
         steps: How many radii to try; 1 forward pass each.
-        loss: Whose gradient: "margin", "dlr" or "cross-entropy".
+        loss: Whose gradient; a name of `robustkit.engine.losses`.
 
     Source:
         Goodfellow, Shlens, Szegedy: Explaining and Harnessing Adversarial Examples,

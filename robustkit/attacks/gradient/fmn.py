@@ -37,7 +37,7 @@ class FMN(Attack[State]):
         steps: How many; 1 forward and 1 backward pass each.
         stepsize: First step, as a share of the ball (see `Norm.stride`).
         gamma: First change of the radius, as a share of it.
-        loss: What to descend: "margin" or "cross-entropy".
+        loss: What to descend; a name of `robustkit.engine.losses`.
 
     Source:
         Pintor, Roli, Brendel, Biggio: Fast Minimum-norm Adversarial Attacks through

@@ -49,7 +49,7 @@ class MIFGSM(FixedBudget[State]):
         decay: Of the sum, per step. With 0 this is the basic iterative method (BIM).
         reach: Length of all steps together, in radii of the ball.
         nesterov: Ask about the point that the momentum leads to (NI-FGSM).
-        loss: What to descend: "margin", "dlr" or "cross-entropy".
+        loss: What to descend; a name of `robustkit.engine.losses`.
         stop: Stop working on a sample once an adversarial within epsilon is known.
 
     Source:

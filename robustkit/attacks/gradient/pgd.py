@@ -35,7 +35,7 @@ class PGD(FixedBudget[State]):
         steps: How many; 1 forward and 1 backward pass each.
         stepsize: First step, as a share of the ball (see `Norm.stride`). It falls
             linearly to a twentieth.
-        loss: What to descend: "margin", "dlr" or "cross-entropy".
+        loss: What to descend; a name of `robustkit.engine.losses`.
         random_start: Start at a random point of the ball, not at the original.
         stop: Stop working on a sample once an adversarial is known.
 

@@ -1,0 +1,1 @@
+"""From the findings about an evaluation to attacks that answer them."""

@@ -1,0 +1,176 @@
+"""One plan carried out: attacked as planned, verified on the model itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from robustkit.adaptive.remedy import Plan
+from robustkit.engine.loop import run
+from robustkit.engine.problem import Problem
+from robustkit.evaluation.goals import MakeCriterion
+from robustkit.evaluation.verify import confirm, confirm_repeatedly
+from robustkit.models.base import Model
+from robustkit.numerics.norms import Norm
+from robustkit.numerics.tensors import Array, to_numpy
+
+__all__ = ["Best", "Outcome", "attempt", "confirmed"]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The nearest verified adversarials of n samples so far.
+
+    Attributes:
+        x: (n, ...) the points; originals where there is none.
+        distance: (n,) in norm units; infinite where there is none, 0 where the original
+            is adversarial.
+        successes: (n,) in how many of `draws` fresh draws it was adversarial.
+        draws: How often each was asked about; 1 where answers are not random.
+        by: (n,) the remedy and the attack that found it.
+    """
+
+    x: Array
+    distance: Array
+    successes: Array
+    draws: int
+    by: Array
+
+    def nearer(self, rows: Array, other: "Best") -> tuple["Best", Array]:
+        """With the others' points (of `rows`) where they are nearer; and which."""
+        better = other.distance < self.distance[rows]
+        places = rows[better]
+        parts = {}
+        for name in ("x", "distance", "successes", "by"):
+            values = getattr(self, name).copy()
+            values[places] = getattr(other, name)[better]
+            parts[name] = values
+        return Best(draws=self.draws, **parts), places
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What carrying out a plan gave.
+
+    Attributes:
+        best: Of the samples attacked.
+        forwards: Forward passes, over all samples and attacks.
+        backwards: Backward passes.
+        failures: What went wrong, by attack.
+    """
+
+    best: Best
+    forwards: int
+    backwards: int
+    failures: dict[str, str]
+
+
+def attempt(
+    plan: Plan,
+    model: Model,
+    make: MakeCriterion,
+    x: Array,
+    label: Array,
+    norm: Norm,
+    *,
+    name: str,
+    draws: int,
+    seed: int,
+    batch_size: int,
+    say: Callable[[str], None],
+) -> Outcome:
+    """Attack samples by a plan, and verify what it finds.
+
+    An attack that raises is noted, and the others go on.
+
+    Args:
+        plan: What to do.
+        model: That is evaluated, and by which adversarials are verified.
+        make: What is adversarial there.
+        x: (n, ...) originals.
+        label: (n,) their classes.
+        norm: In which distances are measured.
+        name: Of the remedy.
+        draws: How often to ask about each adversarial.
+        seed: Of all randomness.
+        batch_size: How many samples to work on at once.
+        say: Called with what is being done.
+    """
+    best = Best(
+        np.array(x),
+        np.full(len(x), np.inf),
+        np.zeros(len(x), np.int64),
+        draws,
+        np.full(len(x), "", dtype=object),
+    )
+    forwards = backwards = 0
+    failures: dict[str, str] = {}
+    for attack_name, attack in plan.attacks.items():
+        for start in range(0, len(x), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(x)))
+            say(f"{name}: {norm} {attack_name}, sample {start} of {len(x)}")
+            problem = None
+            try:
+                problem = _problem(plan, make, x[rows], label[rows], norm, seed)
+                run(attack, problem)
+            except Exception as error:
+                said = " ".join(f"{type(error).__name__}: {error}".split())
+                failures[attack_name] = said
+            if problem is None:
+                continue
+            forwards += int(problem.ledger.forwards.sum())
+            backwards += int(problem.ledger.backwards.sum())
+            points = np.array(to_numpy(problem.ledger.best)).astype(x.dtype)
+            claimed = np.flatnonzero(np.isfinite(to_numpy(problem.ledger.distance)))
+            found = confirmed(
+                model,
+                make,
+                x[rows[claimed]],
+                label[rows[claimed]],
+                points[claimed],
+                norm,
+                draws=draws,
+                by=f"{name}: {attack_name}",
+            )
+            best, _ = best.nearer(rows[claimed], found)
+    return Outcome(best, forwards, backwards, failures)
+
+
+def confirmed(
+    model: Model,
+    make: MakeCriterion,
+    x: Array,
+    label: Array,
+    points: Array,
+    norm: Norm,
+    *,
+    draws: int,
+    by: str,
+) -> Best:
+    """Points (n, ...) asked about once more, `draws` times where answers are random."""
+    count = len(x)
+    distance = np.full(count, np.inf)
+    successes = np.zeros(count, dtype=np.int64)
+    names = np.full(count, by, dtype=object)
+    if count == 0:
+        return Best(x, distance, successes, draws, names)
+    logits = to_numpy(model.logits(model.to_tensor(x)))
+    criterion = make(label, logits, x)
+    if draws > 1:
+        points, sizes, successes, flaws = confirm_repeatedly(
+            model, criterion, x, points, norm, draws
+        )
+    else:
+        points, sizes, flaws = confirm(model, criterion, x, points, norm)
+        successes = np.array([int(not flaw) for flaw in flaws])
+    fine = np.array([not flaw for flaw in flaws])
+    return Best(points, np.where(fine, sizes, np.inf), successes, draws, names)
+
+
+def _problem(
+    plan: Plan, make: MakeCriterion, x: Array, label: Array, norm: Norm, seed: int
+) -> Problem:
+    tensor = plan.model.to_tensor(x)
+    logits = to_numpy(plan.model.logits(tensor))
+    criterion = (plan.criterion or make)(label, logits, x)
+    return Problem(plan.model, tensor, criterion, norm, seed=seed)

@@ -1,0 +1,76 @@
+"""The plain evaluation of a model that turns out to have no gradients."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from robustkit.engine.criteria import Misclassification
+from robustkit.evaluation.opening import model_and_data
+from robustkit.models.base import Access, NoGradient
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.norms import get_norm
+from robustkit.numerics.tensors import Array
+from robustkit.registry import choose_attacks
+
+__all__ = ["attacks_that_run"]
+
+_BY_SCORES = {"l0": "sparse-rs", "l1": "square", "l2": "square", "linf": "square"}
+
+
+def attacks_that_run(
+    model: Any,
+    data: Any,
+    attacks: Sequence[str],
+    norms: Sequence[str],
+    *,
+    bounds: tuple[float, float] | None = None,
+    mean: Any = None,
+    std: Any = None,
+    device: str | None = None,
+) -> list[str]:
+    """The attacks named, or, for a model without gradients, one that needs scores.
+
+    So that there is a plain number for the remedies to start from, where attacks that
+    follow gradients would end in an error.
+
+    Args:
+        model: As for `evaluate`; also `data`, `bounds`, `mean`, `std` and `device`.
+        data: See `model`.
+        attacks: Names.
+        norms: Names.
+        bounds: See `model`.
+        mean: See `model`.
+        std: See `model`.
+        device: See `model`.
+
+    >>> attacks_that_run("digits", "digits", ["auto"], ["linf"])
+    ['auto']
+    >>> import robustkit as rk
+    >>> net = rk.load_model("digits").module
+    >>> cut = lambda x: net(x.detach())
+    >>> attacks_that_run(cut, "digits", ["auto"], ["linf"])
+    ['square']
+    """
+    box = None if bounds is None else Bounds(*bounds)
+    adapted, dataset = model_and_data(
+        model, data, box, 2, device=device, mean=mean, std=std
+    )
+    chosen = [get_norm(norm) for norm in norms]
+    needed = [
+        attack.access
+        for norm in chosen
+        for attack in choose_attacks(attacks, norm, Access.GRADIENT).values()
+    ]
+    if Access.GRADIENT not in needed or _has_gradients(adapted, dataset.example[:1]):
+        return list(attacks)
+    return sorted({_BY_SCORES[norm.name] for norm in chosen})
+
+
+def _has_gradients(model: Any, x: Array) -> bool:
+    try:
+        with model.session():
+            logits, pull_back = model.linearise(model.to_tensor(x))
+            label = logits.argmax(axis=1)
+            pull_back(Misclassification(label).slopes(logits)[1])
+    except NoGradient:
+        return False
+    return True

@@ -1,0 +1,185 @@
+"""Models that may refuse to answer: with a detector, or by themselves."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from robustkit.errors import BadInput
+from robustkit.models.base import Model, PullBack
+from robustkit.models.numpy import NumPyModel
+from robustkit.models.torch import TorchModel
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Tensor,
+    one_hot,
+    stack_columns,
+)
+
+__all__ = ["Abstaining"]
+
+
+class Abstaining(Model):
+    """A classifier with a detector: its last class is the refusal to answer.
+
+    The refusal's logit is the highest logit plus the detector's score, so the model
+    refuses exactly where the score is above zero, and every attack sees a classifier of
+    one more class. `evaluate` counts an input as adversarial only if it is
+    misclassified *and* not refused (`Undetected`); a refused original counts as an
+    error. Gradients pass through both, where both have some.
+
+    Args:
+        model: The classifier; or, without a detector, one whose last output is already
+            the refusal's.
+        detector: From inputs (n, ...) to scores (n,) or (n, 1), above 0 where it
+            detects something: a robustkit model, a torch module or function, or a
+            function on NumPy batches for models that are no torch modules.
+        scale: What the score is multiplied with, so that neither logits nor scores
+            drown the other in a gradient.
+
+    Raises:
+        BadInput: The scale is not above zero.
+
+    >>> from robustkit.models.torch import TorchModel
+    >>> from robustkit.numerics.tensors import as_tensor
+    >>> module = TorchModel(torch.nn.Identity().eval())
+    >>> model = Abstaining(module, lambda x: x.sum(dim=1) - 1)
+    >>> x = as_tensor(torch.tensor([[0.2, 0.5], [0.8, 0.7]]))
+    >>> model.logits(x).raw.argmax(dim=1).tolist()
+    [1, 2]
+    """
+
+    abstains = True
+
+    def __init__(
+        self,
+        model: Model,
+        detector: Model | Callable[[Any], Any] | None = None,
+        *,
+        scale: float = 1.0,
+    ) -> None:
+        if not scale > 0:
+            raise BadInput(f"the detector's scale must be above 0; got {scale}")
+        self._model, self._scale = model, scale
+        self._detector = None if detector is None else _adapted(detector, model)
+        both = [m for m in (model, self._detector) if m is not None]
+        self.bounds, self.name = model.bounds, model.name
+        self.notes = tuple(dict.fromkeys(note for m in both for note in m.notes))
+        self.access = min(m.access for m in both)
+        # The two are one model, that runs once.
+        self.passes_per_question = max(m.passes_per_question for m in both)
+        self.passes_per_gradient = max(m.passes_per_gradient for m in both)
+
+    @property
+    def wraps(self) -> Model:
+        return self._model
+
+    @property
+    def classifier(self) -> Model:
+        """The model without its detector."""
+        return self._model
+
+    @property
+    def detector(self) -> Model | None:
+        """What detects, as a model of outputs (n, 1); None: the model by itself."""
+        return self._detector
+
+    def scaled(self, scale: float) -> "Abstaining":
+        """The same decisions, with the detector's score times so much."""
+        return Abstaining(self._model, self._detector, scale=scale)
+
+    def logits(self, x: Batch) -> Tensor:
+        logits = self._model.logits(x)
+        if self._detector is None:
+            return logits
+        return self._with_refusal(logits, self._detector.logits(x))
+
+    def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
+        logits, back = self._model.linearise(x)
+        if self._detector is None:
+            return logits, back
+        score, back_from_score = self._detector.linearise(x)
+        highest = one_hot(logits.argmax(axis=1), logits.shape[1]).astype(logits.dtype)
+
+        def pull_back(slopes: Tensor) -> Batch:
+            refusal = slopes[:, -1:]
+            inner = back(slopes[:, :-1] + refusal * highest)
+            return inner + back_from_score(refusal * self._scale)
+
+        return self._with_refusal(logits, score), pull_back
+
+    def at_layer(self, layer: str) -> Model:
+        return self._model.at_layer(layer)
+
+    def precise(self) -> Model:
+        model = self._model.precise()
+        detector = self._detector and self._detector.precise()
+        if model is self._model and detector is self._detector:
+            return self
+        return Abstaining(model, detector, scale=self._scale)
+
+    def shown(self, x: Batch) -> Batch:
+        return self._model.shown(x)
+
+    def to_tensor(self, x: Array) -> Batch:
+        return self._model.to_tensor(x)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        with self._model.session():
+            if self._detector is None:
+                yield
+                return
+            with self._detector.session():
+                yield
+
+    def fingerprint(self) -> str | None:
+        prints = [self._model.fingerprint()]
+        if self._detector is not None:
+            prints.append(self._detector.fingerprint())
+        return None if None in prints else " ".join(map(str, prints))
+
+    def _with_refusal(self, logits: Tensor, score: Tensor) -> Tensor:
+        if score.shape != (logits.shape[0], 1):
+            raise BadInput(
+                f"the detector must return one score per input; for {logits.shape[0]} "
+                f"inputs it returned the shape {score.shape}"
+            )
+        refusal: Tensor = logits.max(axis=1, keepdims=True) + self._scale * score
+        return stack_columns([logits, refusal])
+
+
+class _Column(torch.nn.Module):
+    """A torch detector whose scores are a column."""
+
+    def __init__(self, detector: torch.nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+        self.train(detector.training)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = _column(self.detector(x))
+        return scores
+
+
+def _adapted(detector: Model | Callable[[Any], Any], model: Model) -> Model:
+    if isinstance(detector, Model):
+        return detector
+    if isinstance(detector, torch.nn.Module):
+        return TorchModel(_Column(detector), model.bounds, name=f"{model.name}'s")
+    if _torch(model):
+        return TorchModel(lambda x: _column(detector(x)), model.bounds)
+    return NumPyModel(lambda x: _column(detector(x)), model.bounds)
+
+
+def _torch(model: Model) -> bool:
+    inner: Model | None = model
+    while inner is not None and not isinstance(inner, TorchModel):
+        inner = inner.wraps
+    return inner is not None
+
+
+def _column(scores: Any) -> Any:
+    return scores[:, None] if scores.ndim == 1 else scores

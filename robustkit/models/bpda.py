@@ -1,0 +1,259 @@
+"""Backward pass differentiable approximation: the same answers, another way back."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, TypeAlias
+
+import torch
+
+from robustkit.errors import BadInput, suggestion
+from robustkit.models.base import Model, PullBack, native_name
+from robustkit.models.straight_through import Operations, through
+from robustkit.models.torch import TorchModel
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Tensor,
+    as_tensor,
+    differentiate,
+    flatten,
+    total,
+)
+
+__all__ = ["BPDA", "torch_module"]
+
+_Approximation: TypeAlias = Callable[[Any], Any]
+
+
+class BPDA(Model):
+    """A model that answers as before, and is differentiated as if a part were another.
+
+    For parts whose derivative is zero, missing or wrong, such as rounding: forwards
+    they do what they do, backwards they count as the identity, or as a differentiable
+    function that is near them. Which part:
+
+    - `BPDA(model, layer="quantise")`: a layer of a torch module, or several;
+    - `BPDA(model, before="conv1")`: all that a torch module does to its input before
+      that layer, whether it has a name or not, and even outside torch;
+    - `BPDA(model, layer=function)`: a preprocessing step that the model lacks: what is
+      attacked is the model behind the function, in any framework;
+    - `BPDA(model)`: every operation in a torch model that cuts gradients or has none:
+      rounding, integer division, conversions to integers and back, thresholds that are
+      turned into numbers, signs, `detach` and `no_grad`. Thresholds count as sigmoids
+      as wide as the values' mean distance from them.
+
+    Wrappers around the torch module (`Preprocessed`, `EOT`) are looked through.
+
+    Args:
+        model: To be attacked.
+        layer: See above. Of a layer with several inputs, the first counts.
+        before: See above.
+        backward: "identity", for parts that keep the shape; or the function that they
+            count as, on native tensors.
+
+    Source:
+        Athalye, Carlini, Wagner: Obfuscated Gradients Give a False Sense of Security,
+        ICML 2018, section 4.1. The automatic form is this project's.
+
+    Raises:
+        BadInput: There is no such layer, or no torch module to look for it in.
+
+    >>> from robustkit.models.torch import TorchModel
+    >>> quantise = lambda x: (8 * x).round() / 8
+    >>> model = BPDA(TorchModel(lambda x: quantise(x) * torch.tensor([1.0, -1.0])))
+    >>> logits, pull_back = model.linearise(as_tensor(torch.tensor([[0.3, 0.0]])))
+    >>> logits.raw.tolist()
+    [[0.25, -0.0]]
+    >>> pull_back(as_tensor(torch.ones(1, 2))).raw.tolist()
+    [[1.0, -1.0]]
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        layer: str | Sequence[str] | _Approximation | None = None,
+        *,
+        before: str | None = None,
+        backward: str | _Approximation = "identity",
+    ) -> None:
+        if isinstance(backward, str) and backward != "identity":
+            raise BadInput(
+                f"unknown backward pass '{backward}'; give 'identity' or a function"
+            )
+        if layer is not None and before is not None:
+            raise BadInput("name either the layer, or the one before which to replace")
+        self._model = model
+        self._step = layer if callable(layer) else None
+        self._layers: tuple[str, ...] = ()
+        if isinstance(layer, str):
+            self._layers = (layer,)
+        elif layer is not None and not callable(layer):
+            self._layers = tuple(layer)
+        self._before = before
+        self._backward = None if isinstance(backward, str) else backward
+        for name in (*self._layers, *([before] if before is not None else [])):
+            _layer(model, name)
+        self.bounds, self.access, self.name = model.bounds, model.access, model.name
+        self.abstains = model.abstains
+        self.passes_per_question = model.passes_per_question
+        self.passes_per_gradient = model.passes_per_gradient
+        self.notes = (*model.notes, f"the backward pass of {self._part()} is replaced")
+        self._operations = Operations()
+
+    @property
+    def wraps(self) -> Model:
+        return self._model
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """Names of the operations replaced so far, where no part was named."""
+        return tuple(sorted(self._operations.replaced))
+
+    def logits(self, x: Batch) -> Tensor:
+        return self._model.logits(self._stepped(x))
+
+    def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
+        if self._step is None:
+            with self._replacing():
+                return self._model.linearise(x)
+        logits, pull_back = self._model.linearise(self._stepped(x))
+
+        def further(slopes: Tensor) -> Batch:
+            gradient = pull_back(slopes)
+            if self._backward is None:
+                return _same_shape(gradient, x, self._part())
+            approximation = self._backward
+
+            def along(rows: Tensor) -> Tensor:
+                near = as_tensor(approximation(rows.reshape(x.shape).raw))
+                return total(near * gradient)
+
+            return differentiate(along, flatten(x))[1].reshape(x.shape)
+
+        return logits, further
+
+    def at_layer(self, layer: str) -> Model:
+        again = BPDA(self._model.at_layer(layer), self._step)
+        again._backward = self._backward
+        again._layers, again._before = self._layers, self._before
+        return again
+
+    def precise(self) -> Model:
+        inner = self._model.precise()
+        if inner is self._model:
+            return self
+        # Of no use backwards, and forwards the same.
+        return inner if self._step is None else BPDA(inner, self._step)
+
+    def shown(self, x: Batch) -> Batch:
+        return self._model.shown(x)
+
+    def to_tensor(self, x: Array) -> Batch:
+        return self._model.to_tensor(x)
+
+    def session(self) -> AbstractContextManager[None]:
+        return self._model.session()
+
+    def fingerprint(self) -> str | None:
+        inner = self._model.fingerprint()
+        if inner is None or self._step is not None:
+            return None
+        by = native_name(self._backward) if self._backward else "identity"
+        return hashlib.sha256(f"{inner} {self._part()} {by}".encode()).hexdigest()
+
+    def _part(self) -> str:
+        """What is replaced, in words."""
+        if self._step is not None:
+            return f"the function '{native_name(self._step)}'"
+        if self._before is not None:
+            return f"all before the layer '{self._before}'"
+        if self._layers:
+            return ", ".join(f"the layer '{name}'" for name in self._layers)
+        return "every operation without a gradient"
+
+    def _stepped(self, x: Batch) -> Batch:
+        if self._step is None:
+            return x
+        with torch.no_grad():
+            return as_tensor(self._step(x.raw))
+
+    @contextmanager
+    def _replacing(self) -> Iterator[None]:
+        """While open, forward passes lay the other way back."""
+        with ExitStack() as stack:
+            if self._before is not None:
+                self._bridge(stack, self._before)
+            elif self._layers:
+                for name in self._layers:
+                    _, layer = _layer(self._model, name)
+                    hook = layer.register_forward_hook(self._replaced_output)
+                    stack.callback(hook.remove)
+            else:
+                stack.enter_context(self._operations.replacing())
+            yield
+
+    def _replaced_output(self, _: Any, given: tuple[Any, ...], out: Any) -> Any:
+        with torch.enable_grad():
+            return self._through(out, given[0])
+
+    def _bridge(self, stack: ExitStack, name: str) -> None:
+        """The way from the layer's input back to the whole module's."""
+        module, layer = _layer(self._model, name)
+        first: list[torch.Tensor] = []
+
+        def remember(_: Any, given: tuple[Any, ...]) -> None:
+            first[:] = [given[0]]
+
+        def replace(_: Any, given: tuple[Any, ...]) -> Any:
+            with torch.enable_grad():
+                return (self._through(given[0], first[0]), *given[1:])
+
+        for place, hook in ((module, remember), (layer, replace)):
+            stack.callback(place.register_forward_pre_hook(hook).remove)
+
+    def _through(self, value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        way = x if self._backward is None else self._backward(x)
+        if way.shape != value.shape:
+            raise BadInput(
+                f"{self._part()} makes {tuple(value.shape)} of {tuple(x.shape)}, and "
+                f"what should stand for it backwards gives {tuple(way.shape)}; give a "
+                "`backward` that returns the same shape"
+            )
+        return through(value, way)
+
+
+def torch_module(model: Model) -> torch.nn.Module | None:
+    """The torch module at the heart of a model and its wrappers; None: there is none.
+
+    >>> torch_module(TorchModel(torch.nn.Linear(2, 2).eval()))
+    Linear(in_features=2, out_features=2, bias=True)
+    """
+    inner: Model | None = model
+    while inner is not None and not isinstance(inner, TorchModel):
+        inner = inner.wraps
+    module = None if inner is None else inner.module
+    return module if isinstance(module, torch.nn.Module) else None
+
+
+def _layer(model: Model, name: str) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The whole torch module, and its layer of that name."""
+    module = torch_module(model)
+    if module is None:
+        raise BadInput(
+            f"the model '{model.name}' is no torch module, so it has no layer "
+            f"'{name}'; give the part as a function: BPDA(rest, layer=function)"
+        )
+    layers = dict(module.named_modules())
+    if name not in layers:
+        raise BadInput(f"the model has no layer '{name}'; {suggestion(name, layers)}")
+    return module, layers[name]
+
+
+def _same_shape(gradient: Batch, x: Batch, part: str) -> Batch:
+    if gradient.shape != x.shape:
+        raise BadInput(
+            f"{part} makes {gradient.shape} of {x.shape}, so it cannot count as the "
+            "identity; give a `backward` function"
+        )
+    return gradient

@@ -1,0 +1,268 @@
+"""Expectation over transformation: many draws of a random model as one answer."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from robustkit.errors import BadInput
+from robustkit.models.base import Access, Model, PullBack
+from robustkit.numerics.random import sample_keys, seeded
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Tensor,
+    lead,
+    stack_rows,
+    take,
+    to_numpy,
+)
+
+__all__ = ["EOT"]
+
+# For finding out how a model draws: so many rows in so many batches.
+_ROWS, _BATCHES = 8, 8
+# Rows of a batch share what the model draws if batches differ this many times as much
+# as their rows explain. By chance, with as many logits as two, hardly ever.
+_SHARED = 5.0
+# Draws that measure the noise, the cosine aimed at, and the most samples.
+_MEASURED, _COSINE, _MOST = 16, 0.8, 100
+
+_Draw = tuple[Tensor, PullBack]
+
+
+class EOT(Model):
+    """The mean answer of a random model over several draws, and its gradient.
+
+    The draws of a sample depend on the seed and its input, and on nothing else: torch's
+    and NumPy's global generators, which models draw from, are seeded for it and put
+    back. So this model gives equal inputs equal answers. A model that draws from
+    generators of its own gives other answers each time.
+
+    A sample's draws are one batch, unless the model draws once for a whole batch, such
+    as one size for all images; that is found out at the first question (64 passes of
+    one sample, not billed), and such a model is then asked draw by draw.
+
+    Every question is billed as so many passes as there are draws, a gradient as so many
+    backward ones.
+
+    Args:
+        model: Whose answers are random.
+        samples: How many draws; None: as many as the gradients at `example` need to
+            have a cosine of 0.8 with the expected one, at most 100 (16 passes of each
+            example, not billed).
+        average: "logits"; or "probabilities", the logarithm of whose mean is then the
+            answer, so that a few draws of huge logits do not decide.
+        seed: Of the draws.
+        example: (m, ...) valid inputs, needed without `samples`.
+
+    Source:
+        Athalye, Engstrom, Ilyas, Kwok: Synthesizing Robust Adversarial Examples, ICML
+        2018; for the choice of the number of draws, this project.
+
+    Raises:
+        BadInput: There is no draw, no such average, or nothing to measure on.
+
+    >>> import torch
+    >>> from robustkit.models.torch import TorchModel
+    >>> from robustkit.numerics.tensors import as_tensor
+    >>> coin = TorchModel(lambda x: x + torch.randn_like(x))
+    >>> sure, x = EOT(coin, samples=100), as_tensor(torch.tensor([[0.0, 1.0]]))
+    >>> [abs(round(float(z))) for z in sure.logits(x).raw[0]]
+    [0, 1]
+    >>> bool((sure.logits(x).raw == sure.logits(x).raw).all()), sure.passes_per_question
+    (True, 100)
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        samples: int | None = None,
+        *,
+        average: str = "logits",
+        seed: int = 0,
+        example: Array | None = None,
+    ) -> None:
+        if average not in ("logits", "probabilities"):
+            raise BadInput(
+                f"cannot average '{average}'; EOT averages 'logits' or 'probabilities'"
+            )
+        if samples is None:
+            samples = _needed(model, example, seed)
+        if samples < 1:
+            raise BadInput(f"EOT needs at least 1 draw; got samples = {samples}")
+        self.bounds, self.access, self.name = model.bounds, model.access, model.name
+        self.abstains = model.abstains
+        self.passes_per_question = samples * model.passes_per_question
+        self.passes_per_gradient = samples * model.passes_per_gradient
+        self.notes = (
+            *model.notes,
+            f"the answers of '{model.name}' are means over {samples} draws each",
+        )
+        self.samples = samples
+        self._model, self._average, self._seed = model, average, seed
+        # Whether the rows of one batch see draws of their own; None: not known yet.
+        self._apart: bool | None = None
+
+    @property
+    def wraps(self) -> Model:
+        return self._model
+
+    def logits(self, x: Batch) -> Tensor:
+        def draw(point: Batch) -> _Draw:
+            return self._model.logits(point), _nowhere
+
+        return self._over_draws(x, draw)[0]
+
+    def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
+        return self._over_draws(x, self._model.linearise)
+
+    def precise(self) -> Model:
+        inner = self._model.precise()
+        if inner is self._model:
+            return self
+        return EOT(inner, self.samples, average=self._average, seed=self._seed)
+
+    def at_layer(self, layer: str) -> Model:
+        inner = self._model.at_layer(layer)
+        return EOT(inner, self.samples, seed=self._seed)
+
+    def shown(self, x: Batch) -> Batch:
+        return self._model.shown(x)
+
+    def to_tensor(self, x: Array) -> Batch:
+        return self._model.to_tensor(x)
+
+    def session(self) -> AbstractContextManager[None]:
+        return self._model.session()
+
+    def fingerprint(self) -> str | None:
+        inner = self._model.fingerprint()
+        if inner is None:
+            return None
+        settings = f"{self.samples} draws of {self._average}, seed {self._seed}"
+        return hashlib.sha256(f"{inner} {settings}".encode()).hexdigest()
+
+    def _over_draws(
+        self, x: Batch, draw: Callable[[Batch], _Draw]
+    ) -> tuple[Tensor, PullBack]:
+        """Means over the draws (n, classes), and the way back through all of them."""
+        if x.shape[0] == 0:
+            return draw(x)
+        if self._apart is None:
+            self._apart = _draws_apart(self._model, take(x, np.arange(1)), self._seed)
+        device, scrambled = _device(x), _scrambled(self._seed)
+        means, ways = [], []
+        for row, key in enumerate(sample_keys(to_numpy(x))):
+            point = take(x, np.array([row]))
+            with seeded(int(key) ^ scrambled, device):
+                if self._apart:
+                    drawn = [draw(_copies(point, self.samples))]
+                else:
+                    drawn = [draw(point) for _ in range(self.samples)]
+            mean, way = self._mean(drawn)
+            means.append(mean)
+            ways.append(way)
+
+        def pull_back(slopes: Tensor) -> Batch:
+            rows = [take(slopes, np.array([row])) for row in range(len(ways))]
+            return stack_rows([way(row) for way, row in zip(ways, rows, strict=True)])
+
+        return stack_rows(means), pull_back
+
+    def _mean(self, drawn: list[_Draw]) -> tuple[Tensor, PullBack]:
+        """The mean (1, classes) over all rows of some batches, and the way back."""
+        logits = stack_rows([values for values, _ in drawn])
+        count = logits.shape[0]
+        chances = logits.softmax(axis=-1)
+        mean = chances.mean(axis=0, keepdims=True)
+        # The logarithm of what is no longer a number above zero has no slope.
+        tiny = float(np.finfo(np.float32).tiny)
+
+        def back(slopes: Tensor) -> Batch:
+            each = slopes / count
+            if self._average == "probabilities":
+                each = each / mean.clip(tiny, 1.0)
+                each = chances * (each - (each * chances).sum(axis=-1, keepdims=True))
+            else:
+                each = _copies(each, count)
+            start, parts = 0, []
+            for values, way in drawn:
+                rows = np.arange(start, start + values.shape[0])
+                parts.append(way(take(each, rows)).sum(axis=0, keepdims=True))
+                start += values.shape[0]
+            return stack_rows(parts).sum(axis=0, keepdims=True)
+
+        if self._average == "probabilities":
+            return mean.clip(tiny, 1.0).log(), back
+        return logits.mean(axis=0, keepdims=True), back
+
+
+def _copies(row: Tensor, count: int) -> Tensor:
+    """One row (1, ...) several times."""
+    return take(row, np.zeros(count, dtype=np.int64))
+
+
+def _device(x: Batch) -> Any:
+    """Where a torch batch lies; None for other frameworks."""
+    return getattr(x.raw, "device", None) if "torch" in type(x.raw).__module__ else None
+
+
+def _nowhere(_: Tensor) -> Batch:
+    raise AssertionError("no way back was asked for")
+
+
+def _scrambled(seed: int) -> int:
+    """Another number of 64 bits for each seed, so that seeds do not meet in a key."""
+    digest = hashlib.blake2b(seed.to_bytes(8, "little"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _draws_apart(model: Model, x: Batch, seed: int) -> bool:
+    """Whether copies of one input (1, ...) in a batch see independent draws."""
+    with seeded(seed, _device(x)), model.session():
+        answers = np.stack(
+            [
+                np.asarray(to_numpy(model.logits(_copies(x, _ROWS))), np.float64)
+                for _ in range(_BATCHES)
+            ]
+        )
+    within = answers.var(axis=1, ddof=1).mean(axis=0).sum()
+    between = answers.mean(axis=1).var(axis=0, ddof=1).sum() * _ROWS
+    return bool(between <= _SHARED * within)
+
+
+def _needed(model: Model, example: Array | None, seed: int) -> int:
+    """How many draws make the mean gradient of the leading gap point the right way.
+
+    With s the squared length of the expected gradient and v the total variance of one
+    draw's, the squared cosine of a mean of k draws is about s / (s + v / k).
+    """
+    if example is None or len(example) == 0:
+        raise BadInput(
+            "how many draws are needed is measured on inputs: give some as `example`, "
+            "or say how many with `samples`"
+        )
+    if model.access < Access.GRADIENT:
+        return _MEASURED
+    x = model.to_tensor(example)
+    gradients = []
+    with seeded(seed, _device(x)), model.session():
+        label = model.logits(x).argmax(axis=1)
+        for _ in range(_MEASURED):
+            logits, pull_back = model.linearise(x)
+            gradient = to_numpy(pull_back(lead(logits, label)[1]))
+            gradients.append(np.asarray(gradient, np.float64).reshape(len(x), -1))
+    drawn = np.nan_to_num(np.stack(gradients))
+    square = (drawn**2).sum(axis=2).mean(axis=0)
+    # Without the draws' products with themselves, whose noise is no signal.
+    signal = (drawn.sum(axis=0) ** 2).sum(axis=1) - _MEASURED * square
+    signal = signal / (_MEASURED * (_MEASURED - 1))
+    ratio = np.where(
+        signal > 0, (square - signal) / np.where(signal > 0, signal, 1), np.inf
+    )
+    needed = float(np.median(ratio)) * _COSINE**2 / (1 - _COSINE**2)
+    return int(min(max(math.ceil(min(needed, _MOST)), 1), _MOST))

@@ -1,0 +1,71 @@
+"""Logits of models that return probabilities."""
+
+import hashlib
+from contextlib import AbstractContextManager
+
+import numpy as np
+
+from robustkit.models.base import Model, PullBack
+from robustkit.numerics.tensors import Array, Batch, Tensor
+
+__all__ = ["Logarithms"]
+
+
+class Logarithms(Model):
+    """A model's outputs as logarithms: logits again, where it returns probabilities.
+
+    The order of the classes is the same, so decisions are. In single precision the
+    margin can be followed as long as the smaller probability is above zero, at a gap of
+    some 100 logits, while that of probabilities ends at 17.
+
+    Args:
+        model: Of outputs that are not negative.
+
+    >>> from robustkit.models.numpy import NumPyModel
+    >>> from robustkit.numerics.tensors import as_tensor
+    >>> model = Logarithms(NumPyModel(lambda x: x))
+    >>> model.logits(as_tensor(np.array([[0.25, 0.75]]))).raw.round(2).tolist()
+    [[-1.39, -0.29]]
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.bounds, self.access, self.name = model.bounds, model.access, model.name
+        self.notes, self.abstains = model.notes, model.abstains
+        self.passes_per_question = model.passes_per_question
+        self.passes_per_gradient = model.passes_per_gradient
+        self._model = model
+
+    @property
+    def wraps(self) -> Model:
+        return self._model
+
+    def logits(self, x: Batch) -> Tensor:
+        return _above_zero(self._model.logits(x)).log()
+
+    def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
+        chances, pull_back = self._model.linearise(x)
+        chances = _above_zero(chances)
+        return chances.log(), lambda slopes: pull_back(slopes / chances)
+
+    def precise(self) -> Model:
+        inner = self._model.precise()
+        return self if inner is self._model else Logarithms(inner)
+
+    def shown(self, x: Batch) -> Batch:
+        return self._model.shown(x)
+
+    def to_tensor(self, x: Array) -> Batch:
+        return self._model.to_tensor(x)
+
+    def session(self) -> AbstractContextManager[None]:
+        return self._model.session()
+
+    def fingerprint(self) -> str | None:
+        inner = self._model.fingerprint()
+        if inner is None:
+            return None
+        return hashlib.sha256(f"{inner} logarithms".encode()).hexdigest()
+
+
+def _above_zero(chances: Tensor) -> Tensor:
+    return chances.clip(float(np.finfo(np.float32).tiny), np.inf)

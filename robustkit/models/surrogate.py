@@ -1,0 +1,166 @@
+"""Answers of one model, gradients or features of another."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from robustkit.errors import BadInput
+from robustkit.models.base import Access, Model, PullBack
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Tensor,
+    like,
+    stack_columns,
+    to_numpy,
+)
+
+__all__ = ["Surrogate", "WithFeatures"]
+
+
+class Surrogate(Model):
+    """A model whose gradients are those of another, differentiable one.
+
+    Every answer, and so what is adversarial, is the model's own; the surrogate, such as
+    a network trained on the model's answers, or the model without its defense, only
+    shows the way. So an attack is one of the whole defense, end to end.
+
+    A gradient is billed as a backward pass of the model; the surrogate's forward pass
+    is the attacker's own and not billed.
+
+    Args:
+        model: To be attacked.
+        surrogate: Of the same inputs and classes, with gradients; in any framework.
+
+    Raises:
+        BadInput: The surrogate has no gradients.
+
+    >>> import numpy as np
+    >>> from robustkit.models.numpy import NumPyModel
+    >>> from robustkit.numerics.tensors import as_tensor
+    >>> steps = NumPyModel(np.round)
+    >>> smooth = NumPyModel(lambda x: x, gradient=lambda x, slopes: slopes)
+    >>> logits, pull_back = Surrogate(steps, smooth).linearise(as_tensor(np.eye(2) / 3))
+    >>> logits.raw.tolist(), pull_back(as_tensor(np.eye(2))).raw.tolist()
+    ([[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]])
+    """
+
+    access = Access.GRADIENT
+
+    def __init__(self, model: Model, surrogate: Model) -> None:
+        if surrogate.access < Access.GRADIENT:
+            raise BadInput(
+                f"the surrogate '{surrogate.name}' has no gradients to lend; Estimated "
+                "makes some from scores"
+            )
+        self._model, self._surrogate = model, surrogate
+        self.bounds, self.name = model.bounds, model.name
+        self.abstains = model.abstains
+        self.passes_per_question = model.passes_per_question
+        self.notes = (
+            *model.notes,
+            f"gradients of '{model.name}' are those of '{surrogate.name}'",
+        )
+
+    @property
+    def wraps(self) -> Model:
+        return self._model
+
+    def logits(self, x: Batch) -> Tensor:
+        return self._model.logits(x)
+
+    def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
+        logits = self._model.logits(x)
+        point = self._surrogate.to_tensor(to_numpy(x[:1]))
+        alike = type(point) is type(x)
+        if not alike:
+            # Of another framework.
+            point = self._surrogate.to_tensor(to_numpy(x))
+        others, back = self._surrogate.linearise(x if alike else point)
+        if others.shape != logits.shape:
+            raise BadInput(
+                f"the surrogate answers with the shape {others.shape}, the model with "
+                f"{logits.shape}; both must have the same classes"
+            )
+        if alike:
+            return logits, back
+
+        def pull_back(slopes: Tensor) -> Batch:
+            there = like(point, np.array(to_numpy(slopes)))
+            return like(x, np.array(to_numpy(back(there))))
+
+        return logits, pull_back
+
+    def precise(self) -> Model:
+        # To be asked for answers only.
+        inner = self._model.precise()
+        return self if inner is self._model else inner
+
+    def shown(self, x: Batch) -> Batch:
+        return self._model.shown(x)
+
+    def to_tensor(self, x: Array) -> Batch:
+        return self._model.to_tensor(x)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        with self._model.session(), self._surrogate.session():
+            yield
+
+
+class WithFeatures(Model):
+    """A model whose outputs have those of a layer behind them, for `Matching`.
+
+    Args:
+        model: Of outputs (n, classes).
+        layer: A name that `Model.at_layer` knows. Each question takes two passes, one
+            for each.
+
+    >>> import torch
+    >>> from robustkit.models.torch import TorchModel
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Linear(5, 3)).eval()
+    >>> model = WithFeatures(TorchModel(net), "0")
+    >>> tuple(model.logits(model.to_tensor(torch.zeros(2, 4).numpy())).shape)
+    (2, 8)
+    """
+
+    def __init__(self, model: Model, layer: str) -> None:
+        self._model, self._features = model, model.at_layer(layer)
+        self._layer = layer
+        self.bounds, self.access, self.name = model.bounds, model.access, model.name
+        self.notes, self.abstains = model.notes, model.abstains
+        self.passes_per_question = 2 * model.passes_per_question
+        self.passes_per_gradient = 2 * model.passes_per_gradient
+
+    @property
+    def wraps(self) -> Model:
+        return self._model
+
+    def logits(self, x: Batch) -> Tensor:
+        return stack_columns([self._model.logits(x), self._features.logits(x)])
+
+    def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
+        logits, back = self._model.linearise(x)
+        features, back_from_features = self._features.linearise(x)
+        classes = logits.shape[1]
+
+        def pull_back(slopes: Tensor) -> Batch:
+            return back(slopes[:, :classes]) + back_from_features(slopes[:, classes:])
+
+        return stack_columns([logits, features]), pull_back
+
+    def precise(self) -> Model:
+        inner = self._model.precise()
+        return self if inner is self._model else WithFeatures(inner, self._layer)
+
+    def shown(self, x: Batch) -> Batch:
+        return self._model.shown(x)
+
+    def to_tensor(self, x: Array) -> Batch:
+        return self._model.to_tensor(x)
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        with self._model.session(), self._features.session():
+            yield

@@ -1,0 +1,342 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import robustkit as rk
+from robustkit.adaptive.adapt import ADAPTIVE
+from robustkit.adaptive.catalogue import REMEDIES
+from robustkit.adaptive.plain import attacks_that_run
+from robustkit.adaptive.remedy import Plan, Remedy
+from robustkit.cli import main
+from robustkit.errors import BadInput
+from robustkit.numerics.random import seeded
+
+EPSILON = 0.2
+
+
+def rounded(x):
+    return (4 * x).round() / 4
+
+
+class Backward(torch.autograd.Function):
+    """The identity, with a backward pass of its own."""
+
+    @staticmethod
+    def forward(context, x, change):
+        context.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(context, slopes):
+        return context.change(slopes), None
+
+
+class Layer(torch.nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, x):
+        return Backward.apply(x, self.change)
+
+
+def evaluated(model, data, attacks=("fmn",), **settings):
+    chosen = {"epsilons": [0.05, EPSILON], "seed": 0} | settings
+    return rk.evaluate(model, data, attacks=list(attacks), **chosen)
+
+
+def adapted(model, data, budget=60, attacks=("fmn",), **settings):
+    with seeded(0):
+        few = {"budget": 40} if list(attacks) == ["square"] else {}
+        results = evaluated(model, data, attacks, **few)
+        found = rk.adapt(
+            results, model, data, budget=budget, epsilon=EPSILON, **settings
+        )
+    return results, found
+
+
+DEFENSES = {
+    "rounded": ({"before": rounded}, "straight-through"),
+    "detached": ({"before": lambda x: x.detach()}, "straight-through"),
+    "numpy": (
+        {"before": lambda x: torch.from_numpy(x.detach().numpy().round(1))},
+        "straight-through",
+    ),
+    "reversed": ({"before": Layer(lambda g: -g)}, "straight-through"),
+    "zero": ({"before": Layer(torch.zeros_like)}, "straight-through"),
+    "probabilities": ({"after": lambda z: (10 * z).softmax(dim=1)}, "logarithms"),
+}
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_what_hides_gradients_is_found_and_mended(name, behind, digits):
+    changes, remedy = DEFENSES[name]
+    model = behind(**changes)
+    first = [r for r in REMEDIES if r.name == remedy]
+    attacks = attacks_that_run(model, digits, ["fmn"], ["linf"])
+    assert (attacks == ["square"]) == (name in ("detached", "numpy"))
+    results, found = adapted(model, digits, attacks=attacks, remedies=first)
+    plain, step = found.of()
+    assert (plain.remedy, step.remedy) == ("plain", remedy)
+    assert step.findings
+    assert step.kept
+    before, after = results.robust_accuracy(EPSILON), found.robust_accuracy(EPSILON)
+    assert plain.robust_accuracy(EPSILON) == before
+    assert before.estimate >= 0.5 or attacks == ["square"]
+    assert after.estimate <= 0.1
+    assert step.nearer > 0
+
+
+def test_every_number_is_that_of_the_model_itself(behind, digits, tmp_path):
+    """The adversarials kept are asked about by hand."""
+    model = behind(before=rounded)
+    results, found = adapted(model, digits)
+    assert found.save(tmp_path) == tmp_path / ADAPTIVE
+    kept = np.load(tmp_path / "adaptive.npz", allow_pickle=False)
+    x, y = digits
+    with torch.no_grad():
+        answers = model(torch.from_numpy(kept["x_adversarial"])).argmax(dim=1).numpy()
+    assert (answers != kept["label"]).all()
+    assert (kept["label"] == y[kept["index"]]).all()
+    apart = np.abs(kept["x_adversarial"] - x[kept["index"]]).reshape(len(answers), -1)
+    np.testing.assert_allclose(apart.max(axis=1), kept["distance"], atol=1e-6)
+    np.testing.assert_allclose(found.distances()[kept["index"]], kept["distance"])
+    # No step loses what an earlier one had found.
+    for earlier, later in zip(found.of(), found.of()[1:], strict=False):
+        assert (later.distance <= earlier.distance).all()
+    assert (found.distances() <= results.distance).all()
+
+
+def test_a_wrapped_model_that_lies_is_not_believed(behind, digits):
+    """A plan whose model calls everything adversarial changes no number."""
+    model = behind()
+
+    class Liar(rk.TorchModel):
+        def logits(self, x):
+            return -super().logits(x)
+
+        def linearise(self, x):
+            logits, pull_back = super().linearise(x)
+            return -logits, lambda slopes: pull_back(-slopes)
+
+    lie = Remedy(
+        "lie",
+        frozenset({"C9"}),
+        "",
+        lambda case: Plan(Liar(model), {"fmn": rk.FMN(steps=10)}),
+    )
+    results, found = adapted(model, digits, remedies=[lie])
+    plain, step = found.of()
+    assert step.nearer == 0
+    np.testing.assert_array_equal(plain.distance, step.distance)
+    assert found.robust_accuracy(0.05) == results.robust_accuracy(0.05)
+
+
+def test_a_remedy_that_fails_is_told_and_stops_nothing(behind, digits):
+    def broken(case):
+        raise RuntimeError("no such luck")
+
+    def half(case):
+        attacks = {"apgd": rk.APGD(0.1, loss="no"), "fmn": rk.FMN(steps=20)}
+        return Plan(case.current, attacks)
+
+    answers = frozenset({"C9"})
+    remedies = [
+        Remedy("first", answers, "", broken),
+        Remedy("second", answers, "", half),
+    ]
+    _, found = adapted(behind(before=rounded), digits, remedies=remedies)
+    _, first, second = found.of()
+    assert first.failures == (("plan", "RuntimeError: no such luck"),)
+    assert [name for name, _ in second.failures] == ["apgd"]
+    assert second.attacked > 0
+
+
+def test_lucky_draws_are_no_adversarials(behind, digits):
+    """Noise on the logits that is wrong one time in ten fools a single draw only."""
+
+    def fickle(logits):
+        wrong = torch.rand(len(logits), 1) < 0.1
+        return torch.where(wrong, -logits, logits)
+
+    _, found = adapted(behind(after=fickle), digits, remedies=[])
+    plain, again = found.of()
+    assert again.remedy == "repeated confirmation"
+    assert found.draws == 100
+    assert again.robust_accuracy(0.05).estimate > plain.robust_accuracy(0.05).estimate
+    # Adversarials of the network itself are some nine times out of ten.
+    broken = np.isfinite(again.distance) & (again.distance > 0)
+    assert (again.expected[broken] > 0.5).all()
+    robust = again.expected_accuracy(EPSILON), again.robust_accuracy(EPSILON).estimate
+    assert robust[0] >= robust[1]
+
+
+def test_means_over_draws_break_a_random_model(behind, digits):
+    def shaken(x):
+        noise = 0.05 * torch.randn_like(x)
+        return Backward.apply(x + noise, lambda g: g * (0.3 + torch.randn_like(g)))
+
+    first = [r for r in REMEDIES if r.name == "expectation"]
+    _, found = adapted(behind(before=shaken), digits, remedies=first, budget=100)
+    _, held, step = found.of()
+    assert step.findings == ("R1",)
+    assert np.median(step.distance) <= 0.75 * np.median(held.distance)
+    best = found.best["linf"]
+    mine = [str(by).startswith("expectation") for by in best.by]
+    assert (best.successes[mine] >= 61).all()
+
+
+def test_a_refusal_is_got_past(behind, digits):
+    """A detector of large pixel sums, which the first attack runs into."""
+    network = rk.TorchModel(behind())
+    usual = float(torch.from_numpy(digits[0]).sum(dim=(1, 2, 3)).max()) + 1.0
+
+    def detector(x):
+        return x.sum(dim=(1, 2, 3)) - usual
+
+    model = rk.Abstaining(network, detector)
+    _, found = adapted(model, digits, attacks=["fgsm"])
+    steps = {step.remedy: step for step in found.of()}
+    assert steps["second margin"].findings == ("T3",)
+    assert found.robust_accuracy(EPSILON).estimate <= 0.1
+    points = found.best["linf"].x[found.distances() > 0]
+    assert (detector(torch.from_numpy(points)) <= 0).all()
+
+
+@pytest.mark.parametrize("name", ["matching", "matching features"])
+def test_outputs_and_features_are_matched(name, behind, digits):
+    (remedy,) = (r for r in REMEDIES if r.name == name)
+    chosen = [dataclasses.replace(remedy, answers=frozenset({"C9"}))]
+    attacks = ["uniform-noise"]
+    _, found = adapted(behind(), digits, attacks=attacks, remedies=chosen, budget=100)
+    plain, step = found.of()
+    assert step.remedy == name
+    assert not step.failures
+    assert np.median(step.distance) <= 0.7 * np.median(plain.distance)
+
+
+def test_a_model_of_decisions_gets_a_student(behind, digits):
+    network = behind()
+
+    def decide(x):
+        with torch.no_grad():
+            return network(torch.from_numpy(x)).argmax(dim=1).numpy()
+
+    model = rk.LabelModel(decide, classes=10)
+    results = evaluated(model, digits, ["rays"], budget=60)
+    chosen = [r for r in REMEDIES if r.name == "student"]
+    found = rk.adapt(results, model, digits, budget=200, remedies=chosen)
+    plain, step = found.of()
+    assert step.findings == ("G1",)
+    assert step.kept
+    assert np.median(step.distance) <= 0.95 * np.median(plain.distance)
+
+
+def test_without_findings_nothing_is_done(behind, digits):
+    notes = frozenset({"G2", "R1"})
+    remedies = [r for r in REMEDIES if r.answers <= notes]
+    assert remedies
+    _, found = adapted(behind(), digits, remedies=remedies)
+    assert [step.remedy for step in found.of()] == ["plain"]
+
+
+def test_plain_data(behind, digits, tmp_path):
+    first = [r for r in REMEDIES if r.name == "straight-through"]
+    _, found = adapted(behind(before=rounded), digits, remedies=first)
+    found.save(tmp_path)
+    content = json.loads((tmp_path / ADAPTIVE).read_text())
+    assert content["findings"] == json.loads(json.dumps(found.to_json()["findings"]))
+    assert content["schema"] == 1
+    steps = content["norms"]["linf"]["steps"]
+    assert steps[0]["remedy"] == "plain"
+    sizes = [entry["epsilon"] for entry in steps[1]["robust_accuracy"]]
+    assert sizes == [0.05, EPSILON]
+    assert all(step["attacks"] for step in steps)
+
+
+def test_several_norms(behind, digits):
+    model = behind(before=rounded)
+    results = evaluated(model, digits, norm=["linf", "l0"], epsilons=None)
+    found = rk.adapt(results, model, digits, budget=40)
+    assert {step.norm for step in found.steps} == {"linf", "l0"}
+    assert np.median(found.distances("l0")) <= np.median(results.distances("l0"))
+    with pytest.raises(BadInput, match="say which one"):
+        found.distances()
+    with pytest.raises(BadInput, match="no norm 'l2'"):
+        found.of("l2")
+
+
+def test_bad_settings(behind, digits):
+    model = behind()
+    results = evaluated(model, digits, samples=8)
+    with pytest.raises(BadInput, match="labels are not those of the run"):
+        rk.adapt(results, model, (digits[0], (digits[1] + 1) % 10))
+    with pytest.raises(BadInput, match="give the data that it was made on"):
+        rk.adapt(results, model, (digits[0][:4], digits[1][:4]))
+    with pytest.raises(BadInput, match="at least 1 pass"):
+        rk.adapt(results, model, digits, budget=0)
+    with pytest.raises(BadInput, match="confirm nothing; got 3"):
+        rk.adapt(results, model, digits, draws=3)
+    with pytest.raises(BadInput, match="epsilon must be positive"):
+        rk.adapt(results, model, digits, epsilon=0)
+    blind = evaluated(
+        model, digits, ["boundary"], samples=4, access="decision", budget=9
+    )
+    with pytest.raises(BadInput, match="limited to decisions"):
+        rk.adapt(blind, model, digits)
+
+    def own(labels):
+        return rk.Misclassification(labels)
+
+    with_own = evaluated(model, digits, samples=4, criterion=own)
+    with pytest.raises(BadInput, match="a criterion of your own"):
+        rk.adapt(with_own, model, digits)
+    again = rk.adapt(with_own, model, digits, criterion=own, remedies=[])
+    assert len(again.of()) == 1
+
+
+def test_remedies_have_names_of_their_own_and_answer_something():
+    assert len({r.name for r in REMEDIES}) == len(REMEDIES)
+    assert all(r.answers and r.cost > 0 for r in REMEDIES)
+    assert dataclasses.is_dataclass(Remedy)
+    catalogue = {
+        *("G1", "G2", "G3", "R1", "R2", "O1", "O3", "S1", "S2", "S3", "S4"),
+        *("C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C9", "T1"),
+    }
+    assert catalogue <= frozenset().union(*(r.answers for r in REMEDIES))
+
+
+def test_the_command(tmp_path):
+    from click.testing import CliRunner
+
+    file = tmp_path / "model.py"
+    file.write_text(
+        "import torch\nfrom robustkit import demo\n\n"
+        "class Coarse(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.net = demo.load_model('digits')\n\n"
+        "    def forward(self, x):\n"
+        "        return self.net((4 * x).round() / 4)\n\n\n"
+        "def build():\n    return Coarse().eval()\n"
+    )
+    out = tmp_path / "run"
+    command = ["eval", f"{file}:build", "--data", "digits", "--samples", "12"]
+    command += ["--attacks", "fmn", "--budget", "50", "--epsilons", "0.1,0.2"]
+    done = CliRunner().invoke(main, [*command, "--adaptive", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "robust accuracy as the findings are answered" in done.stdout
+    assert "straight-through" in done.stdout
+    content = json.loads((out / ADAPTIVE).read_text())
+    assert content["samples"] == 12
+    page = (out / "report.html").read_text()
+    assert "the findings answered" in page
+    assert "straight-through" in page
+    refused = CliRunner().invoke(
+        main, ["eval", "digits", "--adaptive", "--access", "score"]
+    )
+    assert refused.exit_code == 2
+    assert "none to mend" in refused.output

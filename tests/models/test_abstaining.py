@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+import torch
+
+import robustkit as rk
+from robustkit.errors import BadInput
+from robustkit.models.abstaining import Abstaining
+from robustkit.models.base import Access
+from robustkit.models.numpy import NumPyModel
+from robustkit.models.torch import TorchModel
+from robustkit.numerics.tensors import as_tensor, to_numpy
+
+W = np.array([[1.0, -1.0, 0.2], [-1.0, 0.5, 0.4]])
+
+
+def classifier():
+    return NumPyModel(lambda x: x @ W, gradient=lambda x, s: s @ W.T)
+
+
+def detector():
+    """Fires above x0 + x1 = 1.2."""
+    ones = np.ones((2, 1))
+    return NumPyModel(
+        lambda x: x @ ones - 1.2, gradient=lambda x, s: s @ ones.T, name="detector"
+    )
+
+
+def inputs(count=200):
+    return np.random.default_rng(0).random((count, 2))
+
+
+def test_it_refuses_exactly_where_the_detector_fires():
+    x = inputs()
+    for scale in (0.01, 1.0, 100.0):
+        model = Abstaining(classifier(), detector(), scale=scale)
+        answer = to_numpy(model.logits(as_tensor(x))).argmax(axis=1)
+        fires = x.sum(axis=1) > 1.2
+        assert ((answer == 3) == fires).all()
+        assert (answer[~fires] == (x @ W).argmax(axis=1)[~fires]).all()
+
+
+def test_gradients_pass_through_both():
+    x, model = inputs(5), Abstaining(classifier(), detector(), scale=3.0)
+    slopes = np.random.default_rng(1).normal(size=(5, 4))
+    logits, pull_back = model.linearise(as_tensor(x))
+    np.testing.assert_array_equal(logits.raw, model.logits(as_tensor(x)).raw)
+    found = to_numpy(pull_back(as_tensor(slopes)))
+    step = 1e-6
+    for feature in range(2):
+        shift = step * np.eye(2)[feature]
+        above, below = (
+            to_numpy(model.logits(as_tensor(x + sign * shift))) for sign in (1, -1)
+        )
+        expected = ((above - below) * slopes).sum(axis=1) / (2 * step)
+        np.testing.assert_allclose(found[:, feature], expected, atol=1e-6)
+
+
+def test_adversarial_is_misclassified_and_not_refused():
+    """The nearest such point by brute force, on a fine grid."""
+    x = np.array([[0.6, 0.3]])
+    model = Abstaining(classifier(), detector())
+    label = (x @ W).argmax(axis=1)
+    axis = np.linspace(0, 1, 401)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    wrong = (grid @ W).argmax(axis=1) != label
+    allowed = wrong & (grid.sum(axis=1) < 1.2)
+    distance = np.abs(grid - x).max(axis=1)
+    found = rk.run(rk.FMN(steps=200), model, x, label, norm="linf")
+    assert found.distance[0] == pytest.approx(distance[allowed].min(), abs=4e-3)
+    assert found.x_adversarial.sum() <= 1.2
+
+
+def test_refused_originals_are_errors_and_no_success():
+    x = inputs(60)
+    labels = (x @ W).argmax(axis=1)
+    model = Abstaining(classifier(), detector())
+    results = rk.evaluate(
+        model, (x, labels), norm="l2", attacks={"fmn": rk.FMN(steps=60)}
+    )
+    refused = x.astype(np.float32).sum(axis=1) > 1.2
+    assert (results.prediction[refused] == 3).all()
+    assert results.clean_accuracy.estimate == pytest.approx((~refused).mean())
+    assert (results.distance[refused] == 0).all()
+    best = results.adversarials()
+    answer = to_numpy(model.logits(as_tensor(best["x_adversarial"]))).argmax(axis=1)
+    assert (answer != 3).all()
+    assert (answer != best["label"]).all()
+
+
+def test_torch_detectors_and_models_that_refuse_by_themselves():
+    net = torch.nn.Linear(2, 3).eval()
+    x = as_tensor(torch.rand(6, 2))
+    whole = Abstaining(TorchModel(net), torch.nn.Linear(2, 1).eval())
+    assert whole.logits(x).shape == (6, 4)
+    assert whole.access is Access.GRADIENT
+    assert whole.fingerprint() != Abstaining(TorchModel(net)).fingerprint()
+    alone = Abstaining(TorchModel(net))
+    assert torch.equal(alone.logits(x).raw, TorchModel(net).logits(x).raw)
+    assert alone.abstains
+    assert alone.detector is None
+    assert rk.EOT(alone, 2).abstains
+    assert rk.MajorityVote(alone, 2).abstains
+    assert rk.Estimated(alone, 2).abstains
+    blind = Abstaining(TorchModel(net), rk.Estimated(NumPyModel(lambda x: x), 4))
+    assert blind.passes_per_gradient == 4
+
+
+def test_bad_detectors():
+    with pytest.raises(BadInput, match="must be above 0; got 0"):
+        Abstaining(classifier(), detector(), scale=0)
+    model = Abstaining(classifier(), lambda x: x)
+    with pytest.raises(BadInput, match=r"one score per input.*\(3, 2\)"):
+        model.logits(as_tensor(inputs(3)))

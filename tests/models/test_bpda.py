@@ -1,0 +1,233 @@
+import numpy as np
+import pytest
+import torch
+
+import robustkit as rk
+from robustkit.errors import BadInput
+from robustkit.models.base import NoGradient
+from robustkit.models.bpda import BPDA, torch_module
+from robustkit.models.eot import EOT
+from robustkit.models.numpy import NumPyModel
+from robustkit.models.torch import TorchModel
+from robustkit.models.wrappers import Preprocessed
+from robustkit.numerics.tensors import as_tensor, to_numpy
+
+W = torch.tensor([[1.0, -1.0], [0.5, 2.0], [-2.0, 0.3]])
+X = torch.tensor([[0.31, 0.62, 0.11], [0.9, 0.4, 0.77]])
+SLOPES = torch.tensor([[1.0, -1.0], [0.0, 2.0]])
+STRAIGHT = SLOPES @ W.T
+
+
+class Step(torch.nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, x):
+        return self.change(x)
+
+
+class Net(torch.nn.Module):
+    """A step of some kind, then a linear layer."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.quantise = Step(change)
+        self.linear = torch.nn.Linear(3, 2, bias=False)
+        self.linear.weight.data = W.T.contiguous()
+        self.eval()
+
+    def forward(self, x):
+        return self.linear(self.quantise(x))
+
+
+def rounded(x):
+    return (4 * x).round() / 4
+
+
+def gradient(model, x=X, slopes=SLOPES):
+    with model.session():
+        logits, pull_back = model.linearise(as_tensor(x))
+        out = pull_back(as_tensor(slopes)).raw
+    torch.testing.assert_close(logits.raw, model.logits(as_tensor(x)).raw)
+    return out
+
+
+STEPS = {
+    "rounding": rounded,
+    "floor": lambda x: (4 * x).floor() / 4,
+    "numpy": lambda x: torch.from_numpy(np.round(4 * x.detach().numpy()) / 4),
+    "detached": lambda x: x.detach(),
+    "eight bits": lambda x: (255 * x).to(torch.uint8).float() / 255,
+    "division": lambda x: torch.div(x, 0.25, rounding_mode="floor") * 0.25,
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_named_layer_counts_as_the_identity(step):
+    plain = TorchModel(Net(STEPS[step]))
+    model = BPDA(plain, layer="quantise")
+    assert torch.equal(model.logits(as_tensor(X)).raw, plain.logits(as_tensor(X)).raw)
+    torch.testing.assert_close(gradient(model), STRAIGHT)
+    try:
+        without = gradient(plain)
+    except NoGradient:
+        return
+    assert (without == 0).all()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_all_before_a_layer_counts_as_the_identity(step):
+    class Function(Net):
+        def forward(self, x):
+            return self.linear(STEPS[step](x))
+
+    model = BPDA(TorchModel(Function(None)), before="linear")
+    torch.testing.assert_close(gradient(model), STRAIGHT)
+
+
+@pytest.mark.parametrize("step", set(STEPS) - {"numpy"})
+def test_operations_are_found_by_themselves(step):
+    def function(x):
+        return STEPS[step](x) @ W
+
+    model = BPDA(TorchModel(function))
+    found = gradient(model)
+    torch.testing.assert_close(found, STRAIGHT)
+    assert model.replaced
+
+
+def test_no_grad_inside_is_ignored():
+    @torch.no_grad()
+    def function(x):
+        return x @ W
+
+    with pytest.raises(NoGradient):
+        gradient(TorchModel(function))
+    model = BPDA(TorchModel(function))
+    torch.testing.assert_close(gradient(model), STRAIGHT)
+    assert model.replaced == ("no_grad",)
+    # Nothing of it stays behind.
+    with torch.no_grad():
+        assert not torch.is_grad_enabled()
+        assert not (X.clone().requires_grad_() * 2).requires_grad
+    with pytest.raises(NoGradient):
+        gradient(TorchModel(function))
+
+
+def test_thresholds_count_as_sigmoids():
+    levels = torch.tensor([0.25, 0.5, 0.75])
+
+    def thermometer(x):
+        return (x[:, :, None] > levels).float().sum(dim=2) @ W
+
+    with pytest.raises(NoGradient):
+        gradient(TorchModel(thermometer))
+    found = gradient(BPDA(TorchModel(thermometer)))
+    assert ((found > 0) == (STRAIGHT > 0)).all()
+
+
+def test_what_has_gradients_keeps_them():
+    """Ordinary networks are differentiated as they are."""
+    net = torch.nn.Sequential(
+        torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.LayerNorm(8),
+        torch.nn.Dropout(), torch.nn.Linear(8, 2), torch.nn.Softmax(dim=1),
+    ).eval()  # fmt: skip
+    model = BPDA(TorchModel(net))
+    torch.testing.assert_close(gradient(model), gradient(TorchModel(net)))
+    assert model.replaced == ()
+
+
+def test_a_function_of_ones_own_goes_backwards():
+    def double(x):
+        return 2 * x
+
+    model = BPDA(TorchModel(Net(rounded)), layer="quantise", backward=double)
+    torch.testing.assert_close(gradient(model), 2 * STRAIGHT)
+    reached = BPDA(TorchModel(Net(rounded)), before="linear", backward=double)
+    torch.testing.assert_close(gradient(reached), 2 * STRAIGHT)
+
+
+def test_a_preprocessing_step_goes_before_the_model():
+    rest = TorchModel(lambda x: x @ W)
+    model = BPDA(rest, layer=rounded)
+    expected = rounded(X) @ W
+    torch.testing.assert_close(model.logits(as_tensor(X)).raw, expected)
+    torch.testing.assert_close(gradient(model), STRAIGHT)
+    squared = BPDA(rest, layer=rounded, backward=lambda x: x**2)
+    torch.testing.assert_close(gradient(squared), 2 * X * STRAIGHT)
+
+
+def test_a_preprocessing_step_in_numpy():
+    weights = W.numpy().astype(np.float64)
+    rest = NumPyModel(lambda x: x @ weights, gradient=lambda x, s: s @ weights.T)
+    x, slopes = X.numpy().astype(np.float64), SLOPES.numpy().astype(np.float64)
+    for backward, factor in (("identity", 1), (lambda x: 3 * x, 3)):
+        model = BPDA(rest, layer=lambda x: np.round(x, 1), backward=backward)
+        logits, pull_back = model.linearise(as_tensor(x))
+        np.testing.assert_allclose(logits.raw, np.round(x, 1) @ weights)
+        found = to_numpy(pull_back(as_tensor(slopes)))
+        np.testing.assert_allclose(found, factor * STRAIGHT.numpy(), rtol=1e-5)
+
+
+def test_it_composes_with_other_wrappers():
+    def shaken(x):
+        return rounded(x + 0.01 * torch.randn_like(x))
+
+    model = EOT(BPDA(TorchModel(Net(shaken)), layer="quantise"), samples=20)
+    torch.testing.assert_close(gradient(model), STRAIGHT)
+    assert model.passes_per_question == 20
+    normalised = BPDA(Preprocessed(TorchModel(Net(rounded)), [0.0], [0.5]), "quantise")
+    torch.testing.assert_close(gradient(normalised), 2 * STRAIGHT)
+    assert isinstance(torch_module(model), Net)
+    assert torch_module(NumPyModel(lambda x: x)) is None
+    both = BPDA(BPDA(TorchModel(Net(rounded))), before="linear")
+    torch.testing.assert_close(gradient(both), STRAIGHT)
+
+
+def test_hooks_are_removed():
+    net = Net(rounded)
+    gradient(BPDA(TorchModel(net), layer="quantise"))
+    gradient(BPDA(TorchModel(net), before="linear"))
+    for module in net.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+def test_an_attack_gets_through():
+    x, labels = X, (rounded(X) @ W).argmax(dim=1)
+    plain = TorchModel(Net(rounded))
+    blocked = rk.run(rk.FMN(steps=50), plain, x, labels, norm="l2")
+    model = BPDA(plain, "quantise")
+    found = rk.run(rk.FMN(steps=50), model, x, labels, norm="l2")
+    assert found.found.all()
+    assert not blocked.found.any()
+    assert (plain.logits(as_tensor(found.x_adversarial)).raw.argmax(1) != labels).all()
+    assert (found.ledger.backwards == 50).all()
+
+
+def test_bad_settings():
+    model = TorchModel(Net(rounded))
+    with pytest.raises(BadInput, match="no layer 'quantize'; did you mean 'quantise'"):
+        BPDA(model, "quantize")
+    with pytest.raises(BadInput, match="either the layer, or"):
+        BPDA(model, "quantise", before="linear")
+    with pytest.raises(BadInput, match="unknown backward pass 'zero'"):
+        BPDA(model, "quantise", backward="zero")
+    with pytest.raises(BadInput, match="no torch module"):
+        BPDA(NumPyModel(lambda x: x), "quantise")
+    with pytest.raises(BadInput, match=r"'linear' makes \(2, 2\) of \(2, 3\)"):
+        gradient(BPDA(model, "linear"))
+    with pytest.raises(BadInput, match="cannot count as the identity"):
+        gradient(BPDA(TorchModel(lambda x: x @ W[:2]), layer=lambda x: x[:, :2]))
+
+
+def test_what_is_verified_is_the_model_itself():
+    model = TorchModel(torch.nn.Linear(3, 2).eval(), autocast=torch.bfloat16)
+    assert isinstance(BPDA(model).precise(), TorchModel)
+    assert isinstance(BPDA(model, rounded).precise(), BPDA)
+    plain = BPDA(TorchModel(Net(rounded)), "quantise")
+    assert plain.precise() is plain
+    assert plain.fingerprint() != BPDA(TorchModel(Net(rounded))).fingerprint()
+    tapped = BPDA(TorchModel(Net(rounded)), "quantise").at_layer("quantise")
+    assert to_numpy(tapped.logits(as_tensor(X))).shape == (2, 3)
