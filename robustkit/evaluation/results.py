@@ -16,6 +16,7 @@ from robustkit.evaluation.archive import read_best
 from robustkit.evaluation.curve import CONFIDENCE, Curve, Interval, proportion
 from robustkit.evaluation.store import SCHEMA, read_json
 from robustkit.evaluation.tables import COLUMNS, QUERIES, QUERY_COLUMNS
+from robustkit.evaluation.traces import TRACES, Traced, read_traces
 from robustkit.numerics.tensors import Array
 
 __all__ = ["NOT_WARRANTED", "WARRANTS", "Results"]
@@ -135,6 +136,15 @@ class Results:
         return {
             count: Curve(after[wanted, 1 + place]) for place, count in enumerate(counts)
         }
+
+    def traced(self, attack: str, norm: str | None = None) -> Traced:
+        """What happened to the first samples on an attack's way; of nobody in old runs.
+
+        Raises:
+            BadInput: The file of the traces is damaged.
+        """
+        traces = read_traces(self.path / TRACES)
+        return traces.get((self._norm(norm), attack), Traced.nobody())
 
     def curve(self, norm: str | None = None, attack: str | None = None) -> Curve:
         """The minimum-perturbation curve."""
