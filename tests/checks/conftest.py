@@ -25,12 +25,18 @@ class Wrapped(torch.nn.Module):
 
 
 @pytest.fixture
-def findings(digits):
+def wrapped(digits):
+    """Makes a module of the demo network and a change, a function of it and inputs."""
+    return lambda change: Wrapped(digits[0], change).eval()
+
+
+@pytest.fixture
+def findings(digits, wrapped):
     """Ids and severities found at the demo network with a change."""
-    network, x, y = digits
+    _, x, y = digits
 
     def found(change, **settings):
-        model = Wrapped(network, change).eval()
+        model = wrapped(change)
         result = check(model, (x, y), samples=len(x), **settings)
         return {f.id: f.severity.name.lower() for f in result.findings[::-1]}
 
