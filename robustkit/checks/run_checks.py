@@ -37,6 +37,8 @@ def check_run(results: Results) -> list[Finding]:
         _single_step_wins,
         _little_variety,
         _one_attack_is_not_all,
+        _unwarranted,
+        _does_not_hold,
     )
     found: list[Finding] = []
     for norm in results.norms:
@@ -232,6 +234,63 @@ def _one_attack_is_not_all(results: Results, norm: str) -> list[Finding]:
             "report the nearest of all attacks, as robustkit does; never the best "
             "attack's own number",
             {"gap": gap},
+        )
+    ]
+
+
+def _unwarranted(results: Results, norm: str) -> list[Finding]:
+    """T1: the attack unit tests, where they were run."""
+    tests = {name: results.warrant(norm, name) for name in results.attacks(norm)}
+    verdicts = {name: test["verdict"] for name, test in tests.items()}
+    failed = [name for name, verdict in verdicts.items() if verdict == "FAIL"]
+    if not failed:
+        return []
+    passed = [name for name, verdict in verdicts.items() if verdict == "PASS"]
+    rates = [(tests[name].get("success_rate") or {}).get("estimate") for name in failed]
+    said = (
+        f"{norm}: {', '.join(failed)} missed adversarials that are known to exist, "
+        "built into the last layer of this very model"
+    )
+    if passed:
+        said += f"; {', '.join(passed)} did not"
+    else:
+        said += ". So what these attacks do not find here says nothing"
+    return [
+        Finding(
+            "T1",
+            Severity.NOTE if passed else Severity.INVALIDATES,
+            said,
+            "try other attacks, losses or step sizes until one passes (robustkit "
+            "test), and report the numbers of those that do",
+            {
+                f"success rate of {name}": float(rate)
+                for name, rate in zip(failed, rates, strict=True)
+                if rate is not None
+            },
+        )
+    ]
+
+
+def _does_not_hold(results: Results, norm: str) -> list[Finding]:
+    """S3, at the verification of a run's own adversarials."""
+    undone = results.undone(norm)
+    nobody = np.isnan(results.distances(norm))
+    attacked = int((results.distances(norm) != 0).sum())
+    share = float(undone.sum() / max(attacked, 1))
+    if share <= 0.02:
+        return []
+    return [
+        Finding(
+            "S3",
+            Severity.INVALIDATES if share > 0.1 else Severity.SUSPICIOUS,
+            f"{norm}: what attacks called adversarial did not hold when the model was "
+            f"asked again, at {undone.sum()} of {attacked} samples (at "
+            f"{(undone & nobody).sum()} nothing else was found): the model that "
+            "was attacked is not the one that answers, or it answers at random",
+            "if it is random, let several draws decide (MajorityVote) and average "
+            "gradients over them (EOT); attack the model as it is used, end to end",
+            {"share": share},
+            _at(results, undone),
         )
     ]
 

@@ -17,6 +17,7 @@ from robustkit.evaluation.curve import CONFIDENCE, Curve, Interval, proportion
 from robustkit.evaluation.store import SCHEMA, read_json
 from robustkit.evaluation.tables import COLUMNS, QUERIES, QUERY_COLUMNS
 from robustkit.evaluation.traces import TRACES, Traced, read_traces
+from robustkit.evaluation.verify import UNDONE
 from robustkit.numerics.tensors import Array
 
 __all__ = ["NOT_WARRANTED", "WARRANTS", "Results"]
@@ -108,6 +109,11 @@ class Results:
         missing[place] = False
         best[np.isinf(best) & (failed | missing)] = np.nan
         return best
+
+    def undone(self, norm: str | None = None) -> Array:
+        """(n,) whether an attack's adversarial did not hold at its verification."""
+        rows = self._table["undone"] & (self._table["norm"] == self._norm(norm))
+        return np.isin(self.index, self._table["index"][rows])
 
     def backward_passes(self, attack: str, norm: str | None = None) -> int:
         """How many backward passes an attack took, over all samples."""
@@ -331,11 +337,14 @@ def _read_queries(path: Path, attack: str, norm: str) -> Array:
 def _read_table(path: Path) -> dict[str, Array]:
     """The columns of samples.csv as arrays; reasons are left on disk.
 
+    Of a reason only remains whether it is that of an adversarial that did not hold.
+
     A row costs about a hundred bytes of memory, however long the texts in it are.
     """
     integers = {name: array("q") for name in _INTEGERS}
     numbers = {name: array("d") for name in _NUMBERS}
     words: dict[str, list[str]] = {name: [] for name in _WORDS}
+    undone = array("b")
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -348,10 +357,12 @@ def _read_table(path: Path) -> dict[str, Array]:
                     numbers[name].append(float(row[name]))
                 for name in _WORDS:
                     words[name].append(sys.intern(row[name]))
+                undone.append(UNDONE in row["reason"])
     except (OSError, ValueError, TypeError) as error:
         raise BadInput(f"cannot read the table of samples '{path}': {error}") from error
     table: dict[str, Array] = {k: np.array(v) for k, v in integers.items()}
     table |= {name: np.array(values) for name, values in numbers.items()}
     table |= {name: np.array(values, dtype=object) for name, values in words.items()}
     table["found"] = table["found"] == "true"
+    table["undone"] = np.array(undone, dtype=bool)
     return table

@@ -35,9 +35,9 @@ def findings(digits, wrapped):
     """Ids and severities found at the demo network with a change."""
     _, x, y = digits
 
-    def found(change, **settings):
+    def found(change, trials=0, **settings):
         model = wrapped(change)
-        result = check(model, (x, y), samples=len(x), **settings)
+        result = check(model, (x, y), samples=len(x), trials=trials, **settings)
         return {f.id: f.severity.name.lower() for f in result.findings[::-1]}
 
     return found
