@@ -16,6 +16,7 @@ from robustkit.evaluation.store import read_json
 from robustkit.report import words
 from robustkit.report.drawing import draw
 from robustkit.report.examples import choose
+from robustkit.report.findings import picture
 from robustkit.report.panel import QueryLine, attack_order, look_at, query_lines
 from robustkit.report.reproduce import bibtex, command, python_call
 
@@ -64,9 +65,14 @@ def _findings(results: Results) -> list[dict[str, Any]]:
     """What the checks found, if they were made."""
     if not (results.path / FINDINGS).exists():
         return []
+    content = read_json(results.path / FINDINGS)
     return [
-        {**finding, "evidence": words.evidence(finding)}
-        for finding in read_json(results.path / FINDINGS)["findings"]
+        {
+            **finding,
+            "evidence": words.evidence(finding),
+            "picture": picture(results, finding, content.get("measured", {})),
+        }
+        for finding in content["findings"]
     ]
 
 
