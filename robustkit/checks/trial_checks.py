@@ -122,16 +122,22 @@ def _fails_undefended(t: Trials) -> list[Finding]:
     if near >= _HALF and anywhere >= _ENOUGH:
         return []
     size = float(t.epsilons[-2:][0])
+    weak = anywhere < _ENOUGH
     return [
         Finding(
             "C7",
-            Severity.INVALIDATES,
+            Severity.INVALIDATES if weak else Severity.NOTE,
             f"{t.norm}: on the model without its defense, which nothing protects, "
             f"{_name(t)} breaks {100 * near:.0f} % of the samples within {size:.3g}, "
-            f"and {100 * anywhere:.0f} % where it may go anywhere. An attack that "
-            "fails there says nothing about the defense",
+            f"and {100 * anywhere:.0f} % where it may go anywhere. "
+            + (
+                "An attack that fails there says nothing about the defense"
+                if weak
+                else "Unless that model is sturdy by itself at such sizes, the attack "
+                "is too weak to tell what the defense adds"
+            ),
             "mend the attack on the undefended model first: more steps, other step "
-            "sizes, another loss",
+            "sizes, another loss; and compare at sizes at which that model breaks",
             {"success": near, "success anywhere": anywhere, "epsilon": size},
             _at(t, ~t.undefended[:, 0]),
         )

@@ -86,6 +86,9 @@ def test_an_attack_that_fails_without_what_it_is_said_to_fail_for():
     assert found(trials([0, 5, 20, 30], undefended=bare)) == {}
     weak = found(trials([0, 5, 20, 30], undefended=bare & some(10)[:, None]))["C7"]
     assert weak.severity is Severity.INVALIDATES
+    sturdy = np.stack([some(10), some(30)], axis=1)
+    note = found(trials([0, 5, 20, 30], undefended=sturdy))["C7"]
+    assert note.severity is Severity.NOTE
 
 
 @pytest.mark.parametrize(("more", "named"), [(4, False), (10, True)])
