@@ -1,7 +1,8 @@
 """All checks on a model, and on a run if there is one."""
 
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,13 @@ import numpy as np
 
 from robustkit.checks.finding import Finding, Severity, as_json
 from robustkit.checks.model_checks import check_model
-from robustkit.checks.probe import NothingCorrect, probe
+from robustkit.checks.probe import SHARES, NothingCorrect, Probe, probe
 from robustkit.checks.run_checks import check_run
+from robustkit.checks.trace_checks import check_traces
+from robustkit.checks.transfer import ask_again, check_transfer
+from robustkit.checks.trial_checks import check_trials
+from robustkit.checks.trials import try_attack
+from robustkit.engine.attack import FixedBudget
 from robustkit.errors import BadInput
 from robustkit.evaluation.opening import model_and_data
 from robustkit.evaluation.preflight import check_labels, examine
@@ -31,10 +37,12 @@ class Findings:
     Attributes:
         findings: The worst first.
         samples: How many samples the model was asked about.
+        measured: What the pictures of a report show, as plain data.
     """
 
     findings: tuple[Finding, ...]
     samples: int
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def worst(self) -> Severity | None:
@@ -53,6 +61,7 @@ class Findings:
             "samples": self.samples,
             "worst": None if self.worst is None else self.worst.name.lower(),
             "findings": [as_json(finding) for finding in self.findings],
+            "measured": dict(self.measured),
         }
 
     def save(self, run: str | Path) -> Path:
@@ -69,6 +78,9 @@ def check(
     run: str | Path | Results | None = None,
     epsilon: float | None = None,
     samples: int = 64,
+    trials: int = 32,
+    attack: FixedBudget[Any] | None = None,
+    undefended: Any = None,
     seed: int = 0,
     bounds: tuple[float, float] | Bounds | None = None,
     mean: Any = None,
@@ -87,6 +99,12 @@ def check(
         epsilon: A customary perturbation of every feature, in input units; None: 8/255
             of the bounds' width.
         samples: To ask the model about, some 30 forward passes each.
+        trials: So many of them an attack is tried on, at several sizes, with more steps
+            and with targets: up to 250 passes each, a tenth of that on weak models. 0:
+            no trials.
+        attack: What to try; None: plain projected gradient descent.
+        undefended: The same model without its defense, as `model`; then the attack is
+            tried on that, too.
         seed: Of the noise.
         bounds: As for `evaluate`; also `mean`, `std` and `device`.
         mean: See `bounds`.
@@ -113,19 +131,46 @@ def check(
     examined = examine(opened, dataset.example)
     x, y = next(dataset.batches(samples))
     check_labels(y, examined.classes, 0)
-    if run is None:
-        return _ordered(check_model(probe(opened, x, y, size, seed)), len(x))
-    found = check_run(run if isinstance(run, Results) else Results(run))
-    with suppress(NothingCorrect):
-        # Where it is so, the run says as much by itself.
-        found += check_model(probe(opened, x, y, size, seed))
-    return _ordered(found, len(x))
+    found: list[Finding] = []
+    measured: dict[str, Any] = {}
+    if run is not None:
+        results = run if isinstance(run, Results) else Results(run)
+        found += check_run(results) + check_traces(results)
+        for transfer in ask_again(opened, results, samples):
+            found += check_transfer(transfer)
+    seen = None
+    # Where nothing is correct, a run says as much by itself.
+    with suppress(NothingCorrect) if run is not None else nullcontext():
+        seen = probe(opened, x, y, size, seed)
+        found += check_model(seen)
+        measured["gradients"] = _gradients(seen)
+    if seen is not None and trials and not seen.no_gradient:
+        bare = None
+        if undefended is not None:
+            bare, _ = model_and_data(
+                undefended, data, asked, samples, device=device, mean=mean, std=std
+            )
+        tried = try_attack(
+            opened,
+            x[:trials],
+            y[:trials],
+            size,
+            attack=attack,
+            random=seen.random,
+            undefended=bare,
+            seed=seed,
+        )
+        if tried is not None:
+            found += check_trials(tried)
+            measured["trials"] = tried.to_json()
+    return _ordered(found, len(x), measured)
 
 
 def check_results(results: Results, samples: int = 32) -> Findings:
     """Check a run and, if it may follow gradients, its model, loaded by name again.
 
-    A model that is asked for scores or decisions only may cost money, and is not asked.
+    Without trials, which take as many passes as a short attack does. A model that is
+    asked for scores or decisions only may cost money, and is not asked.
 
     Args:
         results: A run whose model and data have names (`robustkit eval`).
@@ -134,12 +179,13 @@ def check_results(results: Results, samples: int = 32) -> Findings:
     """
     config, asked = results.run["config"], results.run["asked"]
     if config["access"] != "gradient":
-        return _ordered(check_run(results), 0)
+        return _ordered(check_run(results) + check_traces(results), 0)
     return check(
         asked["model"],
         asked["data"],
         run=results,
         samples=samples,
+        trials=0,
         seed=config["seed"],
         bounds=tuple(config["bounds"]),
         mean=config["mean"],
@@ -148,6 +194,22 @@ def check_results(results: Results, samples: int = 32) -> Findings:
     )
 
 
-def _ordered(found: list[Finding], samples: int) -> Findings:
+def _gradients(seen: Probe) -> dict[str, Any]:
+    """What the margin did along its gradient, over what the gradient says."""
+    ratio = [
+        [None if np.isnan(value) else float(value) for value in row]
+        for row in seen.ratio
+    ]
+    return {
+        "shares": list(SHARES),
+        "epsilon": seen.epsilon,
+        "index": seen.index.tolist(),
+        "ratio": ratio,
+    }
+
+
+def _ordered(
+    found: list[Finding], samples: int, measured: Mapping[str, Any] | None = None
+) -> Findings:
     order = np.argsort([-finding.severity for finding in found], kind="stable")
-    return Findings(tuple(found[i] for i in order), samples)
+    return Findings(tuple(found[i] for i in order), samples, measured or {})

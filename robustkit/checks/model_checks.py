@@ -12,6 +12,8 @@ __all__ = ["check_model"]
 _SATURATED = 17.0
 # Of the margin's change that the gradient tells: enough, and so little that it is none.
 _GOOD, _USELESS = 0.4, 0.2
+# The correlation of what noise does with what the gradient says of it.
+_EXPLAINED = 0.5
 _BPDA = (
     "let the backward pass skip what has no useful gradient (BPDA), or attack without "
     "gradients: --access score, --access decision"
@@ -47,8 +49,9 @@ def _unavailable(p: Probe) -> list[Finding]:
             Finding(
                 "G1",
                 Severity.SUSPICIOUS if p.declared else Severity.NOTE,
-                f"there are no gradients to follow: {p.no_gradient}. Attacks that need "
-                "them cannot run, and what they do not find says nothing",
+                f"there are no gradients to follow: {p.no_gradient}"
+                f"{p.calls.blamed('flat')}. Attacks that need them cannot run, and "
+                "what they do not find says nothing",
                 f"if the model computes its answer from the input, {_BPDA}",
                 {"samples": len(p.index)},
             )
@@ -78,8 +81,8 @@ def _zero_gradients(p: Probe) -> list[Finding]:
             Severity.INVALIDATES if share > 0.5 else Severity.SUSPICIOUS,
             f"the margin's gradient is exactly zero at {p.zero.sum()} of "
             f"{len(p.index)} samples: something in the model is flat there, such as "
-            "rounding, thresholds, a saturated unit or a detached part, and an attack "
-            "that starts there does not move",
+            "rounding (int8?), thresholds, a saturated unit or a detached part"
+            f"{p.calls.blamed('flat')}, and an attack that starts there does not move",
             f"start attacks from noise or from other samples (`auto` does); {_BPDA}",
             {"share": share},
             _at(p, p.zero),
@@ -103,7 +106,7 @@ def _misleading_gradients(p: Probe) -> list[Finding]:
     if far < -0.3:
         kind, what = "reversed", "going down the gradient raises the margin"
     elif far >= _GOOD and backwards.mean() <= 0.05:
-        return []
+        return _partial_gradients(p, evidence)
     elif near > _GOOD and middle < 0.3:
         kind = "shattered"
         what = "the gradient holds for tiny steps only, since the model is jagged"
@@ -126,12 +129,34 @@ def _misleading_gradients(p: Probe) -> list[Finding]:
         Finding(
             "G3",
             Severity.INVALIDATES,
-            f"the gradients are {kind}: {what}. An attack that follows them finds "
-            "little, however weak the model is",
+            f"the gradients are {kind}: {what}{p.calls.blamed('flat')}. An attack that "
+            "follows them finds little, however weak the model is",
             "average gradients over noise around the point (Estimated), replace the "
             f"backward pass of the jagged part, or {_BPDA.partition(', or ')[2]}",
             evidence,
             _at(p, _spread(known, backwards)),
+        )
+    ]
+
+
+def _partial_gradients(p: Probe, evidence: dict[str, float]) -> list[Finding]:
+    """G3, where the gradient is right as far as it goes, but leaves something out."""
+    told = ~np.isnan(p.foretold) & ~p.zero
+    explained = float(np.median(p.foretold[told])) if told.any() else 1.0
+    if explained >= _EXPLAINED:
+        return []
+    return [
+        Finding(
+            "G3",
+            Severity.SUSPICIOUS,
+            "the gradients are partial: the margin falls along them as they say, but "
+            "under noise most of its changes are others than they say (correlation "
+            f"{explained:.2f}). A part of the model is not in them"
+            f"{p.calls.blamed('flat')}",
+            "let the gradient pass through all of the model, replacing what has none "
+            f"(BPDA); or {_BPDA.partition(', or ')[2]}",
+            {**evidence, "correlation under noise": explained},
+            _at(p, _spread(told, p.foretold[told] < _EXPLAINED)),
         )
     ]
 
@@ -145,15 +170,30 @@ def _random(p: Probe) -> list[Finding]:
             "R1",
             Severity.INVALIDATES if flips > 0.05 else Severity.SUSPICIOUS,
             f"the model answers equal questions differently (predictions of "
-            f"{100 * flips:.0f} % of the samples changed within five questions; is "
-            "dropout left on?). One lucky draw is no adversarial, and one unlucky "
-            "gradient no failure",
-            "average the gradient over draws (EOT) and let several draws vote on each "
-            "decision (MajorityVote); or fix the randomness while you evaluate",
+            f"{100 * flips:.0f} % of the samples changed within five questions; "
+            f"{_cause(p)}). One lucky draw is no adversarial, and one unlucky gradient "
+            "no failure",
+            f"{_switch_off(p)}average the gradient over draws (EOT) and let several "
+            "draws vote on each decision (MajorityVote); or fix the randomness while "
+            "you evaluate",
             {"samples with flips": flips, "spread": float(p.spread.max())},
             _at(p, p.flips > 0),
         )
     ]
+
+
+def _cause(p: Probe) -> str:
+    called = p.calls.blamed("random").strip(" ()")
+    return called or "is dropout left on?"
+
+
+def _switch_off(p: Probe) -> str:
+    if not any("dropout" in call for call in p.calls.random):
+        return ""
+    return (
+        "switch dropout off: model.eval(), and training=False where "
+        "torch.nn.functional.dropout is called. If the randomness is meant: "
+    )
 
 
 def _unstable(p: Probe) -> list[Finding]:
@@ -283,8 +323,10 @@ def _company(p: Probe) -> list[Finding]:
             "R1",
             Severity.INVALIDATES,
             f"answers depend on the other inputs in the batch (they change by "
-            f"{100 * p.company:.1f} %): batch statistics are in use",
-            "evaluate with fixed statistics: model.eval()",
+            f"{100 * p.company:.1f} %): batch statistics are in use"
+            f"{p.calls.blamed('batch')}",
+            "evaluate with fixed statistics: model.eval(), and training=False where "
+            "torch.nn.functional.batch_norm is called",
             {"change": p.company},
         )
     ]

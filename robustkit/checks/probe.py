@@ -3,11 +3,12 @@
 import contextlib
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from robustkit.checks.calls import Calls, calls
 from robustkit.engine.criteria import Misclassification
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, NoGradient
@@ -53,7 +54,10 @@ class Probe:
             zero.
         noise: (n,) the mean change of the margin under uniform noise of half an
             epsilon, as a share of the margin.
+        foretold: (n,) the correlation of those changes with what the gradient says of
+            them; NaN where it is zero.
         epsilon: In input units (Linf).
+        calls: What of torch the model called while it answered once.
     """
 
     index: Array
@@ -70,7 +74,9 @@ class Probe:
     broken: Array
     ratio: Array
     noise: Array
+    foretold: Array
     epsilon: float
+    calls: Calls = field(default_factory=Calls)
 
     @property
     def random(self) -> bool:
@@ -111,10 +117,15 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
     few = min(_ALONE, len(x))
     alone = np.concatenate([_logits(model, x[i : i + 1]) for i in range(few)])
     company = np.linalg.norm(alone - logits[:few], axis=1) / length[:few]
-    why, gradient = _gradient(model, x, label)
+    with calls() as called:
+        why, gradient = _gradient(model, x, label)
+    if model.access < Access.GRADIENT:
+        # Nothing was asked.
+        called = Calls()
     broken = np.asarray(~np.isfinite(gradient).reshape(len(x), -1).all(axis=1))
     gradient = np.where(np.isfinite(gradient), gradient, 0)
     zero = np.asarray(~gradient.reshape(len(x), -1).any(axis=1) & ~broken)
+    noise, foretold = _noise(model, x, label, margin, gradient, epsilon, seed)
     return Probe(
         index=correct,
         total=total,
@@ -129,8 +140,10 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
         zero=zero,
         broken=broken,
         ratio=_ratios(model, x, label, margin, gradient, epsilon),
-        noise=_noise(model, x, label, margin, epsilon, seed),
+        noise=noise,
+        foretold=foretold,
         epsilon=epsilon,
+        calls=called,
     )
 
 
@@ -188,16 +201,34 @@ def _ratios(
 
 
 def _noise(
-    model: Model, x: Array, label: Array, margin: Array, epsilon: float, seed: int
-) -> Array:
+    model: Model,
+    x: Array,
+    label: Array,
+    margin: Array,
+    gradient: Array,
+    epsilon: float,
+    seed: int,
+) -> tuple[Array, Array]:
+    """(n,) how much noise changes the margin, and how well the gradient tells it."""
     bounds = model.bounds
     rng = Rng(seed, sample_keys(x), 0, as_tensor(x))
-    changes = []
+    seen, told = [], []
     for _ in range(_NOISES):
         noise = to_numpy(rng.uniform(x.shape[1:], -epsilon / 2, epsilon / 2))
         near = (x + noise).clip(bounds.lower, bounds.upper).astype(x.dtype)
-        changes.append(np.abs(_margins(_logits(model, near), label) - margin))
-    return np.asarray(np.mean(changes, axis=0) / (np.abs(margin) + 1e-12))
+        seen.append(_margins(_logits(model, near), label) - margin)
+        delta = near.astype(np.float64) - x
+        told.append((gradient * delta).reshape(len(x), -1).sum(axis=1))
+    change = np.abs(seen).mean(axis=0) / (np.abs(margin) + 1e-12)
+    return np.asarray(change), _correlation(np.array(seen), np.array(told))
+
+
+def _correlation(one: Array, other: Array) -> Array:
+    """(n,) of the columns (draws, n) of two arrays; NaN where one does not vary."""
+    one, other = one - one.mean(axis=0), other - other.mean(axis=0)
+    scale = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
+    product = (one * other).sum(axis=0)
+    return np.where(scale > 0, product / np.where(scale > 0, scale, 1), np.nan)
 
 
 @contextlib.contextmanager

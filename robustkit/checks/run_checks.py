@@ -1,6 +1,7 @@
 """Checks of what a run found: attacks held against each other, and against reason."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -12,7 +13,7 @@ from robustkit.models.base import Access
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
 
-__all__ = ["check_run"]
+__all__ = ["Side", "check_run", "sides"]
 
 _Choice: TypeAlias = Callable[[str, Access], bool]
 """Whether an attack of that name and access belongs to a side."""
@@ -21,6 +22,33 @@ _Choice: TypeAlias = Callable[[str, Access], bool]
 _NEARER = 0.99
 _SINGLE_STEP = ("fgsm",)
 _NOISE = ("uniform-noise", "gaussian-noise", "salt-and-pepper")
+_SIDES: dict[str, tuple[_Choice, _Choice]] = {
+    "C3": (
+        lambda name, access: name in _SINGLE_STEP,
+        lambda name, access: access is Access.GRADIENT and name not in _SINGLE_STEP,
+    ),
+    "C5": (
+        lambda name, access: access < Access.GRADIENT and name not in _NOISE,
+        lambda name, access: access is Access.GRADIENT,
+    ),
+    "C6": (
+        lambda name, access: name in _NOISE,
+        lambda name, access: access is Access.GRADIENT,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """Some attacks of a run together.
+
+    Attributes:
+        attacks: Their names.
+        distance: (n,) the least of their distances; infinite: they found none.
+    """
+
+    attacks: tuple[str, ...]
+    distance: Array
 
 
 def check_run(results: Results) -> list[Finding]:
@@ -37,6 +65,8 @@ def check_run(results: Results) -> list[Finding]:
         _single_step_wins,
         _little_variety,
         _one_attack_is_not_all,
+        _unwarranted,
+        _does_not_hold,
     )
     found: list[Finding] = []
     for norm in results.norms:
@@ -101,8 +131,6 @@ def _without_gradients(results: Results, norm: str) -> list[Finding]:
         "gradients mislead here, or the attacks that follow them have too few passes: "
         "run robustkit check, average gradients (Estimated) or replace them, and "
         "report the nearest of all",
-        lambda name, access: access < Access.GRADIENT and name not in _NOISE,
-        lambda name, access: access is Access.GRADIENT,
     )
 
 
@@ -115,8 +143,6 @@ def _noise_wins(results: Results, norm: str) -> list[Finding]:
         "plain noise comes nearer than all attacks that follow gradients",
         "gradients are useless here: attack without them (--attacks "
         f"auto,{_blind(norm)})",
-        lambda name, access: name in _NOISE,
-        lambda name, access: access is Access.GRADIENT,
     )
 
 
@@ -128,33 +154,41 @@ def _single_step_wins(results: Results, norm: str) -> list[Finding]:
         "C3",
         "a single step comes nearer than attacks of many",
         "check the many-step attacks' step size and loss; look for masked gradients",
-        lambda name, access: name in _SINGLE_STEP,
-        lambda name, access: access is Access.GRADIENT and name not in _SINGLE_STEP,
     )
+
+
+def sides(results: Results, norm: str, id: str) -> tuple[Side, Side] | None:
+    """Who is held against whom by the checks C3, C5 and C6.
+
+    Args:
+        results: A run.
+        norm: Whose distances are compared.
+        id: Of the check.
+
+    Returns:
+        The weaker and the stronger side; None: one of them has no attack.
+    """
+    access = _access(results)
+    names = results.attacks(norm)
+    found = []
+    for belongs in _SIDES[id]:
+        side = tuple(n for n in names if n in access and belongs(n, access[n]))
+        if not side:
+            return None
+        distances = [_settled(results.distances(norm, name)) for name in side]
+        found.append(Side(side, np.min(distances, axis=0)))
+    return found[0], found[1]
 
 
 def _nearer(
-    results: Results,
-    norm: str,
-    id: str,
-    what: str,
-    remedy: str,
-    weak: _Choice,
-    strong: _Choice,
+    results: Results, norm: str, id: str, what: str, remedy: str
 ) -> list[Finding]:
     """A finding where weaker attacks beat all that should be stronger."""
-    access = _access(results)
-    names = results.attacks(norm)
-    sides = [
-        [name for name in names if name in access and side(name, access[name])]
-        for side in (weak, strong)
-    ]
-    if not all(sides):
+    compared = sides(results, norm, id)
+    if compared is None:
         return []
-    lesser, greater = (
-        np.min([_settled(results.distances(norm, name)) for name in side], axis=0)
-        for side in sides
-    )
+    weak, strong = compared
+    lesser, greater = weak.distance, strong.distance
     wins = (lesser < _NEARER * greater) & (lesser > 0)
     attacked = int((np.minimum(lesser, greater) > 0).sum())
     share = float(wins.sum() / max(attacked, 1))
@@ -168,7 +202,8 @@ def _nearer(
         Finding(
             id,
             Severity.INVALIDATES if bad and id != "C3" else Severity.SUSPICIOUS,
-            f"{norm}: {what} ({', '.join(sides[0])} against {', '.join(sides[1])}), at "
+            f"{norm}: {what} ({', '.join(weak.attacks)} against "
+            f"{', '.join(strong.attacks)}), at "
             f"{wins.sum()} of {attacked} samples",
             remedy,
             {
@@ -232,6 +267,63 @@ def _one_attack_is_not_all(results: Results, norm: str) -> list[Finding]:
             "report the nearest of all attacks, as robustkit does; never the best "
             "attack's own number",
             {"gap": gap},
+        )
+    ]
+
+
+def _unwarranted(results: Results, norm: str) -> list[Finding]:
+    """T1: the attack unit tests, where they were run."""
+    tests = {name: results.warrant(norm, name) for name in results.attacks(norm)}
+    verdicts = {name: test["verdict"] for name, test in tests.items()}
+    failed = [name for name, verdict in verdicts.items() if verdict == "FAIL"]
+    if not failed:
+        return []
+    passed = [name for name, verdict in verdicts.items() if verdict == "PASS"]
+    rates = [(tests[name].get("success_rate") or {}).get("estimate") for name in failed]
+    said = (
+        f"{norm}: {', '.join(failed)} missed adversarials that are known to exist, "
+        "built into the last layer of this very model"
+    )
+    if passed:
+        said += f"; {', '.join(passed)} did not"
+    else:
+        said += ". So what these attacks do not find here says nothing"
+    return [
+        Finding(
+            "T1",
+            Severity.NOTE if passed else Severity.INVALIDATES,
+            said,
+            "try other attacks, losses or step sizes until one passes (robustkit "
+            "test), and report the numbers of those that do",
+            {
+                f"success rate of {name}": float(rate)
+                for name, rate in zip(failed, rates, strict=True)
+                if rate is not None
+            },
+        )
+    ]
+
+
+def _does_not_hold(results: Results, norm: str) -> list[Finding]:
+    """S3, at the verification of a run's own adversarials."""
+    undone = results.undone(norm)
+    nobody = np.isnan(results.distances(norm))
+    attacked = int((results.distances(norm) != 0).sum())
+    share = float(undone.sum() / max(attacked, 1))
+    if share <= 0.02:
+        return []
+    return [
+        Finding(
+            "S3",
+            Severity.INVALIDATES if share > 0.1 else Severity.SUSPICIOUS,
+            f"{norm}: what attacks called adversarial did not hold when the model was "
+            f"asked again, at {undone.sum()} of {attacked} samples (at "
+            f"{(undone & nobody).sum()} nothing else was found): the model that "
+            "was attacked is not the one that answers, or it answers at random",
+            "if it is random, let several draws decide (MajorityVote) and average "
+            "gradients over them (EOT); attack the model as it is used, end to end",
+            {"share": share},
+            _at(results, undone),
         )
     ]
 

@@ -49,6 +49,18 @@ Examples:
     show_default=True,
     help="To ask the model about, some 30 passes each.",
 )
+@click.option(
+    "--trials",
+    type=click.IntRange(min=0),
+    default=32,
+    show_default=True,
+    help="So many of them a plain attack is tried on, up to 250 passes each.",
+)
+@click.option(
+    "--undefended",
+    metavar="MODEL",
+    help="The same model without its defense: the plain attack must break that.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", help="For torch models, such as cuda:0.")
 @click.option("--bounds", type=Numbers(), help="Of valid inputs.  [default: 0,1]")

@@ -69,6 +69,11 @@ class Ledger:
         self._history: list[tuple[Array, Array, Array]] = []
 
     @property
+    def rows(self) -> Array:
+        """(n,) int64: which of all samples, in the order they were given; ascending."""
+        return self._rows
+
+    @property
     def distance(self) -> PerSample:
         """(n,) of the nearest adversarial seen, in norm units; infinite if none was."""
         return like(self.best, self._distance)

@@ -8,7 +8,7 @@ import numpy as np
 
 from robustkit.engine.attack import Attack
 from robustkit.engine.ledger import Ledger
-from robustkit.engine.problem import Problem
+from robustkit.engine.problem import Listener, Problem
 from robustkit.errors import BadInput
 from robustkit.numerics.tensors import Array, take, to_numpy
 
@@ -42,7 +42,8 @@ def run(
         problem: What to run it on; it is used up.
         budget: The most questions (forward passes, each with or without its backward
             pass) per sample. A step may overdraw it: that is billed, not rewarded.
-        observers: Looked at after each step.
+        observers: Called after each step; those that are listeners too
+            (`engine.problem.Listener`) hear every question.
 
     Returns:
         The problem's ledger, speaking of all samples in their order.
@@ -54,6 +55,9 @@ def run(
         raise BadInput(f"the budget must be at least 1 question; got {budget}")
     attack.check(problem)
     problem.limit(attack.access, budget)
+    observers = tuple(observers)
+    listeners = tuple(o for o in observers if isinstance(o, Listener))
+    problem.tell(listeners)
     ledger = problem.ledger
     try:
         with problem.model.session():
@@ -67,6 +71,8 @@ def run(
                     state = _drop_finished(attack, problem, state)
                     if not problem.size:
                         break
+                    for listener in listeners:
+                        listener.before_step(problem, step)
                     with _Clock(ledger):
                         state = attack.step(problem, state, step)
                     ledger.steps += 1

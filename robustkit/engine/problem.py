@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from robustkit.numerics.tensors import (
     where,
 )
 
-__all__ = ["Answer", "GradientAnswer", "Head", "Problem"]
+__all__ = ["Answer", "GradientAnswer", "Head", "Listener", "Problem"]
 
 T = TypeVar("T")
 
@@ -47,6 +47,45 @@ class Head(Protocol):
 
     def pull_back(self, slopes: Tensor) -> Tensor:
         """From d loss / d logits (n, classes) to d loss / d outputs (n, ...)."""
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """Hears every question and its answer; changes nothing, and asks nothing."""
+
+    def before_step(self, p: "Problem", step: int) -> None:
+        """Called with the samples that will take the step."""
+
+    def after_question(
+        self, p: "Problem", margin: Array, distance: Array, rows: Array | None
+    ) -> None:
+        """Called with the answers to a question.
+
+        Args:
+            p: The problem.
+            margin: (m,) of the points asked about; of several at once, the lowest.
+            distance: (m,) from the originals, in norm units.
+            rows: (m,) places of the samples in the problem, in ascending order; None:
+                all of them.
+        """
+
+    def after_gradient(
+        self,
+        p: "Problem",
+        point: Batch,
+        loss: PerSample | None,
+        gradient: Batch,
+        rows: Array | None,
+    ) -> None:
+        """Called with a gradient.
+
+        Args:
+            p: The problem.
+            point: (m, ...) where it was asked for.
+            loss: (m,) whose gradient it is; None: not known.
+            gradient: (m, ...) that was given.
+            rows: As for `after_question`.
+        """
 
 
 # How many probes the model is shown at once, if the batch has no more rows itself.
@@ -146,6 +185,7 @@ class Problem:
         # Known to lie within the bounds.
         self._inside: Batch | None = None
         self._head = head
+        self._listeners: tuple[Listener, ...] = ()
 
     @property
     def size(self) -> int:
@@ -166,6 +206,10 @@ class Problem:
         """From now on show no more than `access`, and reward `budget` questions."""
         self._access = min(access, self._model.access)
         self.ledger.budget = budget
+
+    def tell(self, listeners: tuple[Listener, ...]) -> None:
+        """From now on tell them of every question."""
+        self._listeners = listeners
 
     def rng(self, step: int) -> Rng:
         """The random numbers of a step (-1 for `init`), the same in any batch."""
@@ -259,6 +303,8 @@ class Problem:
         extra = self._model.passes_per_gradient
         answer = self._recorded(point, margin, backward=extra == 0)
         self.ledger.forwards += extra
+        for listener in self._listeners:
+            listener.after_gradient(self, point, value, gradient, None)
         return GradientAnswer(**vars(answer), gradient=gradient)
 
     def descend(
@@ -332,7 +378,10 @@ class Problem:
             else:
                 self.ledger.backwards[asked] += self.ledger.passes
             with self._model.session():
-                return pull_back(slopes)
+                gradient = pull_back(slopes)
+            for listener in self._listeners:
+                listener.after_gradient(self, point, None, gradient, rows)
+            return gradient
 
         return logits, billed
 
@@ -411,7 +460,17 @@ class Problem:
             wanted,
             decision=access is Access.DECISION,
         )
+        if self._listeners and len(places):
+            self._tell_lowest(margin, distance, wanted)
         return like(self.x, adversarial), like(self.x, margin).astype(self.x.dtype)
+
+    def _tell_lowest(self, margin: Array, distance: Array, asked: Array) -> None:
+        rows = np.flatnonzero(asked.any(axis=1))
+        lowest = margin[rows].argmin(axis=1)
+        for listener in self._listeners:
+            listener.after_question(
+                self, margin[rows, lowest], distance[rows, lowest], rows
+            )
 
     def _logits(self, point: Batch, rows: Array | None) -> Tensor:
         outputs = self._model.logits(point)
@@ -448,6 +507,8 @@ class Problem:
         self.ledger.record(
             point, distances, wins, rows, backward=backward, decision=decision
         )
+        for listener in self._listeners:
+            listener.after_question(self, margins, distances, rows)
         return Answer(point, delta, distance, like(margin, wins), margin)
 
 

@@ -11,14 +11,17 @@ import numpy as np
 
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Criterion
-from robustkit.engine.loop import run
+from robustkit.engine.ledger import Ledger
+from robustkit.engine.loop import Observer, run
 from robustkit.engine.problem import Problem
+from robustkit.engine.trace import Recorder
 from robustkit.errors import BadInput
 from robustkit.evaluation.deadline import OutOfTime, deadline
 from robustkit.evaluation.goals import MakeCriterion, adversarial_from_start
 from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import RunFolder
 from robustkit.evaluation.tables import QUERIES, as_csv, queries_as_csv
+from robustkit.evaluation.traces import Traced
 from robustkit.evaluation.verify import confirm
 from robustkit.models.base import Model
 from robustkit.numerics.norms import Norm
@@ -78,6 +81,7 @@ class _Batch:
         criterion: Of all n.
         from_start: Which are adversarial unperturbed.
         broken: What is wrong with the model's answer to x itself; empty: nothing.
+        traced: How many of the first are traced.
     """
 
     x: Array
@@ -87,6 +91,7 @@ class _Batch:
     criterion: Criterion
     from_start: Array
     broken: list[str]
+    traced: int
 
     def to_attack(self) -> Array:
         """The rows that an attack has to work on."""
@@ -104,6 +109,7 @@ class _Outcome:
         after: (n, counts) the distances known after so many passes as in `QUERIES`.
         counts: What each cost, by name.
         reasons: What went wrong; empty: nothing.
+        traces: What happened on the way, of the rows that are traced.
     """
 
     best: Array
@@ -111,6 +117,7 @@ class _Outcome:
     after: Array
     counts: dict[str, Array]
     reasons: list[str]
+    traces: list[Traced]
 
 
 @dataclass(frozen=True)
@@ -159,7 +166,7 @@ class BatchEvaluator:
         Raises:
             BadInput: The folder has something else of this batch.
         """
-        batch = self._clean(x, label, index)
+        batch = self._clean(x, label, index, folder.to_trace(len(x)))
         folder.add_examples(index, x)
         digest = _digest(x, label, index)
         parts = [
@@ -190,7 +197,7 @@ class BatchEvaluator:
                 "evaluated, or start anew in another folder"
             )
 
-    def _clean(self, x: Array, label: Array, index: Array) -> _Batch:
+    def _clean(self, x: Array, label: Array, index: Array, traced: int) -> _Batch:
         broken, model = [""] * len(x), self.model.precise()
 
         def asked(rows: Array) -> Array:
@@ -216,6 +223,7 @@ class BatchEvaluator:
             criterion=criterion,
             from_start=from_start & ~unknown,
             broken=broken,
+            traced=traced,
         )
 
     def _attack(
@@ -228,9 +236,13 @@ class BatchEvaluator:
             after=np.full((count, len(QUERIES)), np.inf),
             counts={name: np.zeros(count) for name in _COUNTS},
             reasons=list(batch.broken),
+            traces=[],
         )
 
-        def attacked(rows: Array) -> Any:
+        def attacked(rows: Array) -> tuple[Ledger, Recorder | None]:
+            recorder = Recorder(len(rows)) if rows[0] < batch.traced else None
+            observers: list[Observer] = [ticker]
+            observers += [] if recorder is None else [recorder]
             problem = Problem(
                 self.model,
                 self.model.to_tensor(batch.x[rows]),
@@ -241,22 +253,28 @@ class BatchEvaluator:
             )
             try:
                 with deadline(self.time_limit):
-                    return run(attack, problem, budget=self.budget, observers=[ticker])
+                    run(attack, problem, budget=self.budget, observers=observers)
             except BadInput:
                 raise
             except OutOfTime:
                 # In smaller groups it would only take longer.
                 for row in rows:
                     outcome.reasons[row] = f"stopped after {self.time_limit:g} seconds"
-                return problem.ledger
             except Exception as error:
                 if len(rows) > 1:
                     raise
                 # What was found before the model raised is as true as anything.
                 outcome.reasons[rows[0]] = _said(error)
-                return problem.ledger
+            return problem.ledger, recorder
 
-        for rows, ledger in _isolating(attacked, batch.to_attack(), outcome.reasons):
+        for rows, (ledger, recorder) in _isolating(
+            attacked, batch.to_attack(), outcome.reasons
+        ):
+            if recorder is not None:
+                places = np.flatnonzero(rows < batch.traced)
+                outcome.traces.append(
+                    Traced(batch.index[rows[places]], recorder.trace().at(places))
+                )
             outcome.best[rows] = to_numpy(ledger.best)
             outcome.distance[rows] = to_numpy(ledger.distance)
             outcome.after[rows] = np.stack(
@@ -339,6 +357,7 @@ def _shard(key: ShardKey, batch: _Batch, outcome: _Outcome) -> Shard:
         outcome.distance[found],
         outcome.best[found],
         queries_as_csv(batch.index, key.attack, key.norm, outcome.after),
+        Traced.join(outcome.traces),
     )
 
 

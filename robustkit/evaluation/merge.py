@@ -14,6 +14,7 @@ from robustkit.evaluation.results import Results
 from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import EXAMPLES, RunFolder, read_json
 from robustkit.evaluation.tables import COLUMNS, as_csv
+from robustkit.evaluation.traces import TRACES, Traced, read_traces
 from robustkit.numerics.tensors import Array
 
 __all__ = ["merge"]
@@ -69,6 +70,7 @@ class _Part:
 
     def __init__(self, path: Path, size: int) -> None:
         self._best = read_best(path / "best.npz")
+        self._traces = read_traces(path / TRACES)
         self._size = size
         self._rows = self._lines(path)
         self._next = next(self._rows, None)
@@ -90,6 +92,7 @@ class _Part:
                 & (self._best["attack"] == attack)
                 & np.isin(self._best["index"], index)
             )
+            traced = self._traces.get((norm, attack), Traced.nobody())
             yield Shard(
                 ShardKey(number, place, norm, attack, ""),
                 as_csv(listed),
@@ -99,6 +102,7 @@ class _Part:
                 self._best["distance"][best],
                 np.array(self._best["x_adversarial"][best]),
                 "".join(row[_QUERIES] for row in listed),
+                traced.at(np.flatnonzero(np.isin(traced.index, index))),
             )
 
     def _batch(self, number: int) -> Iterator[dict[str, Any]]:

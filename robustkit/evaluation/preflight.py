@@ -40,8 +40,8 @@ def examine(model: Model, x: Array) -> Examined:
     answers = [_ask(model, x[i : i + 1]) for i in range(len(x))]
     failures = [a for a in answers if isinstance(a, Exception)]
     if len(failures) == len(answers):
-        hint = ""
-        if x.ndim == 4:
+        hint = _hint(failures[0])
+        if x.ndim == 4 and not hint:
             hint = (
                 "; images are passed as they are, so check whether the model wants "
                 "channels first (n, c, h, w) or last (n, h, w, c)"
@@ -113,6 +113,25 @@ def _ask(model: Model, x: Array) -> Array | Exception:
         raise
     except Exception as error:
         return error
+
+
+def _hint(error: Exception) -> str:
+    """What torch's errors mean that come from a trap and do not say so."""
+    said = str(error)
+    if "more than 1 value per channel" in said:
+        return (
+            "; it was asked about one at a time, and batch statistics are in use, so "
+            "that answers depend on the other inputs in the batch: evaluate with fixed "
+            "statistics (model.eval())"
+        )
+    if "does not require grad" in said or "does not have a grad_fn" in said:
+        return (
+            "; it seems that the model optimises its own parameters at test time, and "
+            "parameters are frozen while questions are asked. Let it optimise a copy "
+            "that it makes in each forward pass, and attack the whole of it, with the "
+            "inner steps in the graph or with decisions only (--access decision)"
+        )
+    return ""
 
 
 def _same(one: Array | Exception, other: Array | Exception) -> bool:

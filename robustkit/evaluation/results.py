@@ -16,6 +16,8 @@ from robustkit.evaluation.curve import CONFIDENCE, Curve, Interval, proportion
 from robustkit.evaluation.description import check_run, check_warrants, printable
 from robustkit.evaluation.store import SCHEMA, read_json
 from robustkit.evaluation.tables import COLUMNS, QUERIES, QUERY_COLUMNS
+from robustkit.evaluation.traces import TRACES, Traced, read_traces
+from robustkit.evaluation.verify import UNDONE
 from robustkit.numerics.tensors import Array
 
 __all__ = ["NOT_WARRANTED", "WARRANTS", "Results"]
@@ -109,6 +111,11 @@ class Results:
         best[np.isinf(best) & (failed | missing)] = np.nan
         return best
 
+    def undone(self, norm: str | None = None) -> Array:
+        """(n,) whether an attack's adversarial did not hold at its verification."""
+        rows = self._table["undone"] & (self._table["norm"] == self._norm(norm))
+        return np.isin(self.index, self._table["index"][rows])
+
     def backward_passes(self, attack: str, norm: str | None = None) -> int:
         """How many backward passes an attack took, over all samples."""
         rows = (self._table["norm"] == self._norm(norm)) & (
@@ -157,6 +164,15 @@ class Results:
         place = np.searchsorted(self.index, self._table["index"][rows])
         passes[place] = self._table["forward_passes"][rows]
         return passes
+
+    def traced(self, attack: str, norm: str | None = None) -> Traced:
+        """What happened to the first samples on an attack's way; of nobody in old runs.
+
+        Raises:
+            BadInput: The file of the traces is damaged.
+        """
+        traces = read_traces(self.path / TRACES)
+        return traces.get((self._norm(norm), attack), Traced.nobody())
 
     def curve(self, norm: str | None = None, attack: str | None = None) -> Curve:
         """The minimum-perturbation curve."""
@@ -336,6 +352,8 @@ def _read_queries(path: Path, attack: str, norm: str) -> Array:
 def _read_table(path: Path) -> dict[str, Array]:
     """The columns of samples.csv as arrays; reasons are left on disk.
 
+    Of a reason only remains whether it is that of an adversarial that did not hold.
+
     A row costs about a hundred bytes of memory, however long the texts in it are.
     """
     integers = {name: array("q") for name in _INTEGERS}
@@ -343,6 +361,7 @@ def _read_table(path: Path) -> dict[str, Array]:
     words: dict[str, list[str]] = {name: [] for name in _WORDS}
     # Each word is in memory once, however many rows have it.
     known: dict[str, str] = {}
+    undone = array("b")
     try:
         with open(inside(path), newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -358,10 +377,12 @@ def _read_table(path: Path) -> dict[str, Array]:
                     if word not in known:
                         known[word] = printable(word)
                     words[name].append(known[word])
+                undone.append(UNDONE in row["reason"])
     except (OSError, ValueError, TypeError, OverflowError, csv.Error) as error:
         raise BadInput(f"cannot read the table of samples '{path}': {error}") from error
     table: dict[str, Array] = {k: np.array(v) for k, v in integers.items()}
     table |= {name: np.array(values) for name, values in numbers.items()}
     table |= {name: np.array(values, dtype=object) for name, values in words.items()}
     table["found"] = table["found"] == "true"
+    table["undone"] = np.array(undone, dtype=bool)
     return table

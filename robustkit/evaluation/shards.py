@@ -6,17 +6,18 @@ import io
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from robustkit.evaluation.traces import Traced
 from robustkit.numerics.tensors import Array
 
 __all__ = ["Shard", "ShardKey", "Shards", "write_atomically"]
 
-_MAGIC = b"robustkit shard 2 "
+_MAGIC = b"robustkit shard 3 "
 _ARRAYS = ("prediction", "index", "label", "distance", "points")
 
 
@@ -52,6 +53,7 @@ class Shard:
         distance: (m,) of the adversarials, in norm units.
         points: (m, ...) the adversarials, as shown to the model.
         queries: The lines of queries.csv, one for each of those of samples.csv.
+        traced: What happened on the way, of the samples that are traced.
     """
 
     key: ShardKey
@@ -62,6 +64,7 @@ class Shard:
     distance: Array
     points: Array
     queries: str = ""
+    traced: Traced = field(default_factory=Traced.nobody)
 
 
 class Shards:
@@ -103,6 +106,7 @@ class Shards:
             "key": _bytes(json.dumps(vars(shard.key))),
             "text": _bytes(shard.text),
             "queries": _bytes(shard.queries),
+            "traced": shard.traced.to_records(),
             **{name: getattr(shard, name) for name in _ARRAYS},
         }
         payload = io.BytesIO()
@@ -128,6 +132,7 @@ class Shards:
                 arrays["text"].tobytes().decode(),
                 **{name: arrays[name] for name in _ARRAYS},
                 queries=arrays["queries"].tobytes().decode(),
+                traced=Traced.from_records(arrays["traced"]),
             )
 
     def _file(self, key: ShardKey) -> Path:

@@ -20,6 +20,7 @@ from robustkit.errors import BadInput
 from robustkit.evaluation.archive import MOST_TEXT, inside
 from robustkit.evaluation.shards import Shard, ShardKey, Shards, write_atomically
 from robustkit.evaluation.tables import write_tables
+from robustkit.evaluation.traces import TRACED, TRACES
 from robustkit.numerics.tensors import Array
 
 __all__ = ["EXAMPLES", "SCHEMA", "RunFolder", "read_json", "unfinished", "write_json"]
@@ -82,6 +83,7 @@ class RunFolder:
             ) from error
         self._shards = Shards(self.path / _SHARDS)
         self._examples: dict[str, Array] | None = None
+        self._evaluated = 0
 
     def __enter__(self) -> Self:
         for stale in self.path.glob(f"{_STALE}*"):
@@ -135,6 +137,15 @@ class RunFolder:
         if self._watch is not None:
             self._watch(shard, True)
 
+    def to_trace(self, count: int) -> int:
+        """How many of the next `count` samples belong to those that are traced.
+
+        To be asked once about each batch, in their order.
+        """
+        room = max(TRACED - self._evaluated, 0)
+        self._evaluated += count
+        return min(room, count)
+
     def add_examples(self, index: Array, x: Array) -> None:
         """Keep the first `EXAMPLES` of all originals (n, ...) in examples.npz."""
         new = {"index": index, "x": x.astype(np.float32)}
@@ -156,7 +167,7 @@ class RunFolder:
         write_json(self.path / name, content)
 
     def write_tables(self) -> None:
-        """Make samples.csv and best.npz from all that was kept."""
+        """Make the tables, best.npz and traces.npz from all that was kept."""
         write_tables(self.path, self._shards)
 
     def _unfinished(self) -> dict[str, Any] | None:
@@ -168,7 +179,7 @@ class RunFolder:
         if begun and "run.json" in content:
             return read_json(self.path / "run.json")
         # What a process leaves that was killed at once.
-        left = {"samples.csv", "best.npz", "queries.csv", "error.txt"}
+        left = {"samples.csv", "best.npz", "queries.csv", TRACES, "error.txt"}
         visible = {name for name in content if not name.startswith(".")}
         if not content or (begun and visible <= left):
             return None

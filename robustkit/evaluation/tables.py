@@ -1,4 +1,4 @@
-"""The tables of a run, samples.csv, queries.csv and best.npz, made from its shards."""
+"""The files of a run that are made from its shards: tables, adversarials, traces."""
 
 import contextlib
 import csv
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.evaluation.shards import Shard, write_atomically
+from robustkit.evaluation.traces import TRACED, TRACES, Traced, write_traces
 from robustkit.numerics.tensors import Array
 
 __all__ = [
@@ -92,7 +93,7 @@ def queries_as_csv(index: Array, attack: str, norm: str, after: Array) -> str:
 
 
 def write_tables(folder: Path, shards: Iterable[Shard]) -> None:
-    """Write samples.csv, queries.csv and best.npz, each whole or not at all.
+    """Write samples.csv, queries.csv, best.npz, traces.npz; each whole or not at all.
 
     Args:
         folder: To write to.
@@ -108,6 +109,7 @@ def write_tables(folder: Path, shards: Iterable[Shard]) -> None:
     ):
         table.write((",".join(COLUMNS) + "\n").encode())
         queries.write((",".join(QUERY_COLUMNS) + "\n").encode())
+        first = _First()
         with _Columns(Path(parts)) as columns:
             by_norm = operator.attrgetter("key.batch", "key.norm")
             for _, some in itertools.groupby(shards, by_norm):
@@ -115,9 +117,39 @@ def write_tables(folder: Path, shards: Iterable[Shard]) -> None:
                 for shard in attacks:
                     table.write(shard.text.encode())
                     queries.write(shard.queries.encode())
+                    first.add(shard)
                 columns.add(attacks)
         with write_atomically(folder / "best.npz") as file:
             columns.pack(file)
+    with write_atomically(folder / TRACES) as file:
+        write_traces(file, first.parts)
+
+
+class _First:
+    """The traces of the first samples of a run, whatever its parts have kept.
+
+    Attributes:
+        parts: By norm and attack, batch by batch.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[str, str, Traced]] = []
+        self._batch, self._index = -1, np.zeros(0, dtype=np.int64)
+        self._earlier = 0
+
+    def add(self, shard: Shard) -> None:
+        """Take what belongs to it from one shard; batch after batch."""
+        if shard.key.batch != self._batch:
+            self._earlier += len(self._index)
+            self._batch = shard.key.batch
+            self._index = np.zeros(0, dtype=np.int64)
+            if self._earlier < TRACED:
+                lines = shard.queries.splitlines()
+                index = [int(line.partition(",")[0]) for line in lines]
+                self._index = np.array(index[: TRACED - self._earlier], dtype=np.int64)
+        kept = np.flatnonzero(np.isin(shard.traced.index, self._index))
+        if len(kept):
+            self.parts.append((shard.key.norm, shard.key.attack, shard.traced.at(kept)))
 
 
 class _Columns:

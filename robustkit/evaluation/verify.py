@@ -9,7 +9,10 @@ from robustkit.models.base import Model
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array, as_tensor, take, to_numpy
 
-__all__ = ["confirm", "confirm_repeatedly", "held"]
+__all__ = ["UNDONE", "confirm", "confirm_repeatedly", "held"]
+
+UNDONE = "at a fresh forward pass, not below 0"
+"""What is said of an adversarial that did not hold when the model was asked again."""
 
 _PUSHES = (0.0, 1e-5, 1e-4, 1e-3)
 _FURTHER_PUSHES = (3e-3, 1e-2, 3e-2, 1e-1)
@@ -60,7 +63,7 @@ def confirm(
         holds = margin < 0
         points[open_rows[holds]] = tried[holds]
         for row, value in zip(open_rows[~holds], margin[~holds], strict=True):
-            wrong[row] = f"margin {value:.3g} at a fresh forward pass, not below 0"
+            wrong[row] = f"margin {value:.3g} {UNDONE}"
         for row in open_rows[holds]:
             wrong[row] = ""
         open_rows = open_rows[~holds]

@@ -29,6 +29,7 @@ from robustkit.report.charts import (
     spectrum_chart,
 )
 from robustkit.report.examples import Gallery, choose
+from robustkit.report.findings import picture
 from robustkit.report.spectrum import spectrum
 from robustkit.report.tables import (
     accuracy_table,
@@ -240,12 +241,14 @@ def _findings(results: Results) -> list[dict[str, str]]:
     if not path.exists():
         return []
     try:
+        content = read_json(path)
         return [
             {
                 **{name: str(finding[name]) for name in _FINDING},
                 "evidence": words.evidence(finding),
+                "picture": picture(results, finding, content.get("measured", {})),
             }
-            for finding in read_json(path)["findings"]
+            for finding in content["findings"]
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(

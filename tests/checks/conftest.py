@@ -25,13 +25,19 @@ class Wrapped(torch.nn.Module):
 
 
 @pytest.fixture
-def findings(digits):
-    """Ids and severities found at the demo network with a change."""
-    network, x, y = digits
+def wrapped(digits):
+    """Makes a module of the demo network and a change, a function of it and inputs."""
+    return lambda change: Wrapped(digits[0], change).eval()
 
-    def found(change, **settings):
-        model = Wrapped(network, change).eval()
-        result = check(model, (x, y), samples=len(x), **settings)
+
+@pytest.fixture
+def findings(digits, wrapped):
+    """Ids and severities found at the demo network with a change."""
+    _, x, y = digits
+
+    def found(change, trials=0, **settings):
+        model = wrapped(change)
+        result = check(model, (x, y), samples=len(x), trials=trials, **settings)
         return {f.id: f.severity.name.lower() for f in result.findings[::-1]}
 
     return found

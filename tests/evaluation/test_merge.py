@@ -42,7 +42,8 @@ def contents(run):
     table = [row[:place] + row[place + 1 :] for row in rows]
     examples = np.load(run / "examples.npz")
     first = [examples["index"].tolist(), examples["x"].tolist()]
-    return table, (run / "best.npz").read_bytes(), first
+    bytes_of = [(run / name).read_bytes() for name in ("best.npz", "traces.npz")]
+    return table, bytes_of, first
 
 
 def without_seconds(run):

@@ -78,6 +78,7 @@ def test_shards_become_one_table_and_one_plain_npz(tmp_path):
         "best.npz",
         "queries.csv",
         "samples.csv",
+        "traces.npz",
     ]
 
 

@@ -1,0 +1,139 @@
+"""Checks of what happened on an attack's way, sample by sample."""
+
+import numpy as np
+
+from robustkit.checks.finding import Finding, Severity
+from robustkit.engine.trace import Trace
+from robustkit.evaluation.results import Results
+from robustkit.evaluation.traces import Traced
+from robustkit.numerics.tensors import Array
+
+__all__ = ["check_traces", "lost", "unfinished"]
+
+# Baselines that try one point after another have no way to speak of. (And whatever
+# follows no gradients asks about proposals, which may be far off to the end.)
+_NOISE = ("uniform-noise", "gaussian-noise", "salt-and-pepper")
+# Of the first margin: the last question is far from adversarial.
+_FAR = 0.5
+# The last part of the steps, and the fall in it that says there is more to come: of the
+# margin, as a share of its whole fall; of the distance, as a share of it.
+_LAST, _MARGIN_FALL, _DISTANCE_FALL = 0.1, 0.05, 0.02
+_SOME = 0.05
+_MANY = 0.2
+
+
+def check_traces(results: Results) -> list[Finding]:
+    """All findings about how attacks moved, of the samples that a run traced.
+
+    Args:
+        results: A run, finished or not; an old one without traces has none.
+    """
+    found = []
+    for norm in results.norms:
+        nearest = results.distances(norm)
+        for name in results.attacks(norm):
+            traced = results.traced(name, norm)
+            if len(traced) == 0 or name in _NOISE:
+                continue
+            if results.run["attack_access"].get(name) == "gradient":
+                found += lost(traced, name, norm)
+            place = np.searchsorted(results.index, traced.index)
+            own = results.distances(norm, name)[place]
+            # Where another attack came nearer, its last steps do not matter.
+            counts = ~(own > nearest[place])
+            found += unfinished(traced.at(np.flatnonzero(counts)), name, norm)
+    return found
+
+
+def lost(traced: Traced, attack: str, norm: str) -> list[Finding]:
+    """S1: adversarials were seen, and the attack ended far from any.
+
+    Args:
+        traced: Samples that the attack worked on.
+        attack: Its name.
+        norm: Whose distance it minimised.
+    """
+    trace = traced.trace
+    broken = trace.first_adversarial >= -1
+    away = broken & (trace.first_margin > 0)
+    away &= trace.last_margin > _FAR * trace.first_margin
+    share = float(away.sum() / max(broken.sum(), 1))
+    if share <= _SOME:
+        return []
+    return [
+        Finding(
+            "S1",
+            Severity.NOTE,
+            f"{norm}: {attack} had an adversarial and ended far from it, at "
+            f"{away.sum()} of {broken.sum()} samples. The number here stands, since "
+            "the nearest of all questions counts; by the attack's last points alone, "
+            "as many packages report, robust accuracy would be up to "
+            f"{100 * away.mean():.0f} points higher",
+            "smaller steps towards the end; report the best point of a run, never the "
+            "last",
+            {"share": share, "last not adversarial": float(away.mean())},
+            _at(traced, away),
+        )
+    ]
+
+
+def unfinished(traced: Traced, attack: str, norm: str) -> list[Finding]:
+    """S2: the attack was still getting somewhere when its steps were over.
+
+    Args:
+        traced: Samples that the attack worked on, those where it came nearest.
+        attack: Its name.
+        norm: Whose distance it minimised.
+    """
+    if len(traced) == 0:
+        return []
+    margin, distance = falls(traced.trace)
+    still = (margin > _MARGIN_FALL) | (distance > _DISTANCE_FALL)
+    share = float(still.mean())
+    if share <= _MANY:
+        return []
+    steps = int(np.median(traced.trace.steps))
+    return [
+        Finding(
+            "S2",
+            Severity.SUSPICIOUS,
+            f"{norm}: {attack} was still getting nearer in the last tenth of its steps "
+            f"({steps} in the median), at {still.sum()} of {len(traced)} samples: it "
+            "was stopped before it was done",
+            "give it more steps (--budget), or a larger first step",
+            {
+                "share": share,
+                "largest fall of the distance": float(distance.max()),
+                "largest fall of the margin": float(margin.max()),
+                "steps": steps,
+            },
+            _at(traced, still),
+        )
+    ]
+
+
+def falls(trace: Trace) -> tuple[Array, Array]:
+    """(n,) each, how much fell in the last tenth of the steps; 0 where it does not say.
+
+    Of samples without an adversarial the lowest margin, as a share of all that it fell
+    from the first question on; of the others the best distance, as a share of it.
+    """
+    rows = np.arange(len(trace.steps))
+    last = np.maximum(trace.points() - 1, 0)
+    early = np.floor((1 - _LAST) * (trace.steps - 1) / trace.stride).astype(int)
+    early = np.clip(early, 0, last)
+    # Too few points to speak of a last tenth.
+    known = (last >= 2) & (early < last)
+    low, lower = (trace.lowest_margin[rows, k] for k in (early, last))
+    whole = trace.first_margin - lower
+    margin = np.where(whole > 0, (low - lower) / np.where(whole > 0, whole, 1), 0)
+    far, near = (trace.best_distance[rows, k] for k in (early, last))
+    found = np.isfinite(near)
+    with np.errstate(invalid="ignore"):
+        fall = np.where(near > 0, (far - near) / np.where(near > 0, near, 1), 0)
+    distance = np.where(found & known, fall, 0)
+    return np.where(~found & known, margin, 0), distance
+
+
+def _at(traced: Traced, chosen: Array) -> tuple[int, ...]:
+    return tuple(int(i) for i in traced.index[chosen])

@@ -1,0 +1,140 @@
+import json
+
+import numpy as np
+import pytest
+
+import robustkit as rk
+from robustkit.errors import BadInput
+from robustkit.evaluation.store import write_json
+from robustkit.report.checklist import checklist
+
+
+@pytest.fixture(scope="module")
+def planted(plant):
+    return plant(seed=7, samples=20, features=6, bounds=(0.0, 1.0), dtype=np.float32)
+
+
+@pytest.fixture
+def run(planted, tmp_path):
+    def make(attacks=("fmn", "square"), **settings):
+        return rk.evaluate(
+            planted.model(),
+            (planted.x, planted.y),
+            attacks=list(attacks),
+            budget=40,
+            out=tmp_path / "run",
+            **settings,
+        )
+
+    return make
+
+
+def answers(results):
+    """Mark and answer of each question."""
+    found = {}
+    for line in checklist(results.path).splitlines():
+        if line.startswith("- "):
+            question, _, said = line[2:].rpartition("? *")
+            mark = "[ ] **open:**" if "**open:**" in question else question[:3]
+            found[question.removeprefix(mark).strip()] = mark, said.rstrip("*")
+    return found
+
+
+def marks(results):
+    return {question: mark for question, (mark, _) in answers(results).items()}
+
+
+OPEN, YES, NO = "[ ] **open:**", "[x]", "[ ]"
+
+
+def test_what_only_authors_can_answer_stays_open(run):
+    results = run()
+    told = marks(results)
+    for question in (
+        "Why is that threat model of interest",
+        "Was an adaptive attack made for this very defense, by people who tried to "
+        "break it",
+        "Are code, weights and adversarials published",
+        "Is the model that was attacked the whole defense",
+    ):
+        assert told[question] == OPEN
+    text = checklist(results.path)
+    assert f"{list(told.values()).count(OPEN)} open." in text
+    assert f"{list(told.values()).count(YES)} of {len(told)} answered yes" in text
+
+
+def test_a_run_without_checks_says_nothing_of_symptoms(run):
+    told = answers(run())
+    assert told["Is the loss smooth enough to be followed"][0] == OPEN
+    assert told["Had the attacks converged"][0] == OPEN
+    assert "robustkit check" in told["Had the attacks converged"][1]
+
+
+def test_what_the_run_answers_is_from_the_run(run):
+    told = answers(run(norm=["linf", "l2"], epsilons={"linf": [0.1], "l2": [0.5]}))
+    threat = told["What may the adversary change, how much, and what for"]
+    assert threat[0] == YES
+    assert "linf 0.1; l2 0.5" in threat[1]
+    kinds = told["Are they of different kinds"]
+    assert kinds == (YES, "gradient: fmn; score: square (run.json).")
+    assert told["Is one of them without gradients"] == (YES, "square (run.json).")
+    assert told["Are plain noise and a single step there to compare with"][0] == NO
+    assert told["Did the attacks pass a test with a known answer"][0] == NO
+
+
+def test_findings_answer_no_and_are_quoted(run, planted):
+    results = run()
+    found = rk.check(planted.model(), (planted.x, planted.y), run=results)
+    found.save(results.path)
+    told = marks(results)
+    assert told["Is the loss smooth enough to be followed"] == YES
+    assert told["Do twice the steps bring nothing"] == YES
+    assert told["Does the attack break the model without its defense"] == OPEN
+    content = json.loads((results.path / "findings.json").read_text())
+    bad = {"id": "R2", "severity": "suspicious", "diagnosis": "rugged as a saw"}
+    content["findings"].append(bad)
+    write_json(results.path / "findings.json", content)
+    answer = answers(results)["Is the loss smooth enough to be followed"]
+    assert answer == (NO, "No. R2: rugged as a saw (findings.json).")
+    # A note is no symptom.
+    content["findings"][-1]["severity"] = "note"
+    write_json(results.path / "findings.json", content)
+    assert marks(results)["Is the loss smooth enough to be followed"] == YES
+
+
+def test_a_model_that_was_not_asked_answers_nothing(run):
+    results = run()
+    write_json(results.path / "findings.json", {"samples": 0, "findings": []})
+    told = marks(results)
+    assert told["Does it return logits"] == OPEN
+    assert told["Do the adversarials hold when asked about again"] == YES
+
+
+def test_the_undefended_model_answers_when_it_was_tried(run, planted):
+    results, model = run(), planted.model()
+    data = (planted.x, planted.y)
+    rk.check(model, data, run=results, undefended=model, epsilon=0.2).save(results.path)
+    told = marks(results)
+    assert told["Does the attack break the model without its defense"] in (YES, NO)
+
+
+@pytest.mark.parametrize("attacks", [["fmn"], ["gaussian-noise"]])
+def test_one_attack_is_not_enough(run, attacks):
+    results = run(attacks)
+    write_json(results.path / "findings.json", {"samples": 9, "findings": []})
+    told = marks(results)
+    assert told["Are they of different kinds"] == NO
+    assert told["Do attacks with more power do better than those with less"] == NO
+    assert told["Is it that of the nearest of all attacks, sample by sample"] == NO
+
+
+def test_old_runs_and_broken_files(run):
+    results = run()
+    write_json(results.path / "findings.json", {"samples": 9, "findings": []})
+    (results.path / "traces.npz").unlink()
+    assert marks(results)["Had the attacks converged"] == OPEN
+    write_json(results.path / "findings.json", {"samples": 9, "findings": [3]})
+    with pytest.raises(BadInput, match="does not hold findings"):
+        checklist(results.path)
+    with pytest.raises(BadInput, match="not a run folder"):
+        checklist(results.path / "nothing")
