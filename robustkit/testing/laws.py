@@ -539,6 +539,9 @@ def _best_seen(t: Trial, v: Verdict) -> float:
     queries = np.concatenate(
         [q.reshape(-1, *task.x.shape[1:]) for q in v.outcome.model.queries]
     )
+    if t.subject.budget is not None:
+        # What is overdrawn is not rewarded; the first question was about the original.
+        queries = queries[: 1 + t.subject.budget]
     flat = queries.reshape(len(queries), -1)
     lower, upper = task.bounds.lower, task.bounds.upper
     queries = queries[((flat >= lower) & (flat <= upper)).all(axis=1)]

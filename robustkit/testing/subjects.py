@@ -91,6 +91,8 @@ class Subject(ABC):
         bounded: It searches within an epsilon; a nearer adversarial is no better.
         billed: It is run by our loop, which keeps a ledger.
         takes: Which of the settings it can be given.
+        budget: The most passes per sample that count, where a law gives no other;
+            None: any number.
         dtype: Of the inputs that it is given unless a law says otherwise.
     """
 
@@ -100,6 +102,7 @@ class Subject(ABC):
     bounded: bool
     billed: bool
     takes: frozenset[str]
+    budget: int | None
     dtype: type
 
     @abstractmethod
@@ -114,7 +117,8 @@ class Ours(Subject):
     Args:
         own: To be run.
         name: For people.
-        budget: The most passes per sample in each run; None: the attack's own.
+        budget: The most passes per sample in each run, which is planned for that;
+            None: the attack's own settings.
     """
 
     own: Attack[Any]
@@ -160,7 +164,8 @@ class Ours(Subject):
         if len(task.x):
             margin = criterion.margin(asked.logits(originals))
             problem.ledger.know(to_numpy(margin) < 0)
-        ledger = loop.run(attack, problem, budget=settings.budget)
+        budget = self.budget if settings.budget is None else settings.budget
+        ledger = loop.run(attack, problem, budget=budget)
         return Outcome(
             to_numpy(ledger.best),
             model,
@@ -207,6 +212,7 @@ class Function(Subject):
             )
         object.__setattr__(self, "takes", takes)
         object.__setattr__(self, "billed", False)
+        object.__setattr__(self, "budget", None)
         object.__setattr__(self, "bounded", "epsilon" in takes)
         object.__setattr__(self, "dtype", np.float32)
 
