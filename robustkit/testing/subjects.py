@@ -28,6 +28,7 @@ from robustkit.testing.models import NumPyFunction, Watched
 __all__ = ["FRAMEWORKS", "Function", "Ours", "Outcome", "Settings", "Subject"]
 
 FRAMEWORKS = ("torch", "numpy")
+_POOL = 8
 _OPTIONAL = ("norm", "bounds", "targets", "starts", "epsilon", "seed", "steps")
 
 
@@ -160,6 +161,7 @@ class Ours(Subject):
             get_norm(settings.norm),
             seed=settings.seed,
             starts=None if starts is None else asked.to_tensor(starts),
+            pool=asked.to_tensor(_pool(task)),
         )
         if len(task.x):
             margin = criterion.margin(asked.logits(originals))
@@ -283,6 +285,13 @@ def subject_of(
             f"say what the function '{called}' minimises, such as norms=['l2']"
         )
     return Function(attack, called, frozenset(norms), access, framework)
+
+
+def _pool(task: Planted) -> Array:
+    """Points of the box for attacks that walk towards other inputs."""
+    drawn = np.random.default_rng(0).random((_POOL, *task.x.shape[1:]))
+    points = task.bounds.lower + task.bounds.width * drawn
+    return points.astype(task.x.dtype)
 
 
 def _keywords(function: Callable[..., Any]) -> frozenset[str]:
