@@ -127,12 +127,10 @@ class Ours(Subject):
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        own = self.own if self.budget is None else self.own.within(self.budget)
         set_ = object.__setattr__
-        set_(self, "own", own)
-        set_(self, "norms", own.norms)
-        set_(self, "access", own.access)
-        set_(self, "bounded", isinstance(own, FixedBudget))
+        set_(self, "norms", self.own.norms)
+        set_(self, "access", self.own.access)
+        set_(self, "bounded", isinstance(self.own, FixedBudget))
         set_(self, "billed", True)
         set_(self, "takes", frozenset({*_OPTIONAL, "budget"}))
         set_(self, "dtype", np.float64)
@@ -140,9 +138,9 @@ class Ours(Subject):
     def attack(self, task: Planted, settings: Settings) -> Outcome:
         limit = settings.patience * max(len(task.x), 1)
         model = Watched(task.model, settings.access, limit)
-        attack = self.own
-        if settings.planned and settings.budget is not None:
-            attack = attack.within(settings.budget)
+        # Always planned anew: a plan made of a plan is not what it would be.
+        planned = settings.budget if settings.planned else self.budget
+        attack = self.own if planned is None else self.own.within(planned)
         if settings.epsilon is not None and self.bounded:
             fixed: Any = attack
             attack = dataclasses.replace(fixed, epsilon=settings.epsilon)
