@@ -1,6 +1,7 @@
 """Binary problems with known adversarials, and what attacks make of them."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from robustkit.active_tests.native import PlainAttack, attack_plainly
 from robustkit.active_tests.readouts import Head, success
-from robustkit.active_tests.verdict import ActiveTestResult, decide
+from robustkit.active_tests.verdict import ActiveTestResult, Verdict, decide
 from robustkit.engine import loop
 from robustkit.engine.attack import ROUNDING, Attack, FixedBudget
 from robustkit.engine.problem import Problem
@@ -79,6 +80,9 @@ class Binarized:
         verdict, rule = decide(
             int(holds.sum()), int(self.random.sum()), len(self.rows), count
         )
+        if verdict is Verdict.INVALID:
+            flaw, often = Counter(filter(None, self.flaws)).most_common(1)[0]
+            rule += f" (for {often} of them: {flaw})"
         return ActiveTestResult(
             verdict=verdict,
             rule=rule,

@@ -1,4 +1,4 @@
-"""Mixed-integer programs whose solutions are the nearest adversarials of a network.
+"""Mixed-integer programs for the adversarials of a network within a ball.
 
 Tjeng, Xiao, Tedrake: Evaluating Robustness of Neural Networks with Mixed Integer
 Programming, ICLR 2019: one binary variable for each ReLU whose sign is not settled
@@ -28,6 +28,8 @@ __all__ = [
     "tightened",
 ]
 
+_ANY = 1e9
+"""A gap so large that the first solution will do."""
 _SAFE = 1e-6
 """By so much, of its size, a solver may be wrong about a bound."""
 
@@ -80,16 +82,16 @@ class Answer:
     """What a solver found.
 
     Attributes:
-        floor: No solution costs less; infinite where there is none.
-        delta: (d,) the best perturbation found, or None.
+        empty: It has proven that there is no adversarial.
+        lead: Of the goal's first pair, at the perturbation found, but for a constant.
+        delta: (d,) the perturbation, or None.
         active: For each layer the ReLUs (neurons,) that are on in it.
-        finished: The solver was not cut short.
     """
 
-    floor: float
+    empty: bool
+    lead: float
     delta: Array | None
     active: list[Array]
-    finished: bool
 
 
 @dataclass
@@ -115,14 +117,13 @@ class _Program:
     ) -> None:
         count, norm = len(x), ball.norm
         self.ball = ball
-        own = {"linf": count + 1, "l1": 2 * count, "l0": 2 * count}[norm]
+        own = count if norm == "linf" else 2 * count
         sizes = [own] + [3 * len(low) for low, _ in hidden]
         self.total = sum(sizes)
         self.starts = np.cumsum([0, *sizes])[:-1]
         self.low = np.zeros(self.total)
         self.high = np.zeros(self.total)
         self.whole = np.zeros(self.total)
-        self.cost = np.zeros(self.total)
         self.rows = _Rows([], [], [])
         self._geometry(count)
         feed = self.to_delta
@@ -143,29 +144,22 @@ class _Program:
 
     def _geometry(self, count: int) -> None:
         ball, first = self.ball, self._pick(0, count)
+        second = slice(count, 2 * count)
         if ball.norm == "l1":
-            self.high[:count], self.high[count : 2 * count] = ball.high, -ball.low
+            self.high[:count], self.high[second] = ball.high, -ball.low
             self.to_delta = first - self._pick(count, count)
-            self.cost[: 2 * count] = 1
         else:
             self.low[:count], self.high[:count] = ball.low, ball.high
             self.to_delta = first
-        if ball.norm == "linf":
-            tops = sparse.vstack([self._pick(count, 1)] * count, format="csr")
-            self.high[count] = max(ball.high.max(), -ball.low.min())
-            self.cost[count] = 1
-            # At a bound there is one direction only.
-            up, down = np.flatnonzero(ball.high > 0), np.flatnonzero(ball.low < 0)
-            self.rows.add((first - tops)[up], -np.inf, 0)
-            self.rows.add((first + tops)[down], 0, np.inf)
         if ball.norm == "l0":
             moves = self._pick(count, count)
-            self.high[count : 2 * count] = self.whole[count : 2 * count] = 1
-            self.cost[count : 2 * count] = 1
+            self.high[second] = self.whole[second] = 1
             self.rows.add(first - sparse.diags_array(ball.high) @ moves, -np.inf, 0)
             self.rows.add(first - sparse.diags_array(ball.low) @ moves, 0, np.inf)
         if ball.norm != "linf" and np.isfinite(ball.radius):
-            self.rows.add(sparse.csr_array(self.cost[None, :]), 0, ball.radius)
+            sizes = np.zeros((1, self.total))
+            sizes[0, count * (ball.norm == "l0") : 2 * count] = 1
+            self.rows.add(sparse.csr_array(sizes), 0, ball.radius)
 
     def _layer(
         self, at: int, weight: Array, feed: Any, bias: Array, low: Array, high: Array
@@ -186,15 +180,20 @@ class _Program:
         self.rows.add(after - sparse.diags_array(open_) @ on, -np.inf, 0)
         self.rows.add(after - before - sparse.diags_array(shut) @ on, -np.inf, -shut)
 
-    def aim(self, network: ReluNetwork, goal: Goal, x: Array) -> None:
-        """Ask for an adversarial."""
+    def aim(self, network: ReluNetwork, goal: Goal, x: Array) -> Array:
+        """Ask for an adversarial; returns what the lead of its first pair is made of.
+
+        As coefficients of all variables, and but for a constant.
+        """
         weight, bias = network.layers[-1]
         winners, losers = np.array(goal).T
         lead = weight[winners] - weight[losers]
         least = bias[losers] - bias[winners]
         if len(network.layers) == 1:
             least = least - lead @ x
-        self.rows.add(sparse.csr_array(lead) @ self.last, least, np.inf)
+        block = sparse.csr_array(lead) @ self.last
+        self.rows.add(block, least, np.inf)
+        return np.asarray(block[[0]].toarray()[0])
 
     def run(self, cost: Array, *, whole: bool, seconds: float, gap: float) -> Any:
         rules = []
@@ -225,7 +224,9 @@ def solve(
     relaxed: bool,
     seconds: float,
 ) -> Answer:
-    """The nearest adversarial in a ball.
+    """An adversarial in a ball, or that it holds none.
+
+    That is a smaller program than one for the nearest: Linf balls are boxes.
 
     Args:
         network: In double precision.
@@ -233,30 +234,24 @@ def solve(
         ball: Where to look.
         hidden: Bounds that hold in the ball, for each layer but the last.
         goal: What is adversarial.
-        relaxed: A linear program whose least cost is a lower bound; its perturbation
-            need not be adversarial.
+        relaxed: A linear program, which may hold points that are not adversarial.
         seconds: After which to stop.
     """
     if any((low > high).any() for low, high in hidden):
-        return Answer(np.inf, None, [], True)
+        return Answer(True, -np.inf, None, [])
     program = _Program(network, x, ball, hidden)
-    program.aim(network, goal, x)
-    found = program.run(program.cost, whole=not relaxed, seconds=seconds, gap=1e-7)
+    lead = program.aim(network, goal, x)
+    # Bounds on the lead cut branches off, long before they have no point at all.
+    found = program.run(-lead, whole=not relaxed, seconds=seconds, gap=_ANY)
     if found.status == 2:
-        return Answer(np.inf, None, [], True)
-    floor = found.mip_dual_bound if found.mip_dual_bound is not None else found.fun
-    floor = 0.0 if floor is None or not np.isfinite(floor) else float(floor)
-    if relaxed and found.status != 0:
-        floor = 0.0
-    # What a solver says holds up to its tolerances.
-    floor = max(floor * (1 - _SAFE), 0.0)
+        return Answer(True, -np.inf, None, [])
     if found.x is None:
-        return Answer(floor, None, [], found.status == 0)
+        return Answer(False, np.inf, None, [])
     active = [
         found.x[start + 2 * len(low) : start + 3 * len(low)] > 0.5
         for start, (low, _) in zip(program.starts[1:], hidden, strict=True)
     ]
-    return Answer(floor, program.to_delta @ found.x, active, found.status == 0)
+    return Answer(False, float(lead @ found.x), program.to_delta @ found.x, active)
 
 
 def interval_bounds(network: ReluNetwork, x: Array, ball: Ball) -> list[Interval]:

@@ -59,7 +59,7 @@ def decide(
     if covered < LEAST_COVERAGE * samples or not covered:
         return Verdict.INVALID, (
             f"only {covered} of {samples} samples have a witness, fewer than "
-            f"{LEAST_COVERAGE:.0%}: the test could not be built here"
+            f"{LEAST_COVERAGE:.0%}: the test could not be built for the others"
         )
     if rate.upper < REQUIRED:
         return Verdict.FAIL, (

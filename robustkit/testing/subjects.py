@@ -28,6 +28,7 @@ from robustkit.testing.models import NumPyFunction, Watched
 __all__ = ["FRAMEWORKS", "Function", "Ours", "Outcome", "Settings", "Subject"]
 
 FRAMEWORKS = ("torch", "numpy")
+_POOL = 8
 _OPTIONAL = ("norm", "bounds", "targets", "starts", "epsilon", "seed", "steps")
 
 
@@ -91,6 +92,8 @@ class Subject(ABC):
         bounded: It searches within an epsilon; a nearer adversarial is no better.
         billed: It is run by our loop, which keeps a ledger.
         takes: Which of the settings it can be given.
+        budget: The most passes per sample that count, where a law gives no other;
+            None: any number.
         dtype: Of the inputs that it is given unless a law says otherwise.
     """
 
@@ -100,6 +103,7 @@ class Subject(ABC):
     bounded: bool
     billed: bool
     takes: frozenset[str]
+    budget: int | None
     dtype: type
 
     @abstractmethod
@@ -114,7 +118,8 @@ class Ours(Subject):
     Args:
         own: To be run.
         name: For people.
-        budget: The most passes per sample in each run; None: the attack's own.
+        budget: The most passes per sample in each run, which is planned for that;
+            None: the attack's own settings.
     """
 
     own: Attack[Any]
@@ -122,12 +127,10 @@ class Ours(Subject):
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        own = self.own if self.budget is None else self.own.within(self.budget)
         set_ = object.__setattr__
-        set_(self, "own", own)
-        set_(self, "norms", own.norms)
-        set_(self, "access", own.access)
-        set_(self, "bounded", isinstance(own, FixedBudget))
+        set_(self, "norms", self.own.norms)
+        set_(self, "access", self.own.access)
+        set_(self, "bounded", isinstance(self.own, FixedBudget))
         set_(self, "billed", True)
         set_(self, "takes", frozenset({*_OPTIONAL, "budget"}))
         set_(self, "dtype", np.float64)
@@ -135,9 +138,9 @@ class Ours(Subject):
     def attack(self, task: Planted, settings: Settings) -> Outcome:
         limit = settings.patience * max(len(task.x), 1)
         model = Watched(task.model, settings.access, limit)
-        attack = self.own
-        if settings.planned and settings.budget is not None:
-            attack = attack.within(settings.budget)
+        # Always planned anew: a plan made of a plan is not what it would be.
+        planned = settings.budget if settings.planned else self.budget
+        attack = self.own if planned is None else self.own.within(planned)
         if settings.epsilon is not None and self.bounded:
             fixed: Any = attack
             attack = dataclasses.replace(fixed, epsilon=settings.epsilon)
@@ -156,11 +159,13 @@ class Ours(Subject):
             get_norm(settings.norm),
             seed=settings.seed,
             starts=None if starts is None else asked.to_tensor(starts),
+            pool=asked.to_tensor(_pool(task)),
         )
         if len(task.x):
             margin = criterion.margin(asked.logits(originals))
             problem.ledger.know(to_numpy(margin) < 0)
-        ledger = loop.run(attack, problem, budget=settings.budget)
+        budget = self.budget if settings.budget is None else settings.budget
+        ledger = loop.run(attack, problem, budget=budget)
         return Outcome(
             to_numpy(ledger.best),
             model,
@@ -207,6 +212,7 @@ class Function(Subject):
             )
         object.__setattr__(self, "takes", takes)
         object.__setattr__(self, "billed", False)
+        object.__setattr__(self, "budget", None)
         object.__setattr__(self, "bounded", "epsilon" in takes)
         object.__setattr__(self, "dtype", np.float32)
 
@@ -277,6 +283,13 @@ def subject_of(
             f"say what the function '{called}' minimises, such as norms=['l2']"
         )
     return Function(attack, called, frozenset(norms), access, framework)
+
+
+def _pool(task: Planted) -> Array:
+    """Points of the box for attacks that walk towards other inputs."""
+    drawn = np.random.default_rng(0).random((_POOL, *task.x.shape[1:]))
+    points = task.bounds.lower + task.bounds.width * drawn
+    return points.astype(task.x.dtype)
 
 
 def _keywords(function: Callable[..., Any]) -> frozenset[str]:

@@ -9,6 +9,7 @@ from robustkit.engine.attack import Attack
 from robustkit.errors import BadInput, MissingPackage, suggestion
 from robustkit.models.base import Access
 from robustkit.numerics.norms import get_norm
+from robustkit.registry import get_attack
 from robustkit.testing.laws import LAWS
 from robustkit.testing.subjects import subject_of
 from robustkit.testing.trial import Trial
@@ -21,6 +22,7 @@ __all__ = ["Check", "Finding", "conformance", "conformance_suite", "examine"]
 _FACTORS = {Access.GRADIENT: 1.25, Access.SCORE: 3.0, Access.DECISION: 3.0}
 _SPARSE = {Access.GRADIENT: 2.0, Access.SCORE: 4.0, Access.DECISION: 4.0}
 """The factors of L0, whose distances are few whole numbers."""
+_BUDGETS = {Access.GRADIENT: 100, Access.SCORE: 400, Access.DECISION: 400}
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def conformance(
         access: What a function needs to see: "gradient", "score" or "decision".
         framework: Of a function's model and arrays, "torch" or "numpy".
         budget: The most passes per sample in each run of an attack, which is planned
-            for that; None: its own settings.
+            for that. None: 100 for one given by its name that follows gradients, 400
+            for one that does not; an attack given as an object has its own settings.
         samples: How many inputs a task has, at least 2.
         patience: The most forward passes per sample before an attack is given up: it
             has failed, not hung.
@@ -130,6 +133,8 @@ def conformance(
     """
     given = None if norms is None else _names(norms)
     level = _access(access)
+    if budget is None and isinstance(attack, str):
+        budget = _BUDGETS[get_attack(attack).access]
     subject = subject_of(attack, given, level, framework, budget, name)
     asked = sorted(subject.norms) if given is None else given
     for norm in asked:

@@ -270,6 +270,36 @@ def test_an_attack_that_ignores_the_detector_fails(network, inputs):
     assert inverted.settings["inverted"]
 
 
+def test_the_inverted_test_covers_those_around_whom_something_can_be_detected(
+    network, inputs
+):
+    """A linear detector, of which the most it says in a ball is known exactly."""
+    weight = np.random.default_rng(3).normal(size=12).astype(np.float32)
+    level, epsilon = 1.5, 0.15
+
+    def detector(x):
+        return x @ torch.tensor(weight) - level
+
+    room = np.minimum(epsilon, np.where(weight > 0, 1 - inputs, inputs))
+    highest = inputs @ weight - level + (np.abs(weight) * room).sum(axis=1)
+    # The few between are near enough to the end of what a search reaches.
+    can, cannot = highest > 0.01, highest < 0
+    assert min(can.sum(), cannot.sum()) > 30
+    # More features than logits, so that some readout tells any point from those around.
+    settings = {"epsilon": epsilon, "detector": detector, "features": "bend", **SMALL}
+    test = binarize(network, inputs, inverted=True, **settings)
+    covered = np.isin(np.arange(len(inputs)), test.rows)
+    assert covered[can].all()
+    assert not covered[cannot].any()
+    result = test.test(rk.PGD(epsilon))
+    assert result.verdict is Verdict.INVALID
+    assert "meets the detector's condition" in result.rule
+    # Those around whom something can be detected are a test of their own.
+    among = binarize(network, inputs[can], inverted=True, **settings)
+    assert among.test(rk.PGD(epsilon, steps=100)).success_rate.estimate > 0.95
+    assert among.test(pgd(epsilon)).success_rate.estimate < 0.8
+
+
 def test_random_search_obeys_the_detector(network, inputs):
     settings = {"epsilon": 0.1, "samples": 40, **SMALL}
     alert = binarize(network, inputs, detector=lambda x: x[:, 0] * 0 - 1, **settings)

@@ -1,9 +1,11 @@
 """Defenses rebuilt small, each with a weak and a strong attack: who passes the test?
 
     python tests/benchmarks/defenses.py [NAME ...]
+    python tests/benchmarks/defenses.py --write
 
-Prints the table of docs/explanation/active-tests.md. Networks are the demo network, or
-small ones trained here in seconds; nothing is kept. NAME: a part of a defense's.
+Prints the table of docs/explanation/active-tests.md, or puts it into the page. Networks
+are the demo network, or small ones trained here in seconds; nothing is kept. NAME: a
+part of a defense's.
 """
 
 import dataclasses
@@ -13,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +27,11 @@ from robustkit import demo
 from robustkit.active_tests.binarization import binarize
 from robustkit.numerics.random import seeded
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "active-tests.md"
+MARKS = ("<!-- table of tests/benchmarks/defenses.py -->", "<!-- end -->")
 EPSILON = 0.1
+# Within which the detector can be made to speak at nearly all inputs.
+WIDE = 0.3
 SAMPLES = 128
 POINTS, TRIES = 500, 100
 
@@ -41,6 +48,7 @@ class Row:
     strong: tuple[str, Any]
     strong_model: nn.Module | None = None
     settings: dict[str, Any] | None = None
+    epsilon: float = EPSILON
 
 
 class Through(nn.Module):
@@ -189,7 +197,9 @@ class Rounded(nn.Module):
         return x
 
 
-def pgd(steps: int = 40, passes: int = 1, loss: str = "margin") -> Any:
+def pgd(
+    steps: int = 40, passes: int = 1, loss: str = "margin", epsilon: float = EPSILON
+) -> Any:
     """Plain PGD of sign steps; the last iterate counts. Averages over passes."""
 
     def attack(model: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -204,9 +214,9 @@ def pgd(steps: int = 40, passes: int = 1, loss: str = "margin") -> Any:
                 else:
                     value = -functional.cross_entropy(logits, y, reduction="none")
                 gradient += torch.autograd.grad(value.sum(), z)[0]
-            length = 2 * EPSILON * (1 - 0.95 * step / steps)
+            length = 2 * epsilon * (1 - 0.95 * step / steps)
             z = z.detach() - length * gradient.sign()
-            z = (x + (z - x).clamp(-EPSILON, EPSILON)).clamp(0, 1)
+            z = (x + (z - x).clamp(-epsilon, epsilon)).clamp(0, 1)
         return z
 
     return attack
@@ -227,6 +237,8 @@ def thermometers() -> tuple[Any, Any]:
 
 MARGIN, ENTROPY = ("PGD, margin", pgd()), ("PGD, cross-entropy", pgd(loss="ce"))
 BLIND, JOINT = ("PGD, blind", pgd()), ("PGD, joint", rk.PGD(EPSILON, steps=100))
+FAR_BLIND = ("PGD, blind", pgd(epsilon=WIDE))
+FAR_JOINT = ("PGD, joint", rk.PGD(WIDE, steps=100))
 BPDA = ("BPDA + PGD", pgd())
 SQUARE = ("Square, 5,000 queries", rk.Square(EPSILON))
 ONE_PASS, EOT = ("PGD, 1 pass", pgd()), ("PGD, 30 passes (EOT)", pgd(passes=30))
@@ -258,6 +270,18 @@ ROWS: dict[str, Callable[[], Row]] = {
     "feature squeezing": lambda: Row(
         plain(), BLIND, JOINT, settings={"detector": Squeezing(plain())}
     ),
+    "feature squeezing, inverted test": lambda: Row(
+        plain(), BLIND, JOINT,
+        settings={"detector": Squeezing(plain()), "inverted": True},
+    ),
+    "feature squeezing, Linf 0.3": lambda: Row(
+        plain(), FAR_BLIND, FAR_JOINT, epsilon=WIDE,
+        settings={"detector": Squeezing(plain())},
+    ),
+    "feature squeezing, Linf 0.3, inverted test": lambda: Row(
+        plain(), FAR_BLIND, FAR_JOINT, epsilon=WIDE,
+        settings={"detector": Squeezing(plain()), "inverted": True},
+    ),
     "adversarial training, hard mode": lambda: Row(
         demo.load_model("digits-robust"), ("PGD, 1 step", pgd(1)),
         ("PGD, 200 steps", pgd(200)), settings={"mode": "hard"},
@@ -272,7 +296,7 @@ def line(name: str, row: Row, samples: int = SAMPLES) -> str:
     built = binarize(
         row.model.eval(),
         x,
-        epsilon=EPSILON,
+        epsilon=row.epsilon,
         samples=samples,
         **{"points": POINTS, "tries": TRIES, **(row.settings or {})},
     )
@@ -292,16 +316,34 @@ def line(name: str, row: Row, samples: int = SAMPLES) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    print("| Defense | Weak attack | ASR | Verdict | Strong attack | ASR | Verdict "
-          "| R-ASR | Coverage |")  # fmt: skip
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+def table(words: list[str]) -> list[str]:
+    """The lines of the table: all defenses, or those whose names have a word."""
+    lines = [
+        "| Defense | Weak attack | ASR | Verdict | Strong attack | ASR | Verdict "
+        "| R-ASR | Coverage |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     # What is random here draws from torch's global generator.
     with seeded(0):
         for name, build in ROWS.items():
-            if len(sys.argv) < 2 or any(word in name for word in sys.argv[1:]):
-                print(line(name, build()), flush=True)
+            if not words or any(word in name for word in words):
+                lines.append(line(name, build()))
+    return lines
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    words = sys.argv[1:]
+    if words != ["--write"]:
+        print("\n".join(table(words)))
+        return
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    text = "\n".join(table([]))
+    PAGE.write_text(
+        f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """HopSkipJump, and with probes from a subspace: QEBA."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -107,7 +108,7 @@ class HopSkipJump(Attack[State]):
             p,
             s.point,
             size,
-            np.full(p.size, int(min(self.probes * np.sqrt(t + 1), self.most))),
+            np.full(p.size, int(min(self.probes * math.sqrt(t + 1), self.most))),
             p.rng(t),
             noise(
                 subspace_of(p, self.subspace, self.share),
@@ -117,7 +118,7 @@ class HopSkipJump(Attack[State]):
         direction = normal.direction
         if p.norm.name == "linf":
             direction = direction.sign()
-        point = _leap(p, s.point, direction, distance / np.sqrt(t + 1))
+        point = _leap(p, s.point, direction, distance / math.sqrt(t + 1))
         return State(bisect(p, point, tolerance=_tolerance(p)))
 
     def finished(self, p: Problem, s: State) -> Mask:

@@ -23,6 +23,8 @@ __all__ = ["ALMA"]
 
 # Asks for a little more than the boundary, which a step alone would never cross.
 _TOLERANCE = 1e-4
+# The most that the constraint counts for: an answer that is not a number is infinite.
+_MOST = 1e3
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class ALMA(Attack[State]):
         scale, stepsize = s.scale, s.stepsize
         if t == 0:
             scale = nonzero(a.margin) / self.constraint
-        value = a.margin / scale + _TOLERANCE
+        value = minimum(a.margin / scale + _TOLERANCE, _MOST)
         slope = a.gradient * expand(width / scale, a.gradient)
         penalty, checked, multiplier = s.penalty, s.checked, s.multiplier
         if t == 0:

@@ -1,7 +1,7 @@
 """Carlini and Wagner's attacks: no bounds to heed, after a change of variables."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from robustkit.attacks.gradient.tradeoff import Tradeoff
@@ -27,6 +27,8 @@ __all__ = ["CarliniWagnerL0", "CarliniWagnerL2", "CarliniWagnerLinf"]
 
 # So that the new variables of features at a bound are finite, in float32 too.
 _INSIDE = 1 - 1e-6
+# Steps in which a feature that stands at a bound can come away from it.
+_ROUND = 100
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,11 @@ class CarliniWagnerL2(Attack[StateL2]):
         optimiser = optimiser.after(slope * _derivative(bent))
         variables = variables - self.stepsize * optimiser.direction
         return StateL2(variables, optimiser, tradeoff, won.logical_or(a.adversarial))
+
+    def within(self, budget: int) -> "CarliniWagnerL2":
+        """Fewer rounds where they would be short, but two at least."""
+        rounds = min(self.rounds, max(budget // _ROUND, 2))
+        return replace(self, steps=budget, rounds=rounds)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Trust region attack."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,7 +32,8 @@ class State:
         radius: (n,) the longest step that the linear model is trusted for, in norm
             units.
         way: (n,) integers, which way of the criterion is gone.
-        margin: (n,) of that way before the last step, in units of the logits.
+        margin: (n,) of that way before the last step, in units of the logits; zero,
+            from which nothing falls, where it was infinite.
         promise: (n,) by how much the linear model had it fall in the last step.
     """
 
@@ -130,4 +132,5 @@ class TrustRegion(Attack[State]):
     ) -> State:
         delta = cross(p, here, plane, self.overshoot, radius, late=late)
         promise = -total(plane.gradient * (delta - here.delta))
-        return State(delta, radius, plane.way, plane.margin, promise)
+        margin = where(plane.margin < math.inf, plane.margin, 0.0)
+        return State(delta, radius, plane.way, margin, promise)
