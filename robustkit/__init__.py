@@ -81,6 +81,7 @@ _HOME = {
     "TargetedFAB": "robustkit.attacks.gradient.fab",
     "TopK": "robustkit.engine.criteria",
     "TorchModel": "robustkit.models.torch",
+    "Thompson": "robustkit.attacks.score.thompson",
     "Triangle": "robustkit.attacks.decision.triangle",
     "TrustRegion": "robustkit.attacks.gradient.trust_region",
     "UniformNoise": "robustkit.attacks.baseline.noise",

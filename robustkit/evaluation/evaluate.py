@@ -87,7 +87,8 @@ def evaluate(
         norm: One or several of "l0", "l0-pixels", "l1", "l2", "linf".
         attacks: "auto", "standard", names (`robustkit attacks`), or attacks by name.
         epsilons: Sizes at which to state robust accuracy, in norm units; by norm where
-            they differ. None: customary ones.
+            they differ. None: customary ones. `auto` with scores only searches the
+            largest one given first.
         target: The class to be reached (samples of that class are left out), "random"
             or "least-likely"; None: any class but the label.
         criterion: From labels (n,) to your own criterion, instead of `target`.
@@ -137,8 +138,13 @@ def evaluate(
     _check_counts(budget=budget, batch_size=batch_size, seed=seed)
     check_time_limit(time_limit)
     shard = _shard(shard)
-    chosen = {n: choose_attacks(attacks, n, shown, budget, adapted) for n in norms}
     sizes = _epsilons(epsilons, norms, adapted.bounds)
+    chosen = {
+        n: choose_attacks(
+            attacks, n, shown, budget, adapted, _largest(epsilons, n, sizes[n])
+        )
+        for n in norms
+    }
     examined = examine(adapted, dataset.example)
     evaluator = BatchEvaluator(
         model=adapted,
@@ -346,6 +352,16 @@ def _epsilons(
                 raise BadInput(f"epsilons must be positive numbers; got {size}")
         chosen[norm] = tuple(sorted(float(size) for size in sizes))
     return chosen
+
+
+def _largest(
+    asked: float | Sequence[float] | Mapping[str, Sequence[float]] | None,
+    norm: Norm,
+    sizes: tuple[float, ...],
+) -> float | None:
+    """The largest size asked for; the customary ones nobody asked for."""
+    asked = asked.get(repr(norm)) if isinstance(asked, Mapping) else asked
+    return None if asked is None else max(sizes, default=None)
 
 
 def _pool(pool: Any, model: Model) -> Batch | None:
