@@ -139,9 +139,10 @@ def evaluate(
     check_time_limit(time_limit)
     shard = _shard(shard)
     sizes = _epsilons(epsilons, norms, adapted.bounds)
+    wanted = _asked_for(epsilons, sizes)
     chosen = {
         n: choose_attacks(
-            attacks, n, shown, budget, adapted, _largest(epsilons, n, sizes[n])
+            attacks, n, shown, budget, adapted, max(wanted.get(n, ()), default=None)
         )
         for n in norms
     }
@@ -189,6 +190,7 @@ def evaluate(
             "data": _name(data),
             "attacks": None if isinstance(attacks, Mapping) else attacks,
             "pool": _name(pool),
+            "epsilons": {repr(n): list(given) for n, given in wanted.items()} or None,
         },
         "attack_access": {
             name: attack.access.name.lower()
@@ -354,14 +356,14 @@ def _epsilons(
     return chosen
 
 
-def _largest(
-    asked: float | Sequence[float] | Mapping[str, Sequence[float]] | None,
-    norm: Norm,
-    sizes: tuple[float, ...],
-) -> float | None:
-    """The largest size asked for; the customary ones nobody asked for."""
-    asked = asked.get(repr(norm)) if isinstance(asked, Mapping) else asked
-    return None if asked is None else max(sizes, default=None)
+def _asked_for(
+    epsilons: float | Sequence[float] | Mapping[str, Sequence[float]] | None,
+    sizes: dict[Norm, tuple[float, ...]],
+) -> dict[Norm, tuple[float, ...]]:
+    """The sizes that were asked for; the customary ones nobody asked for."""
+    if isinstance(epsilons, Mapping):
+        return {n: given for n, given in sizes.items() if repr(n) in epsilons}
+    return {} if epsilons is None else sizes
 
 
 def _pool(pool: Any, model: Model) -> Batch | None:

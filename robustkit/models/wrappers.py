@@ -99,8 +99,8 @@ class Preprocessed(Model):
             raise BadInput(
                 f"the model '{self.name}' is sent inputs between {lower:g} and "
                 f"{upper:g}, such as pictures, and would be given {least:g} to "
-                f"{most:g} by (x - mean) / std; leave out mean and std, since whoever is sent "
-                "pictures normalises them itself"
+                f"{most:g} by (x - mean) / std; leave out mean and std, since whoever "
+                "is sent pictures normalises them itself"
             )
 
     def _normalise(self, x: Batch) -> Batch:
