@@ -87,6 +87,7 @@ _HOME = {
     "TargetedFAB": "robustkit.attacks.gradient.fab",
     "TopK": "robustkit.engine.criteria",
     "TorchModel": "robustkit.models.torch",
+    "Thompson": "robustkit.attacks.score.thompson",
     "Triangle": "robustkit.attacks.decision.triangle",
     "TrustRegion": "robustkit.attacks.gradient.trust_region",
     "Undetected": "robustkit.engine.criteria",

@@ -24,6 +24,9 @@ __all__ = ["Cascade", "Minimise", "minimum_norm_pgd"]
 
 S = TypeVar("S")
 
+# Steps of a round before any adversarial is known: a larger radius finds one sooner.
+_BRIEF = 25.0
+
 
 @dataclass(frozen=True)
 class State(Generic[S]):
@@ -52,7 +55,8 @@ class Minimise(Attack[State[S]], Generic[S]):
     one tries a smaller radius, between the best distance and the radius that failed
     last; a round that fails takes all the attack's steps. The first radius is the
     estimated distance of the boundary (without gradients an eighth of the largest
-    distance there is), then four times that, and so on.
+    distance there is), then four times that, and so on; until an adversarial is known
+    rounds are brief.
 
     Args:
         attack: Its `steps` are those of one round; its `epsilon` is not used.
@@ -61,6 +65,8 @@ class Minimise(Attack[State[S]], Generic[S]):
             a round that fails costs more than one that succeeds.
         first: The first radius, in norm units, where one is of more interest than
             others; None: as above.
+        patience: How many steps the round at that radius may take; None: as many as
+            the others.
 
     Raises:
         BadInput: The first radius is not above zero.
@@ -74,6 +80,7 @@ class Minimise(Attack[State[S]], Generic[S]):
     steps: int = 200
     share: float = 0.8
     first: float | None = None
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         if self.first is not None and not self.first > 0:
@@ -96,11 +103,12 @@ class Minimise(Attack[State[S]], Generic[S]):
 
     def step(self, p: Problem, s: State[S], t: int) -> State[S]:
         rng = p.rng(t)
-        progress = s.age / self.attack.steps
+        length = self._length(s)
+        progress = s.age / length
         inner = self.attack.advance(p, s.inner, progress, rng)
         best, age = p.ledger.distance, s.age + 1
         won = best < s.upper
-        lost = (age >= self.attack.steps).logical_and(won.logical_not())
+        lost = (age >= length).logical_and(won.logical_not())
         over = won.logical_or(lost)
         lower = minimum(where(lost, s.epsilon, s.lower), best)
         # Where the two ends have met, what failed once is tried again from there.
@@ -117,11 +125,25 @@ class Minimise(Attack[State[S]], Generic[S]):
         super().check(p)
 
     def within(self, budget: int) -> "Minimise[S]":
-        """One question is about the original; a round takes at most a fifth."""
+        """One question is about the original; a round takes at most a fifth.
+
+        That at the first radius, if one was given, takes at most four fifths.
+        """
         steps = max(budget - 1, 1)
         length = max(min(self.attack.steps, steps // 5), 1)
         attack = dataclasses.replace(self.attack, steps=length)  # type: ignore[type-var]
-        return dataclasses.replace(self, attack=attack, steps=steps)
+        patience = None if self.first is None else max(4 * steps // 5, 1)
+        return dataclasses.replace(self, attack=attack, steps=steps, patience=patience)
+
+    def _length(self, s: State[S]) -> PerSample:
+        """(n,) how many steps the present round may take."""
+        steps = float(self.attack.steps)
+        searching = s.upper == math.inf
+        length = where(searching, full(s.epsilon, min(steps, _BRIEF)), steps)
+        if self.first is None:
+            return length
+        first = searching.logical_and(s.epsilon <= self.first)
+        return where(first, float(self.patience or steps), length)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from robustkit.attacks.gradient.greedy import Greedy
 from robustkit.attacks.gradient.momentum import MIFGSM
 from robustkit.attacks.gradient.polish import Polish
 from robustkit.attacks.gradient.relay import Relay
-from robustkit.attacks.score import patch_rs, simba, sparse_rs, square
+from robustkit.attacks.score import patch_rs, simba, sparse_rs, square, thompson
 from robustkit.attacks.score.patch_rs import PatchRS
 from robustkit.attacks.score.simba import SimBA
 from robustkit.attacks.score.sparse_rs import SparseRS
 from robustkit.attacks.score.square import Square
+from robustkit.attacks.score.thompson import Thompson
 from robustkit.combine import Cascade, Minimise
 from robustkit.engine.attack import Attack
 from robustkit.errors import BadInput, suggestion
@@ -36,6 +37,7 @@ __all__ = [
     "minimum_norm_simba",
     "minimum_norm_sparse_rs",
     "minimum_norm_square",
+    "minimum_norm_thompson",
 ]
 
 _VERSIONS = ("standard", "rand")
@@ -58,8 +60,9 @@ def auto(
     sample (`Compass`), for Linf blocks of signs (`RayS`), for L1 and L0 features set
     back (`Pointwise`).
 
-    With scores: squares exchanged at random (`Square`), for L0 features (`SparseRS`),
-    each with a search over the radius.
+    With scores: for Linf and L2 guesses of the margin's slope and then squares
+    exchanged at random (`Thompson`), for L1 squares alone (`Square`), for L0 features
+    (`SparseRS`), each with a search over the radius.
 
     Args:
         norm: "linf", "l2", "l1" or "l0".
@@ -67,7 +70,7 @@ def auto(
             None: 300 with gradients, else what the attack takes by itself.
         access: What the model shows, or less where less shall be used.
         epsilon: The size of most interest, in norm units; with scores, the first radius
-            that is searched. None: none.
+            that is searched, for up to four fifths of the budget. None: none.
 
     >>> attack = auto("l2", budget=100)
     >>> [type(part).__name__ for part in attack.attacks], attack.steps
@@ -193,6 +196,11 @@ def minimum_norm_square() -> Minimise[square.State]:
     return Minimise(Square(epsilon=1.0, steps=1000), steps=5000)
 
 
+def minimum_norm_thompson() -> Minimise[thompson.State]:
+    """Guesses of the margin's slope, then squares, with a search over the radius."""
+    return Minimise(Thompson(epsilon=1.0, steps=1000), steps=5000)
+
+
 def minimum_norm_simba() -> Minimise[simba.State]:
     """SimBA with a search over its radius."""
     return Minimise(SimBA(epsilon=1.0, steps=1000), steps=5000)
@@ -211,6 +219,6 @@ def minimum_norm_patch_rs() -> Minimise[patch_rs.State]:
 _SCORES: dict[str, Callable[[], Attack[Any]]] = {
     "l0": minimum_norm_sparse_rs,
     "l1": minimum_norm_square,
-    "l2": minimum_norm_square,
-    "linf": minimum_norm_square,
+    "l2": minimum_norm_thompson,
+    "linf": minimum_norm_thompson,
 }

@@ -44,6 +44,7 @@ _OURS = {
     "mi-fgsm": "robustkit.presets:minimum_norm_mi_fgsm",
     "ni-fgsm": "robustkit.presets:minimum_norm_ni_fgsm",
     "apgd": "robustkit.presets:minimum_norm_apgd",
+    "thompson": "robustkit.presets:minimum_norm_thompson",
     "square": "robustkit.presets:minimum_norm_square",
     "sparse-rs": "robustkit.presets:minimum_norm_sparse_rs",
     "patch-rs": "robustkit.presets:minimum_norm_patch_rs",
@@ -124,6 +125,7 @@ def choose_attacks(
     access: Access,
     budget: int | None = None,
     model: Model | None = None,
+    epsilon: float | None = None,
 ) -> dict[str, Attack[Any]]:
     """Attacks by name, for one norm and the access there is.
 
@@ -133,6 +135,7 @@ def choose_attacks(
         access: What the model shows, or less where less shall be used.
         budget: Plan named attacks for so many passes; None: as they are.
         model: Whose questions may cost several passes each; None: one that costs one.
+        epsilon: The size of most interest to `auto`, in norm units; None: none.
 
     Raises:
         BadInput: No such attack; or one cannot minimise the norm or needs more access.
@@ -148,7 +151,7 @@ def choose_attacks(
         names = [attacks] if isinstance(attacks, str) else attacks
         chosen = {}
         for name in names:
-            chosen |= _named(name, norm, access)
+            chosen |= _named(name, norm, access, epsilon)
     if not chosen:
         raise BadInput("no attack was named; name one, or say 'auto'")
     for name, attack in chosen.items():
@@ -191,11 +194,13 @@ def _questions(attack: Attack[Any], budget: int, model: Model | None) -> int:
     return max(budget // cost, 1)
 
 
-def _named(name: str, norm: Norm, access: Access) -> dict[str, Attack[Any]]:
+def _named(
+    name: str, norm: Norm, access: Access, epsilon: float | None
+) -> dict[str, Attack[Any]]:
     """The attack of that name, or those that a preset's name stands for."""
     if name == "auto":
         preset = importlib.import_module("robustkit.presets").auto
-        return {name: preset(norm, access=access)}
+        return {name: preset(norm, access=access, epsilon=epsilon)}
     if name not in ("auto", "standard"):
         return {name: get_attack(name)}
     chosen = {name: get_attack(name) for name in _STANDARD[access]}

@@ -238,3 +238,27 @@ def test_the_first_radius_may_be_given(plant):
     assert np.abs(asked[0] - planted.x).max(axis=1) == pytest.approx(0.25)
     with pytest.raises(BadInput, match="first radius must be above 0"):
         Minimise(Square(epsilon=1.0), first=0.0)
+
+
+def test_the_first_radius_is_searched_longest_and_then_a_larger_one(plant):
+    planted = plant(seed=1, classes=4, samples=8)
+    tiny = float(planted.exact("linf").min()) / 100
+    attack = Minimise(Square(1.0), first=tiny).within(101)
+    assert (attack.steps, attack.patience, attack.attack.steps) == (100, 80, 20)
+    criterion = Misclassification(as_tensor(planted.y))
+    x = as_tensor(planted.x)
+    p = Problem(planted.model(), x, criterion, get_norm("linf"))
+    state, radii = attack.init(p), []
+    for t in range(attack.steps):
+        state = attack.step(p, state, t)
+        radii.append(state.epsilon.numpy().copy())
+    radii = np.array(radii)
+    assert np.allclose(radii[:79], tiny)
+    assert np.allclose(radii[79], 4 * tiny)
+    # An adversarial ends the search at the first radius.
+    found = Minimise(Square(1.0), first=float(p.largest.numpy().max())).within(101)
+    p = Problem(planted.model(), x, criterion, get_norm("linf"))
+    state = found.step(p, found.init(p), 0)
+    won = np.isfinite(p.ledger.distance.numpy())
+    assert won.any()
+    assert (state.epsilon.numpy()[won] < p.ledger.distance.numpy()[won]).all()

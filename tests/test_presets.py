@@ -67,6 +67,7 @@ def test_serves_the_evaluator():
 _BY_SCORES = {
     "minimum_norm_square": 1.5,
     "minimum_norm_simba": 1.5,
+    "minimum_norm_thompson": 1.5,
     "minimum_norm_sparse_rs": 1.0,
 }
 

@@ -70,8 +70,13 @@ def warrant(
     for name in config["norms"]:
         norm, sizes = get_norm(name), config["epsilons"][name]
         epsilon = sizes[len(sizes) // 2]
+        asked = results.run["asked"].get("epsilons") or {}
         chosen = choose_attacks(
-            attacks, norm, Access[config["access"].upper()], config["budget"]
+            attacks,
+            norm,
+            Access[config["access"].upper()],
+            config["budget"],
+            epsilon=max(asked.get(name, ()), default=None),
         )
         built: Binarized | Exception
         try:

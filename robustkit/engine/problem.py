@@ -442,12 +442,15 @@ class Problem:
             for start in range(0, len(places), size):
                 some = places[start : start + size]
                 rows = some // shape[1]
-                point = take(flat, some)
+                # Probes are large, so what need not be copied is not.
+                whole = some[-1] - some[0] == len(some) - 1
+                point = flat[some[0] : some[-1] + 1] if whole else take(flat, some)
                 logits = self._logits(point, rows)
-                margin[some], distance[some] = together(
-                    self._criterion_of(rows).margin(logits),
-                    self.norm(point - take(self.x, rows)),
-                )
+                margin[some] = to_numpy(self._criterion_of(rows).margin(logits))
+                wins = np.flatnonzero(margin[some] < 0)
+                if len(wins):
+                    delta = take(point, wins) - take(self.x, rows[wins])
+                    distance[some[wins]] = to_numpy(self.norm(delta))
         margin, distance = margin.reshape(shape), distance.reshape(shape)
         unknown = np.isnan(margin)
         margin[unknown] = math.inf

@@ -89,7 +89,8 @@ def evaluate(
         norm: One or several of "l0", "l0-pixels", "l1", "l2", "linf".
         attacks: "auto", "standard", names (`robustkit attacks`), or attacks by name.
         epsilons: Sizes at which to state robust accuracy, in norm units; by norm where
-            they differ. None: customary ones.
+            they differ. None: customary ones. `auto` with scores only searches the
+            largest one given first.
         target: The class to be reached (samples of that class are left out), "random"
             or "least-likely"; None: any class but the label.
         criterion: From labels (n,) to your own criterion, instead of `target`.
@@ -142,8 +143,14 @@ def evaluate(
     _check_counts(budget=budget, batch_size=batch_size, seed=seed)
     check_time_limit(time_limit)
     shard = _shard(shard)
-    chosen = {n: choose_attacks(attacks, n, shown, budget, adapted) for n in norms}
     sizes = _epsilons(epsilons, norms, adapted.bounds)
+    wanted = _asked_for(epsilons, sizes)
+    chosen = {
+        n: choose_attacks(
+            attacks, n, shown, budget, adapted, max(wanted.get(n, ()), default=None)
+        )
+        for n in norms
+    }
     monitor = Monitor(
         in_part(dataset.count, batch_size, *(shard or (1, 1))),
         sum(map(len, chosen.values())),
@@ -206,6 +213,7 @@ def evaluate(
             "data": _name(data),
             "attacks": None if isinstance(attacks, Mapping) else attacks,
             "pool": _name(pool),
+            "epsilons": {repr(n): list(given) for n, given in wanted.items()} or None,
         },
         "attack_access": {
             name: attack.access.name.lower()
@@ -373,6 +381,16 @@ def _epsilons(
                 raise BadInput(f"epsilons must be positive numbers; got {size}")
         chosen[norm] = tuple(sorted(float(size) for size in sizes))
     return chosen
+
+
+def _asked_for(
+    epsilons: float | Sequence[float] | Mapping[str, Sequence[float]] | None,
+    sizes: dict[Norm, tuple[float, ...]],
+) -> dict[Norm, tuple[float, ...]]:
+    """The sizes that were asked for; the customary ones nobody asked for."""
+    if isinstance(epsilons, Mapping):
+        return {n: given for n, given in sizes.items() if repr(n) in epsilons}
+    return {} if epsilons is None else sizes
 
 
 def _pool(pool: Any, model: Model) -> Batch | None:

@@ -51,7 +51,7 @@ def resume(
         asked["data"],
         norm=config["norms"],
         attacks=asked["attacks"],
-        epsilons=config["epsilons"],
+        epsilons=asked["epsilons"] if "epsilons" in asked else config["epsilons"],
         target=config["target"],
         samples=config["samples"],
         budget=config["budget"],

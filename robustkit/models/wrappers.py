@@ -27,7 +27,8 @@ class Preprocessed(Model):
 
     Raises:
         BadInput: A standard deviation is not positive, the lengths differ, or the
-            model's gradients are estimated (`Estimated`).
+            model's gradients are estimated (`Estimated`). In `shown`: the model rounds
+            what it is shown to within its bounds, and normalised inputs leave these.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Preprocessed(Model):
         seen = self._model.shown(inner)
         if seen is inner:
             return x
+        self._check_room()
         back = seen * self._channels(self._std, x) + self._channels(self._mean, x)
         return self.bounds.clip(back)
 
@@ -91,6 +93,20 @@ class Preprocessed(Model):
             return None
         scale = f"{self._mean.tolist()} {self._std.tolist()} {self._axis}"
         return hashlib.sha256(f"{inner} {scale}".encode()).hexdigest()
+
+    def _check_room(self) -> None:
+        """Whether what the model rounds to holds all inputs, normalised as they are."""
+        lower, upper = self.bounds.lower, self.bounds.upper
+        least = float(((lower - self._mean) / self._std).min())
+        most = float(((upper - self._mean) / self._std).max())
+        slack = 1e-6 * self.bounds.width
+        if least < lower - slack or most > upper + slack:
+            raise BadInput(
+                f"the model '{self.name}' is sent inputs between {lower:g} and "
+                f"{upper:g}, such as pictures, and would be given {least:g} to "
+                f"{most:g} by (x - mean) / std; leave out mean and std, since whoever "
+                "is sent pictures normalises them itself"
+            )
 
     def _normalise(self, x: Batch) -> Batch:
         return (x - self._channels(self._mean, x)) / self._channels(self._std, x)

@@ -204,6 +204,23 @@ def test_a_run_by_names_is_resumed_by_its_folder(tmp_path, monkeypatch):
     assert rk.resume(tmp_path / "run").run == results.run
 
 
+@pytest.mark.parametrize("epsilons", [None, [0.05, 0.1]])
+def test_what_scores_were_searched_for_first_is_searched_for_again(
+    tmp_path, monkeypatch, epsilons
+):
+    monkeypatch.setattr("robustkit.evaluation.batch.PROGRESS_INTERVAL", 0.0)
+    settings = {"access": "score", "samples": 12, "budget": 20, "batch_size": 6}
+    settings["epsilons"] = epsilons
+    expected = rk.evaluate("digits", "digits", out=tmp_path / "whole", **settings)
+    first = expected.run["config"]["attacks"]["linf"]["auto"]
+    assert ("first=0.1" in first) == (epsilons is not None)
+    out, stop = tmp_path / "run", stop_after(1)
+    with pytest.raises(KeyboardInterrupt):
+        rk.evaluate("digits", "digits", out=out, progress=stop, **settings)
+    results = rk.resume(tmp_path / "run")
+    assert contents(results.path) == contents(expected.path)
+
+
 def test_a_full_disk_ends_the_run_and_loses_nothing(planted, tmp_path):
     """In place of a small disk, the system's own limit on the size of files."""
     resource = pytest.importorskip("resource", reason="POSIX has limits on files")

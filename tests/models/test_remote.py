@@ -388,14 +388,18 @@ class TestPictures:
         x = as_tensor(images())
         model = WithStrategy(inner, lambda ask, points: ask(points))
         np.testing.assert_array_equal(model.shown(x).numpy(), inner.shown(x).numpy())
-        scaled = Preprocessed(inner, [0.1], [0.9])
-        levels = (scaled.shown(x).numpy() - 0.1) / 0.9 * 255
-        assert (
-            np.abs(levels - levels.round())[(levels > 0.5) & (levels < 254.5)].max()
-            < 1e-3
-        )
+        scaled = Preprocessed(inner, [0.0], [2.0])
+        levels = scaled.shown(x).numpy() / 2 * 255
+        assert np.abs(levels - levels.round()).max() < 1e-3
+        assert np.abs(scaled.shown(x).numpy() - x.numpy()).max() <= 1 / 255 + 1e-6
         plain = Preprocessed(RemoteModel("http://127.0.0.1:1/"), [0.1], [0.9])
         assert plain.shown(x) is x
+
+    @pytest.mark.parametrize(("mean", "std"), [(0.5, 0.25), (0.1, 0.9), (-0.5, 1.0)])
+    def test_hold_no_inputs_that_were_normalised_out_of_their_bounds(self, mean, std):
+        inner = RemoteModel("http://127.0.0.1:1/", encoding=Picture("png"))
+        with pytest.raises(BadInput, match="leave out mean and std"):
+            Preprocessed(inner, [mean], [std]).shown(as_tensor(images()))
 
 
 class TestWhole:

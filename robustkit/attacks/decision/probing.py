@@ -26,7 +26,6 @@ from robustkit.numerics.tensors import (
     matmul,
     plus,
     stack_rows,
-    take,
     times,
     to_numpy,
     total,
@@ -292,7 +291,7 @@ def _sums(moved: Tensor, weights: Array, asked: Array) -> list[Batch]:
     flat = moved.reshape((shape[0], shape[1], -1))
     rows = []
     for row, counts in enumerate(asked.sum(axis=1)):
-        one = take(flat, np.array([row]))[:, : max(int(counts), 1)]
+        one = flat[row : row + 1, : max(int(counts), 1)]
         weight = weights[row : row + 1, :, : max(int(counts), 1)]
         right = one.reshape(one.shape[1:])
         rows.append(matmul(like(moved, weight).astype(moved.dtype), right))

@@ -26,7 +26,7 @@ from robustkit.numerics.tensors import (
 )
 from robustkit.numerics.thresholds import nonzero
 
-__all__ = ["Square"]
+__all__ = ["Square", "State", "as_images"]
 
 # Of 10,000 questions: after these the squares are made smaller.
 _HALVINGS = np.array([10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000])
@@ -118,16 +118,35 @@ class Square(FixedBudget[State]):
         a = p.score(p.x + s.proposal)
         better = a.margin < s.margin
         delta = where(better, a.delta, s.delta)
-        share = self._share(to_numpy(progress))
-        propose = _fill if p.norm.name == "linf" else _shift
-        image = _as_images(delta)
-        proposal = propose(p, image, s.epsilon, share, rng).reshape(delta.shape)
         return State(
             delta=delta,
             margin=where(better, a.margin, s.margin),
-            proposal=p.norm.project_box(proposal, s.epsilon, p.low, p.high),
+            proposal=self.propose(p, delta, s.epsilon, progress, rng),
             epsilon=s.epsilon,
         )
+
+    def propose(
+        self,
+        p: Problem,
+        delta: Batch,
+        epsilon: PerSample,
+        progress: PerSample,
+        rng: Rng,
+    ) -> Batch:
+        """The perturbations (n, ...) of ball and box with a square of theirs changed.
+
+        Args:
+            p: The problem.
+            delta: (n, ...) perturbations.
+            epsilon: (n,) radius of the ball, in norm units.
+            progress: (n,) from 0 to below 1, on which the size of the squares depends.
+            rng: Random numbers.
+        """
+        share = self._share(to_numpy(progress))
+        change = _fill if p.norm.name == "linf" else _shift
+        proposal = change(p, as_images(delta), epsilon, share, rng)
+        proposal = proposal.reshape(delta.shape)
+        return p.norm.project_box(proposal, epsilon, p.low, p.high)
 
     def finished(self, p: Problem, s: State) -> Mask | None:
         return broken(p, s.epsilon) if self.stop else None
@@ -190,7 +209,7 @@ def _draw(image: Tensor, share: Array, least: int, rng: Rng) -> tuple[_Squares, 
 
 def _stripes(p: Problem, epsilon: PerSample, rng: Rng) -> Batch:
     """Vertical stripes of random signs."""
-    image = _as_images(p.x)
+    image = as_images(p.x)
     signs = _signs(rng, (image.shape[1], 1, image.shape[3]))
     stripes = signs * (expand(epsilon, image) + image.zeros_like())
     return stripes.reshape(p.x.shape)
@@ -207,7 +226,7 @@ def _fill(
 
 def _tiles(p: Problem, epsilon: PerSample, rng: Rng) -> Batch:
     """Tiles of pyramids with random signs, as large as the ball."""
-    image = _as_images(p.x)
+    image = as_images(p.x)
     channels, rows, columns = image.shape[1:]
     height, width = max(rows // _TILES, 1), max(columns // _TILES, 1)
     counts = (-(-rows // height), -(-columns // width))
@@ -293,7 +312,7 @@ def _places(image: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _as_images(x: Batch) -> Tensor:
+def as_images(x: Batch) -> Tensor:
     """(n, channels, height, width); anything but images is one row of features."""
     if x.ndim == 4:
         return x

@@ -266,7 +266,9 @@ def _foolbox(name: str, **settings: Any) -> Callable[..., None]:
     return attack
 
 
-def _art(name: str, **settings: Any) -> Callable[..., None]:
+def art(name: str, **settings: Any) -> Callable[..., None]:
+    """An attack of ART's on one sample: from a `Curve`, x, y, the norm and a start."""
+
     def attack(
         curve: Curve, x: Tensor, y: Tensor, norm: str, start: Tensor | None
     ) -> None:
@@ -300,12 +302,12 @@ PEERS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
         ("l2",),
     ),
     "art-hopskipjump": (
-        _art("HopSkipJump", targeted=False, max_iter=1000, init_size=100),
+        art("HopSkipJump", targeted=False, max_iter=1000, init_size=100),
         _BOTH,
     ),
-    "art-geoda": (_art("GeoDA", max_iter=5000), _BOTH),
+    "art-geoda": (art("GeoDA", max_iter=5000), _BOTH),
     "art-sign-opt": (
-        _art("SignOPTAttack", targeted=False, max_iter=1000, query_limit=5000),
+        art("SignOPTAttack", targeted=False, max_iter=1000, query_limit=5000),
         ("l2",),
     ),
 }

@@ -2,20 +2,25 @@
 
 Attacks that see scores only, on the trained networks, each within the epsilon that is
 customary for the network. One table per network and norm: the share of images that
-stands after so many queries, and the median number of queries over the images that the
-original Square breaks. `auto` is not told the epsilon: it looks for the nearest
+stands after so many queries, the median number of queries over the images that at least
+one peer breaks (what fails counts as infinite), and that over the best peer's. `auto`
+is told the epsilon, as the peers are; where it is not, it looks for the nearest
 adversarial, and succeeds with the first within it. L0 has no epsilon: the median number
 of changed features after so many queries.
 
-Peers: the original Square (pyautoattack) and torchattacks' one. foolbox has no attack
-by scores for these norms. They are run with all images at once, the number of queries
-of each image being theirs; what they return is verified. Of packages only:
-`pip install --no-deps -r tests/peers/requirements.txt`.
+Peers: the original Square (pyautoattack) and those of torchattacks and ART. foolbox has
+no attack by scores for these norms. The first two are run with all images at once, the
+number of queries of each image being theirs, and what they return is verified; ART's
+one image at a time, every input it shows to the network being a query. Of packages
+only: `pip install --no-deps -r tests/peers/requirements.txt`, and for ART's
+`pip install --no-deps adversarial-robustness-toolbox`.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 from data import DATA, network
-from recorder import distance, is_adversarial
+from decisions import Curve, art
+from recorder import Spent, distance, is_adversarial
 from torch import Tensor, nn
 
 from robustkit.attacks.score.square import Square
@@ -80,29 +86,38 @@ def _within(
     epsilon, budget = EPSILON[net][norm], options.queries
     counts = [q for q in (10, 30, 100, 300, 1000, 3000, 10_000) if q <= budget]
     print(f"\n{norm} {net}, epsilon {epsilon:.4g}, {len(x)} images")
-    print(f"{'':22}" + "".join(f"{q:>8}" for q in counts) + "   median   to original")
+    print(f"{'':22}" + "".join(f"{q:>8}" for q in counts) + "   median  over best")
     images = (model, x, y, norm)
 
     def ours(attack: Attack[Any]) -> Callable[[int], np.ndarray]:
         return lambda seed: _ours(attack, *images, budget, seed).within(epsilon)
 
-    attacks: dict[str, Callable[[int], np.ndarray]] = {
+    peers: dict[str, Callable[[int], np.ndarray]] = {
         "original square": lambda seed: _original(*images, epsilon, budget, seed),
         "torchattacks square": lambda seed: _lent(*images, epsilon, budget, seed),
+        "ART square": lambda seed: _one_by_one(*images, epsilon, budget, seed),
+    }
+    attacks = {
         "ours: square": ours(Square(epsilon, steps=budget, rescale=False)),
         "  rescaled": ours(Square(epsilon, steps=budget)),
-        "ours: auto": ours(auto(norm, budget, Access.SCORE)),
-        "  told the epsilon": ours(auto(norm, budget, Access.SCORE, epsilon)),
+        "ours: auto": ours(auto(norm, budget, Access.SCORE, epsilon)),
+        "  not told": ours(auto(norm, budget, Access.SCORE)),
     }
-    reference: np.ndarray | None = None
-    for name, attack in attacks.items():
-        needed = np.stack([attack(seed) for seed in range(options.seeds)])
-        reference = needed if reference is None else reference
-        both = np.isfinite(reference)
-        middle = float(np.median(needed[both])) if both.any() else np.nan
-        first = float(np.median(reference[both])) if both.any() else np.nan
-        stands = "".join(f"{(needed > q).mean():8.1%}" for q in counts)
-        print(f"{name:22}{stands}{middle:9.1f}{middle / first:14.2f}", flush=True)
+    seeds = range(options.seeds)
+    needed = {
+        name: np.stack([attack(seed) for seed in seeds])
+        for name, attack in (peers | attacks).items()
+    }
+    broken = np.isfinite(np.stack([needed[name] for name in peers])).any(axis=0)
+    middle = {
+        name: float(np.median(queries[broken])) if broken.any() else np.nan
+        for name, queries in needed.items()
+    }
+    best = min(middle[name] for name in peers)
+    for name, queries in needed.items():
+        stands = "".join(f"{(queries > q).mean():8.1%}" for q in counts)
+        print(f"{name:22}{stands}{middle[name]:9.1f}{middle[name] / best:11.2f}")
+    print(f"  medians over {broken.mean():.1%} of the images", flush=True)
 
 
 def _sparse(
@@ -194,6 +209,31 @@ def _lent(
         model, norm=NAME[norm], eps=epsilon, n_queries=budget - 1
     )
     return _asked(attack, model, x, y, norm, epsilon, seed)
+
+
+def _one_by_one(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str,
+    epsilon: float,
+    budget: int,
+    seed: int,
+) -> np.ndarray:
+    needed = np.full(len(x), np.inf)
+    if norm == "l1":
+        return needed
+    attack = art("SquareAttack", eps=epsilon, max_iter=budget)
+    for row in range(len(x)):
+        one, label = x[row : row + 1], y[row : row + 1]
+        curve = Curve(model, one, label, norm, budget)
+        np.random.seed(1000 * seed + row)  # noqa: TID251, NPY002 (as it draws)
+        with warnings.catch_warnings(), contextlib.suppress(Spent):
+            warnings.simplefilter("ignore")
+            attack(curve, one, label, norm, None)
+        within = [q for q, size in curve.steps if size <= epsilon * (1 + 1e-4)]
+        needed[row] = min(within, default=np.inf)
+    return needed
 
 
 def _asked(

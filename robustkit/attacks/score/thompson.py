@@ -1,0 +1,334 @@
+"""Thompson sampling of the margin's slope, and squares after it."""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from scipy import ndimage
+
+from robustkit.attacks.score import square
+from robustkit.attacks.score.square import Square
+from robustkit.engine.attack import FixedBudget, broken
+from robustkit.engine.problem import Problem
+from robustkit.errors import BadInput
+from robustkit.models.base import Access
+from robustkit.numerics.frequencies import Subspace, low_frequencies
+from robustkit.numerics.random import Rng
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Mask,
+    PerSample,
+    Tensor,
+    expand,
+    full,
+    like,
+    put,
+    take,
+    to_numpy,
+    where,
+)
+from robustkit.numerics.thresholds import nonzero
+
+__all__ = ["Thompson"]
+
+# The lowest frequencies, as a share of each side's, that a slope is thought to have;
+# at which one their strength falls off, and how fast.
+_SHARE, _KNEE, _FALL = 0.25, 2.0, 1.5
+# How much of a slope's variance the channels of a pixel have in common.
+_COMMON = 0.5
+# Contrasts are those to the mean of so many pixels a side; of what is expected where
+# they are, this share is expected everywhere.
+_WINDOW, _FLAT = 5, 0.2
+# Pictures without their details, by the pixels a side that are averaged, and how much
+# is expected of the way there.
+_BLURS, _STRENGTH = (3, 9), 0.3
+# Of an answer's variance, what a linear model does not explain.
+_BENT = 1e-3
+# The original's margin in units of the first answer's, until there are two.
+_AT_FIRST = 1.4
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """What is expected of each sample's slope: a sum of independent normal features.
+
+    Attributes:
+        contrast: (n, 1, ...) how strong smooth slopes are where.
+        ways: (n, ways, ...) the other features.
+    """
+
+    contrast: Tensor
+    ways: Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the search stands.
+
+    Attributes:
+        best: The best perturbation, and the one to be asked about next.
+        slopes: What slopes are expected.
+        features: (n, guesses, features) of the perturbations asked about.
+        margins: (n, guesses) the answers.
+        asked: (n,) how many of both there are.
+    """
+
+    best: square.State
+    slopes: Slopes
+    features: Tensor
+    margins: Tensor
+    asked: PerSample
+
+
+@dataclass(frozen=True)
+class Thompson(FixedBudget[State]):
+    """Guess the margin's slope from all answers so far, and go to the edge of the ball.
+
+    At first the margin is taken for a linear function of the perturbation, whose slope
+    is normally distributed: smooth, alike in a pixel's channels, stronger where the
+    picture has contrasts, and with a share along the way to a picture without details.
+    Every answer says how steep it is in one direction. Each question is about the best
+    point of the ball for a slope drawn at random from those that agree with the answers
+    (Thompson sampling), so that what is not known is tried and what is known is used.
+    The first is about the way to the blurred picture.
+
+    A linear model can teach no more after some questions. Then the best perturbation is
+    improved by random squares, as `Square` does.
+
+    Args:
+        epsilon: Radius of the ball, in norm units.
+        steps: How many; 1 question each.
+        guesses: The first so many questions are about guesses.
+        share: Of the image, that the first squares cover, had they come at once.
+        stop: Stop working on a sample once an adversarial within epsilon is known.
+
+    Source:
+        The sampling: Thompson, Biometrika 1933, for linear functions Agrawal, Goyal,
+        ICML 2013. As an attack this project's. Squares: Andriushchenko et al., ECCV
+        2020.
+
+    >>> import robustkit as rk, torch
+    >>> model = torch.nn.Linear(2, 2, bias=False).eval()
+    >>> _ = model.weight.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    >>> x, y = torch.tensor([[0.8, 0.4]]), torch.tensor([0])
+    >>> result = rk.run(Thompson(epsilon=0.25, steps=20), model, x, y, norm="linf")
+    >>> bool(result.found[0])
+    True
+    """
+
+    access: ClassVar[Access] = Access.SCORE
+    norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "linf"})
+    cost: ClassVar[str] = "1 forward"
+    source: ClassVar[str] = "ours, with the squares of Andriushchenko et al., ECCV 2020"
+
+    epsilon: float
+    steps: int = 5000
+    guesses: int = 100
+    share: float = 0.8
+    stop: bool = True
+
+    def start(self, p: Problem, epsilon: PerSample, rng: Rng) -> State:
+        first = _to_edge(p, _to_blurred(p), epsilon)
+        delta = where(p.ledger.found, p.ledger.best - p.x, first)
+        delta = p.norm.project_box(delta, epsilon, p.low, p.high)
+        slopes = _expected(p)
+        size = self.guesses, _space(p.x).size + slopes.ways.shape[1]
+        features = like(p.x, np.zeros((p.size, *size))).astype(p.x.dtype)
+        # Who has an adversarial from a larger ball goes on from it by squares.
+        asked = where(p.ledger.found, full(p.x, float(self.guesses)), 0.0)
+        best = square.State(delta, full(p.x, math.inf), delta, epsilon)
+        return State(best, slopes, features, features[:, :, 0], asked)
+
+    def advance(self, p: Problem, s: State, progress: PerSample, rng: Rng) -> State:
+        a = p.score(p.x + s.best.proposal)
+        better = a.margin < s.best.margin
+        delta = where(better, a.delta, s.best.delta)
+        margin = where(better, a.margin, s.best.margin)
+        epsilon = s.best.epsilon
+        proposal = self._squares.propose(p, delta, epsilon, progress, rng)
+        drawn = to_numpy(rng.normal(s.features.shape[2:]))
+        rows = np.flatnonzero(to_numpy(s.asked) < self.guesses)
+        if len(rows) == 0:
+            best = square.State(delta, margin, proposal, epsilon)
+            return State(best, s.slopes, s.features, s.margins, s.asked)
+        slopes, space = take(s.slopes, rows), _space(p.x)
+        count = to_numpy(s.asked)[rows].astype(np.int64)
+        features = to_numpy(take(s.features, rows)).copy()
+        margins = to_numpy(take(s.margins, rows)).copy()
+        here = np.arange(len(rows)), count
+        features[here] = _features(space, slopes, take(a.delta, rows))
+        margins[here] = to_numpy(a.margin)[rows]
+        slope = _sampled(features, margins, count + 1, drawn[rows])
+        down = put(
+            delta,
+            rows,
+            _images(space, slopes, like(p.x, -slope).astype(p.x.dtype)).reshape(
+                (-1, *p.x.shape[1:])
+            ),
+        )
+        guessing = like(p.x, to_numpy(s.asked) + 1 < self.guesses)
+        proposal = where(guessing, _to_edge(p, down, epsilon), proposal)
+        return State(
+            square.State(delta, margin, proposal, epsilon),
+            s.slopes,
+            put(s.features, rows, like(p.x, features)),
+            put(s.margins, rows, like(p.x, margins)),
+            where(s.asked < self.guesses, s.asked + 1, s.asked),
+        )
+
+    def finished(self, p: Problem, s: State) -> Mask | None:
+        return broken(p, s.best.epsilon) if self.stop else None
+
+    def check(self, p: Problem) -> None:
+        if self.guesses < 1:
+            raise BadInput(f"Thompson needs at least 1 guess; got {self.guesses}")
+        self._squares.check(p)
+        super().check(p)
+
+    @property
+    def _squares(self) -> Square:
+        return Square(self.epsilon, self.steps, self.share)
+
+
+def _to_edge(p: Problem, way: Batch, epsilon: PerSample) -> Batch:
+    """The perturbation (n, ...) of ball and box that goes farthest along a way."""
+    if p.norm.name == "linf":
+        delta = way.sign() * expand(epsilon, way)
+    else:
+        # So far out that what the box cuts off goes to other features.
+        delta = way * expand(4 * epsilon / nonzero(p.norm(way)), way)
+    return p.norm.project_box(delta, epsilon, p.low, p.high)
+
+
+def _sampled(features: Array, margins: Array, count: Array, drawn: Array) -> Array:
+    """(m, features) slopes drawn from what the first `count` (m,) answers leave open.
+
+    Coefficients are normal with one unknown variance, answers linear in them from an
+    unknown margin of the original on, but for a part that a linear model leaves over.
+
+    Args:
+        features: (m, guesses, features) of the perturbations asked about.
+        margins: (m, guesses) the answers.
+        count: (m,) how many of both there are.
+        drawn: (m, features) independent standard normal values.
+    """
+    slopes = np.empty_like(drawn)
+    # Sample by sample, so that no rounding depends on the others.
+    for row, many in enumerate(count):
+        known, answers = features[row, :many], margins[row, :many].astype(float)
+        valid = np.isfinite(answers)
+        known, answers = known[valid].astype(float), answers[valid]
+        if len(answers) == 0:
+            slopes[row] = drawn[row]
+            continue
+        gram = known @ known.T
+        size = gram.trace() / len(gram)
+        if not size > 0:
+            slopes[row] = drawn[row]
+            continue
+        gram[np.diag_indices(len(gram))] += _BENT * size
+        ones = np.ones_like(answers)
+        solved = np.linalg.solve(gram, np.stack([ones, answers], axis=1))
+        at_origin = solved[:, 1].sum() / solved[:, 0].sum()
+        if len(answers) == 1:
+            at_origin = _AT_FIRST * answers[0]
+        change = answers - at_origin
+        scale = math.sqrt((change**2).mean() / size)
+        left = change - scale * (known @ drawn[row])
+        slopes[row] = scale * drawn[row] + known.T @ np.linalg.solve(gram, left)
+    return slopes
+
+
+def _features(space: Subspace, slopes: Slopes, delta: Batch) -> Array:
+    """(m, features) of perturbations (m, ...), with which a slope's are multiplied."""
+    images = square.as_images(delta)
+    smooth = _mixed(to_numpy(space.coefficients(images * slopes.contrast)))
+    ways = (slopes.ways * images.expand_dims(1)).sum(axis=(2, 3, 4))
+    smooth = (smooth * _strengths(space)).reshape(len(smooth), -1)
+    return np.concatenate([smooth, to_numpy(ways)], axis=1)
+
+
+def _images(space: Subspace, slopes: Slopes, features: Tensor) -> Batch:
+    """(m, ...) the slopes that are made of features (m, features)."""
+    smooth = features[:, : space.size].reshape((-1, *space.inner))
+    strengths = like(features, _strengths(space)).astype(features.dtype)
+    mixed = like(features, _mixed(to_numpy(smooth * strengths)))
+    images = space.images(mixed) * slopes.contrast
+    shares = features[:, space.size :]
+    shares = shares.reshape((*shares.shape, 1, 1, 1))
+    return images + (slopes.ways * shares).sum(axis=1)
+
+
+def _mixed(coefficients: Array) -> Array:
+    """Of coefficients (m, channels, ...) that are independent: with a part in common.
+
+    The root of a covariance, and its own transpose.
+    """
+    own = math.sqrt(1 - _COMMON)
+    mean = coefficients.mean(axis=1, keepdims=True)
+    return np.asarray(own * coefficients + (1 - own) * mean)
+
+
+def _to_blurred(p: Problem) -> Batch:
+    """(n, ...) the way to a picture without details; where it has none, to grey."""
+    grey = (p.bounds.lower + p.bounds.upper) / 2 - p.x
+    images = square.as_images(p.x)
+    if images.shape[2] == 1:
+        return grey
+    blurred = like(p.x, _blurred(to_numpy(images), _WINDOW)).reshape(p.x.shape) - p.x
+    return where(blurred == 0, grey, blurred)
+
+
+def _expected(p: Problem) -> Slopes:
+    images = to_numpy(square.as_images(p.x))
+    middle = (p.bounds.lower + p.bounds.upper) / 2
+    contrast, ways = np.ones_like(images[:, :1]), [middle - images]
+    if images.shape[2] > 1:
+        energy = ((_blurred(images, _WINDOW) - images) ** 2).mean(axis=1, keepdims=True)
+        energy = np.maximum(_blurred(energy, _WINDOW), 0)
+        contrast = np.sqrt(_FLAT + (1 - _FLAT) * energy / _mean(energy))
+        ways += [_blurred(images, width) - images for width in _BLURS]
+    ways = [math.sqrt(_STRENGTH) * way / np.sqrt(_mean(way**2)) for way in ways]
+    return Slopes(like(p.x, contrast), like(p.x, np.stack(ways, axis=1)))
+
+
+def _blurred(images: Array, width: int) -> Array:
+    """(n, channels, height, width) the mean of so many pixels a side."""
+    for axis in (2, 3):
+        images = ndimage.uniform_filter1d(images, width, axis, mode="nearest")
+    return images
+
+
+def _mean(images: Array) -> Array:
+    """(n, 1, 1, 1) of each sample; 1 where that is zero."""
+    mean = np.stack([one.mean(keepdims=True) for one in images])
+    return np.where(mean > 0, mean, 1).astype(images.dtype)
+
+
+def _space(x: Batch) -> Subspace:
+    shape = square.as_images(x).shape[1:]
+    # One row of features may have no order.
+    return low_frequencies(shape, _SHARE) if shape[1] > 1 else _every(shape)
+
+
+@functools.lru_cache(maxsize=32)
+def _every(shape: tuple[int, ...]) -> Subspace:
+    return Subspace(shape, shape, (), ())
+
+
+@functools.lru_cache(maxsize=32)
+def _strengths(space: Subspace) -> Array:
+    """(*sides) standard deviations of the coefficients, so that a feature's is 1."""
+    if not space.out:
+        return np.ones(space.inner[1:])
+
+    def variances(sides: tuple[int, ...]) -> Array:
+        rows, columns = np.ogrid[: sides[0], : sides[1]]
+        squares = (rows**2 + columns**2) / _KNEE**2
+        return np.asarray((1 + squares) ** -_FALL)
+
+    mean = variances(space.shape[1:]).mean()
+    return np.asarray(np.sqrt(variances(space.inner[1:]) / mean))
