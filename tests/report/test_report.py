@@ -672,6 +672,7 @@ def test_a_copied_folder_is_enough(demo, tmp_path):
         "model": "digits",
         "data": "digits",
         "attacks": ["fmn"],
+        "epsilons": None,
         "pool": None,
     }
     assert run["sources"].keys() == {"fmn"}
