@@ -110,11 +110,19 @@ def test_markdown_and_latex_have_the_numbers_of_the_summary(ask, runs):
         assert {line.replace(r"\&", "").count("&") + 1 for line in rows} == {columns}
 
 
+def test_the_checklist_is_printed_run_by_run(ask, runs):
+    names = sorted(path.name for path in runs.iterdir())[:2]
+    code, text, _ = ask("report", *names, "--checklist")
+    assert code == 0
+    assert text.count("# Checklist: ") == 2
+    assert "**open:**" in text
+
+
 def test_bad_input_is_told(ask):
     for arguments, message in (
         (
             ["report", "digits", "--markdown", "--latex"],
-            "one of --markdown and --latex",
+            "one of --markdown, --latex and --checklist",
         ),
         (["report", "digits", "--figures", "gif"], "unknown format 'gif'"),
         (["report", "nowhere"], "not a run folder"),
