@@ -62,11 +62,11 @@ def exact_distance(
     An attack (`auto`) finds a first upper bound, and a linear program on its linear
     piece of the network the least distance there. Then one mixed-integer program per
     class, the likeliest first, is to prove that a ball almost as large holds no
-    adversarial of that class; a linear program does for most of them. Bounds before
-    the ReLUs are tightened first: within the ball those of the first layer are the best
-    there are, for later ones linear programs find them, and more for adversarials only.
-    What is found instead is a better upper bound. A program that takes too long is put
-    off for one about a ball half as much above what is proven. Ties count as
+    adversarial of that class; a linear program does for most of them. The bounds before
+    the ReLUs that it needs are the best there are for the first layer, and found by
+    linear programs for later ones. What is found instead of a proof is a better upper
+    bound. Where a program takes too long, bounds that hold for adversarials only are
+    found for it, and it is about a ball half as far above what is proven. Ties count as
     adversarial for `lower`, and the witness lies just beyond the boundary.
 
     Args:

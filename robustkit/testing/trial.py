@@ -149,20 +149,36 @@ class Trial:
         # The verdict keeps the task, so that no other one gets its id.
         key = (id(task), global_seed, *map(_hashable, vars(chosen).values()))
         if key not in self._known:
-            try:
-                with seeded(global_seed):
-                    outcome = self.subject.attack(task, chosen)
-            except BadInput as error:
-                if refusable:
-                    self.skip(f"it refuses: {error}")
-                raise AssertionError(f"{task.name}: it refuses: {error}") from error
-            except Exception as error:
-                raise AssertionError(
-                    f"{task.name}: expected an answer; it raised "
-                    f"{type(error).__name__}: {error}"
-                ) from error
+            with seeded(global_seed):
+                outcome = self.attack(task, chosen, refusable=refusable)
             self._known[key] = judge(task, outcome, chosen)
         return self._known[key]
+
+    def attack(
+        self, task: Planted, settings: Settings, *, refusable: bool = False
+    ) -> Outcome:
+        """Run the attack, whatever was run before, with random numbers as they come.
+
+        Args:
+            task: To run it on.
+            settings: How.
+            refusable: As for `run`.
+
+        Raises:
+            AssertionError: It raised an error.
+            unittest.SkipTest: It may refuse the task, and does.
+        """
+        try:
+            return self.subject.attack(task, settings)
+        except BadInput as error:
+            if refusable:
+                self.skip(f"it refuses: {error}")
+            raise AssertionError(f"{task.name}: it refuses: {error}") from error
+        except Exception as error:
+            raise AssertionError(
+                f"{task.name}: expected an answer; it raised "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     def settings(self, task: Planted, **settings: Any) -> Settings:
         """How the attack is run on a task, with an epsilon if it wants one."""

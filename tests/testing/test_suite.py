@@ -1,3 +1,4 @@
+import dataclasses
 import unittest
 
 import defects
@@ -104,6 +105,27 @@ def test_an_error_of_the_attack_is_the_cause_of_the_failure():
     with pytest.raises(AssertionError, match="raised KeyError: 'gone'") as failure:
         check()
     assert isinstance(failure.value.__cause__, KeyError)
+
+
+def raises(model, x, y):
+    raise KeyError("gone")
+
+
+@dataclasses.dataclass(frozen=True)
+class Refuses(FMN):
+    """An attack that cannot work on any problem."""
+
+    def check(self, p):
+        raise BadInput("not this one")
+
+
+@pytest.mark.parametrize("attack", [raises, Refuses(), defects.does_nothing])
+def test_what_fails_fails_the_laws_and_not_the_suite(attack):
+    findings = examine(attack, "l2", samples=2)
+    assert {finding.law for finding in findings} == set(LAWS)
+    # An error is never a law kept.
+    kept = {finding.law for finding in findings if finding.outcome == "passed"}
+    assert kept == set() or attack is defects.does_nothing
 
 
 def test_what_is_no_batch_is_said_to_be_none():

@@ -83,7 +83,7 @@ def leaves_global_randomness(t: Trial) -> None:
         before = _global_draws()
     with seeded(7):
         # Not `t.run`, which restores the generators.
-        t.subject.attack(task, t.settings(task))
+        t.attack(task, t.settings(task))
         after = _global_draws()
     if before != after:
         raise AssertionError(
@@ -215,6 +215,8 @@ def budget_respected(t: Trial) -> None:
 def _best_seen(t: Trial, v: Verdict) -> float:
     """The least distance of all adversarials asked about, of the only sample."""
     task = v.task
+    if not v.outcome.model.queries:
+        return np.inf
     queries = np.concatenate(
         [q.reshape(-1, *task.x.shape[1:]) for q in v.outcome.model.queries]
     )
