@@ -188,7 +188,7 @@ def _logarithms(case: Case) -> Plan | None:
 def _student(case: Case) -> Plan | None:
     questions = int(min(case.budget * max(len(case.pool), 1), _LESSONS))
     learned = student(case.model, case.pool, 2 * case.step, questions, case.seed)
-    model = Surrogate(case.model, learned)
+    model = Surrogate(case.current, learned)
     value, now = _measured(case, model), _measured(case, case.current)
     if value <= 0:
         return None
