@@ -112,7 +112,8 @@ def autoattack(
 
     Give it to `evaluate` or `run` as any attack. Its distances say whether a sample
     stands `epsilon`, and nothing about other sizes.
-    It needs a criterion with a cross-entropy, and 4 classes (3 for "rand").
+    It needs a criterion with a cross-entropy. For fewer than 4 classes (3 for "rand")
+    its second loss is not defined as published, and is what `get_loss` says.
 
     Args:
         epsilon: Radius of the ball, in norm units.

@@ -259,7 +259,7 @@ def adapt(
 
     Raises:
         BadInput: Something given is not as described, or the evaluation was limited to
-            scores or decisions.
+            less than the model shows.
 
     >>> import robustkit as rk
     >>> def coarse(x):
@@ -380,6 +380,7 @@ class _Adapting:
         case = replace(case, x=self.x[correct], label=self.label[correct])
         if len(correct) == 0:
             return best
+        case = self._without_settled(case, best)
         if self.model.abstains:
             case = _with(case, [_REFUSES])
             found.append(_REFUSES)

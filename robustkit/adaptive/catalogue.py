@@ -123,12 +123,13 @@ def _expectation(case: Case) -> Plan | None:
     if not case.random or isinstance(case.current, EOT):
         return None
     if case.current.access < Access.GRADIENT:
-        model = EOT(case.current, _FEWEST, seed=case.seed)
+        model = EOT(case.current, _FEWEST, seed=case.seed, batched=True)
         attacks = _blind(case, model)
     else:
         measured = EOT(case.current, example=case.x[:16], seed=case.seed)
         # What varies least still decides by chance.
-        model = EOT(case.current, max(measured.samples, 10), seed=case.seed)
+        samples = max(measured.samples, 10)
+        model = EOT(case.current, samples, seed=case.seed, batched=True)
         attacks = _descents(case, model)
     said = f"answers and gradients are means over {model.samples} draws"
     return Plan(model, attacks, said, keep=True)
@@ -188,7 +189,7 @@ def _logarithms(case: Case) -> Plan | None:
 def _student(case: Case) -> Plan | None:
     questions = int(min(case.budget * max(len(case.pool), 1), _LESSONS))
     learned = student(case.model, case.pool, 2 * case.step, questions, case.seed)
-    model = Surrogate(case.model, learned)
+    model = Surrogate(case.current, learned)
     value, now = _measured(case, model), _measured(case, case.current)
     if value <= 0:
         return None

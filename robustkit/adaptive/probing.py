@@ -42,7 +42,7 @@ def progress(
     if model.access < Access.GRADIENT:
         return 0.0
     if random:
-        model = EOT(model, _DRAWS)
+        model = EOT(model, _DRAWS, batched=True)
     try:
         with model.session():
             point = model.to_tensor(x)

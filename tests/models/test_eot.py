@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -5,9 +7,10 @@ import torch
 import robustkit as rk
 from robustkit.errors import BadInput
 from robustkit.models.base import Access
-from robustkit.models.eot import EOT
+from robustkit.models.eot import EOT, _scrambled
 from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
+from robustkit.numerics.random import sample_keys, seeded
 from robustkit.numerics.tensors import as_tensor, to_numpy
 
 W = torch.tensor([[1.0, -1.0, 0.5], [-2.0, 1.0, 0.0]]).T.contiguous()
@@ -95,8 +98,8 @@ def test_gradients_are_those_of_the_mean(function, average):
     expected = []
     for row in range(3):
         point = x[row : row + 1].clone().requires_grad_()
-        key = int(rk.numerics.random.sample_keys(x[row : row + 1].numpy())[0])
-        with rk.numerics.random.seeded(key ^ rk.models.eot._scrambled(0)):
+        key = int(sample_keys(x[row : row + 1].numpy())[0])
+        with seeded(key ^ _scrambled(0)):
             if function is masked:
                 drawn = function(point.expand(6, -1).float()).double()
             else:
@@ -105,6 +108,32 @@ def test_gradients_are_those_of_the_mean(function, average):
         torch.testing.assert_close(logits.raw[row], mean)
         expected.append(torch.autograd.grad((mean * slopes[row]).sum(), point)[0])
     np.testing.assert_allclose(first, torch.cat(expected).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_batches_are_asked_as_a_whole_where_that_is_wished(average):
+    x, sizes = points(4), []
+
+    def function(x):
+        sizes.append(len(x))
+        return masked(x)
+
+    model = EOT(TorchModel(function), 6, average=average, batched=True)
+    logits, pull_back = model.linearise(x)
+    assert sizes == [4] * 6
+    np.testing.assert_array_equal(logits.raw, model.logits(x).raw)
+    slopes = torch.randn(4, 2, generator=torch.Generator().manual_seed(2))
+    found = to_numpy(pull_back(as_tensor(slopes)))
+    # The draws are those of the whole batch's seed.
+    keys = sample_keys(x.raw.numpy())
+    together = hashlib.blake2b(keys.tobytes(), digest_size=8).digest()
+    point = x.raw.clone().requires_grad_()
+    with seeded(int.from_bytes(together, "little") ^ _scrambled(0)):
+        drawn = torch.stack([masked(point) for _ in range(6)])
+    mean = drawn.mean(0) if average == "logits" else drawn.softmax(2).mean(0).log()
+    torch.testing.assert_close(logits.raw, mean.detach())
+    (expected,) = torch.autograd.grad((mean * slopes).sum(), point)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_every_draw_is_billed():
