@@ -64,6 +64,8 @@ def warrant(
         device=config["device"],
         mean=config["mean"],
         std=config["std"],
+        cache=config.get("cache"),
+        headers=config.get("headers"),
     )
     x = np.concatenate([x for x, _ in dataset.batches(samples)])
     verdicts: dict[str, dict[str, Any]] = {}

@@ -9,6 +9,7 @@ import click
 
 from robustkit.cli.ending import reporting_errors
 from robustkit.cli.options import (
+    Header,
     Numbers,
     Part,
     Target,
@@ -100,6 +101,20 @@ Examples:
     help="Other inputs that attacks may start from; results then depend on them.",
 )
 @click.option(
+    "--cache",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Keep the answers of a model at an address, and ask nothing twice.",
+)
+@click.option(
+    "--header",
+    "headers",
+    type=Header(),
+    multiple=True,
+    help="Sent to an address, such as 'Authorization=Bearer ENV:API_KEY'; ENV:VARIABLE "
+    "stands for that of the environment.",
+)
+@click.option(
     "--warrant",
     is_flag=True,
     help="Then test each attack on adversarials known to exist (see robustkit test).",
@@ -137,6 +152,7 @@ def evaluate_command(
     norms: tuple[str, ...],
     attacks: str,
     epsilons: tuple[str, ...],
+    headers: tuple[tuple[str, str], ...],
     warrant: bool,
     adaptive: bool,
     out: str | None,
@@ -182,6 +198,7 @@ def evaluate_command(
                         norm=wanted,
                         attacks=names,
                         epsilons=sizes(epsilons),
+                        headers=dict(headers) or None,
                         bounds=bounds,
                         out=folder,
                         progress=progress,

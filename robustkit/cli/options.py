@@ -10,6 +10,7 @@ import click
 from robustkit.errors import BadInput
 
 __all__ = [
+    "Header",
     "Numbers",
     "Part",
     "Target",
@@ -35,6 +36,23 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             return tuple(_number(part) for part in value.split(","))
         except (ValueError, ZeroDivisionError):
             self.fail(f"'{value}' is not a list of numbers such as 2/255,8/255")
+
+
+class Header(click.ParamType[tuple[str, str]]):
+    """A header and its value."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        name, equals, content = str(value).partition("=")
+        if not (equals and name.strip()):
+            # Not repeated here, since it may be a key.
+            self.fail("expected NAME=VALUE, such as 'Authorization=Bearer ENV:API_KEY'")
+        return name.strip(), content.strip()
 
 
 class Target(click.ParamType[int | str]):

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from robustkit.cli.ending import reporting_errors
+from robustkit.cli.options import Header
 
 __all__ = ["compare_command", "verify_command"]
 
@@ -60,13 +61,26 @@ def compare_command(runs: tuple[str, ...], as_json: bool, page: str | None) -> N
 @click.option("--data", required=True, help="What it was evaluated on, likewise.")
 @click.option("--device", help="For torch models, such as cuda:0.")
 @click.option(
+    "--header",
+    "headers",
+    type=Header(),
+    multiple=True,
+    help="Sent to an address, as for `eval`; those of RUN are not.",
+)
+@click.option(
     "--rounded",
     is_flag=True,
     help="Also count the adversarials that remain after rounding to 256 levels.",
 )
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def verify_command(
-    run: str, model: str, data: str, device: str | None, rounded: bool, as_json: bool
+    run: str,
+    model: str,
+    data: str,
+    device: str | None,
+    headers: tuple[tuple[str, str], ...],
+    rounded: bool,
+    as_json: bool,
 ) -> None:
     r"""Recompute what the run folder RUN claims, without any attack.
 
@@ -82,7 +96,14 @@ def verify_command(
     with reporting_errors(lambda: None):
         from robustkit.evaluation.audit import verify
 
-        audit = verify(run, model, data, device=device, rounded=rounded)
+        audit = verify(
+            run,
+            model,
+            data,
+            device=device,
+            headers=dict(headers) or None,
+            rounded=rounded,
+        )
         if as_json:
             click.echo(json.dumps(audit.to_json(), indent=2))
         else:

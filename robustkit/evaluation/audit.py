@@ -1,6 +1,6 @@
 """Checking the claims of a run without any of its attacks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,7 @@ def verify(
     *,
     criterion: Callable[[Tensor], Criterion] | None = None,
     device: str | None = None,
+    headers: Mapping[str, str] | None = None,
     rounded: bool = False,
 ) -> Audit:
     """Recompute what a run claims, from its adversarials, the model and the data.
@@ -110,6 +111,8 @@ def verify(
         data: What it was evaluated on, as for `evaluate`.
         criterion: The criterion of your own that the run was made with, if it was.
         device: For torch models.
+        headers: For a model by its address, as for `evaluate`; none of the run's are
+            sent.
         rounded: Also count the adversarials that remain after rounding to 256 levels.
 
     Returns:
@@ -139,6 +142,7 @@ def verify(
         device=device,
         mean=config["mean"],
         std=config["std"],
+        headers=headers,
     )
     precise = opened.precise()
     auditor = _Auditor(

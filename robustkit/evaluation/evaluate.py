@@ -67,6 +67,8 @@ def evaluate(
     std: Sequence[float] | None = None,
     device: str | None = None,
     pool: Any = None,
+    cache: str | Path | None = None,
+    headers: Mapping[str, str] | None = None,
     shard: tuple[int, int] | None = None,
     time_limit: float | None = None,
     out: str | Path | None = None,
@@ -107,6 +109,11 @@ def evaluate(
         device: For torch models, such as "cuda:0".
         pool: Other inputs (m, ...) that attacks may start from or walk towards, or
             data as for `data`. None: none, so that samples do not influence each other.
+        cache: File that keeps the answers of a model at an address, so that a run that
+            was cut off asks nothing twice (`RemoteModel`).
+        headers: Sent to that address. Their values hold `ENV:VARIABLE`, which stands
+            for that of the environment, so that no key is kept in the run folder:
+            {"Authorization": "Bearer ENV:API_KEY"}.
         shard: (3, 16): evaluate only the third of sixteen parts of the data, for as
             many processes with a run folder each, which `merge` joins. Batches are
             dealt out in turn.
@@ -137,7 +144,15 @@ def evaluate(
         target = _whole(target, "the target")
     asked = Bounds(*bounds) if isinstance(bounds, tuple | list) else bounds
     adapted, dataset = model_and_data(
-        model, data, asked, samples, device=device, mean=mean, std=std
+        model,
+        data,
+        asked,
+        samples,
+        device=device,
+        mean=mean,
+        std=std,
+        cache=cache,
+        headers=headers,
     )
     shown = min(_access(access), adapted.access)
     _check_counts(budget=budget, batch_size=batch_size, seed=seed)
@@ -200,6 +215,8 @@ def evaluate(
         "std": std and list(std),
         "device": device,
         "pool": _name(pool) or (None if pool is None else "given"),
+        "cache": cache and str(cache),
+        "headers": headers and dict(headers),
         "shard": shard and list(shard),
         "time_limit": time_limit,
     }

@@ -63,6 +63,8 @@ def resume(
         std=config["std"],
         device=config["device"],
         pool=asked["pool"],
+        cache=config.get("cache"),
+        headers=config.get("headers"),
         shard=None if shard is None else tuple(shard),
         time_limit=config.get("time_limit"),
         out=folder,

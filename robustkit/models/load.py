@@ -2,7 +2,7 @@
 
 import os
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,8 @@ def load_model(
     device: str | torch.device | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Model:
     """Load a model by name or from a file.
 
@@ -138,9 +140,13 @@ def load_model(
         device: Where torch models run.
         mean: Of the inputs that the model expects.
         std: Of the inputs that the model expects.
+        cache: File that keeps the answers of a model at an address (`RemoteModel`).
+        headers: Sent to that address, the environment's values in place of
+            `ENV:VARIABLE` (`filled_headers`).
 
     Raises:
-        BadInput: There is nothing of that name, it cannot be loaded, or it is no model.
+        BadInput: There is nothing of that name, it cannot be loaded, or it is no model;
+            or it is at no address, and has no use for a cache or headers.
 
     >>> load_model("digits").name
     'digits'
@@ -149,11 +155,17 @@ def load_model(
     suffix = Path(spec).suffix.lower()
     native: Any
     name: str | None
+    address = spec.startswith(("http://", "https://"))
+    if (cache is not None or headers) and not address:
+        raise BadInput(
+            "a cache of answers and headers are for models at an address (http:// or "
+            f"https://); got the model '{spec}'"
+        )
     with neighbours_importable(spec):
         if spec in demo.MODELS:
             native, name = demo.load_model(spec), spec
-        elif spec.startswith(("http://", "https://")):
-            native, name = _remote(spec, bounds, example), None
+        elif address:
+            native, name = _remote(spec, bounds, example, cache, headers), None
         elif suffix == ".onnx":
             native, name = _load_onnx(_existing(spec), bounds), None
         elif suffix == ".pt2":
@@ -237,10 +249,18 @@ def _channel_axis(example: Array | None, channels: int) -> int:
     )
 
 
-def _remote(url: str, bounds: Bounds | None, example: Array | None) -> Model:
-    from robustkit.models.remote import RemoteModel
+def _remote(
+    url: str,
+    bounds: Bounds | None,
+    example: Array | None,
+    cache: str | os.PathLike[str] | None,
+    headers: Mapping[str, str] | None,
+) -> Model:
+    from robustkit.models.remote import RemoteModel, filled_headers
 
-    model = RemoteModel(url, bounds)
+    kept = None if cache is None else os.fspath(cache)
+    filled = filled_headers(headers or {})
+    model = RemoteModel(url, bounds, cache=kept, headers=filled)
     if example is None:
         raise ExampleNeeded(
             f"whether {url} answers with labels or with scores is found out by asking; "

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,13 +22,45 @@ from robustkit.models.labels import Classes
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
 
-__all__ = ["RemoteModel", "Template"]
+__all__ = ["RemoteModel", "Template", "filled_headers"]
 
 _INPUTS, _INPUT = "{inputs}", "{input}"
 # Where an answer may stand that follows the documented format.
 _KINDS = ("scores", "labels", "top")
+# Where a header's value holds that of a variable of the environment.
+_VARIABLE = re.compile(r"ENV:([A-Za-z_][A-Za-z0-9_]*)")
 # In place of an input, for the cache.
 _CLASSES = "classes"
+
+
+def filled_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers with the environment's values in place of `ENV:VARIABLE`.
+
+    Raises:
+        BadInput: A value holds no such place, and so may be a key itself, which would
+            be written down; or there is no such variable.
+
+    >>> os.environ["API_KEY"] = "secret"
+    >>> filled_headers({"Authorization": "Bearer ENV:API_KEY"})
+    {'Authorization': 'Bearer secret'}
+    """
+    filled = {}
+    for name, value in headers.items():
+        variables = _VARIABLE.findall(value)
+        if not variables:
+            raise BadInput(
+                f"the value of the header '{name}' must come from the environment, "
+                "since run.json keeps what was given: write ENV: and the name of a "
+                f"variable, such as '{name}=Bearer ENV:API_KEY'"
+            )
+        for variable in variables:
+            if not os.environ.get(variable):
+                raise BadInput(
+                    f"the header '{name}' needs the environment variable {variable}, "
+                    "which is not set"
+                )
+        filled[name] = _VARIABLE.sub(lambda match: os.environ[match[1]], value)
+    return filled
 
 
 @dataclass(frozen=True)

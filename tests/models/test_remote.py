@@ -420,6 +420,59 @@ class TestWhole:
             assert results.run["model"]["adapter"] == "RemoteModel"
             assert np.isfinite(results.distance).all()
 
+    def test_keys_come_from_the_environment_and_stay_there(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("SOME_KEY", "sesame-4711")
+        with Server() as server:
+            x, y = data(server)
+            np.savez(tmp_path / "data.npz", x=x, y=y)
+            run, cache = tmp_path / "run", tmp_path / "answers.db"
+            arguments = ["eval", server.url, "--data", str(tmp_path / "data.npz")]
+            arguments += ["--attacks", "gaussian-noise", "--budget", "20"]
+            arguments += ["--cache", str(cache), "--out", str(run)]
+            arguments += ["--header", "Authorization=Bearer ENV:SOME_KEY"]
+            done = CliRunner().invoke(main, arguments)
+            assert done.exit_code == 0, done.output
+            sent = [headers["Authorization"] for headers in server.headers]
+            assert set(sent) == {"Bearer sesame-4711"}
+            config = rk.Results(run).run["config"]
+            assert config["headers"] == {"Authorization": "Bearer ENV:SOME_KEY"}
+            assert config["cache"] == str(cache)
+            for path in tmp_path.rglob("*"):
+                assert path.is_dir() or b"sesame" not in path.read_bytes(), path
+            # The same again out of the cache, which needs no server.
+            arguments[arguments.index(str(run))] = str(tmp_path / "again")
+            asked = len(server.requests)
+            assert CliRunner().invoke(main, arguments).exit_code == 0
+            assert len(server.requests) == asked
+            server.headers.clear()
+            verified = ["verify", str(run), "--model", server.url]
+            verified += ["--data", str(tmp_path / "data.npz")]
+            # No key is sent because a run folder says so.
+            assert CliRunner().invoke(main, verified).exit_code == 0
+            assert not any("Authorization" in sent for sent in server.headers)
+            server.headers.clear()
+            verified += ["--header", "Authorization=ENV:SOME_KEY"]
+            assert CliRunner().invoke(main, verified).exit_code == 0
+            sent = {headers["Authorization"] for headers in server.headers}
+            assert sent == {"sesame-4711"}
+
+    def test_keys_that_would_be_kept_are_refused_and_not_repeated(self, monkeypatch):
+        monkeypatch.delenv("NO_KEY", raising=False)
+        command = ["eval", "http://127.0.0.1:1/", "--data", "digits"]
+        for header, words in (
+            ("X-Key=sesame-4711", "must come from the environment"),
+            ("X-Key: sesame-4711", "expected NAME=VALUE"),
+            ("X-Key=ENV:NO_KEY", "environment variable NO_KEY"),
+        ):
+            done = CliRunner().invoke(main, [*command, "--header", header])
+            assert done.exit_code != 0
+            assert words in " ".join(done.output.split())
+            assert "sesame" not in done.output
+        with pytest.raises(BadInput, match="for models at an address"):
+            load_model("digits", cache="answers.db")
+        with pytest.raises(BadInput, match="given by its address"):
+            rk.evaluate(lambda x: x, "digits", cache="answers.db")
+
     def test_after_its_server_died_a_run_can_be_had_for_what_is_missing(self, tmp_path):
         settings = {"norm": "l2", "attacks": ["gaussian-noise", "square"], "budget": 20}
         sent = []
