@@ -284,6 +284,8 @@ def adapt(
         device=config["device"],
         mean=config["mean"],
         std=config["std"],
+        cache=config.get("cache"),
+        headers=config.get("headers"),
     )
     x, label = _samples(dataset.batches(config["batch_size"]), results)
     examined = examine(adapted, x[:2])

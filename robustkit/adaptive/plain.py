@@ -1,6 +1,7 @@
 """The plain evaluation of a model that turns out to have no gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from robustkit.engine.criteria import Misclassification
@@ -26,6 +27,8 @@ def attacks_that_run(
     mean: Any = None,
     std: Any = None,
     device: str | None = None,
+    cache: str | Path | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> list[str]:
     """The attacks named, or, for a model without gradients, one that needs scores.
 
@@ -41,6 +44,8 @@ def attacks_that_run(
         mean: See `model`.
         std: See `model`.
         device: See `model`.
+        cache: Of a model at an address, as for `evaluate`.
+        headers: See `cache`.
 
     >>> attacks_that_run("digits", "digits", ["auto"], ["linf"])
     ['auto']
@@ -52,7 +57,15 @@ def attacks_that_run(
     """
     box = None if bounds is None else Bounds(*bounds)
     adapted, dataset = model_and_data(
-        model, data, box, 2, device=device, mean=mean, std=std
+        model,
+        data,
+        box,
+        2,
+        device=device,
+        mean=mean,
+        std=std,
+        cache=cache,
+        headers=headers,
     )
     chosen = [get_norm(norm) for norm in norms]
     needed = [

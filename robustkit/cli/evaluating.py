@@ -186,7 +186,9 @@ def evaluate_command(
 
         names, wanted = attacks.split(","), split(norms) or ["linf"]
         if adaptive and not resume:
-            names = _attacks_that_run(model, data, names, wanted, bounds, settings)
+            names = _attacks_that_run(
+                model, data, names, wanted, bounds, headers, settings
+            )
         try:
             with progress_bar() as progress:
                 if resume:
@@ -260,12 +262,14 @@ def _attacks_that_run(
     attacks: list[str],
     norms: list[str],
     bounds: tuple[float, float] | None,
+    headers: tuple[tuple[str, str], ...],
     settings: dict[str, Any],
 ) -> list[str]:
     """The attacks, or others where the model has no gradients for them to follow."""
     from robustkit.adaptive.plain import attacks_that_run
 
-    known = {name: settings[name] for name in ("mean", "std", "device")}
+    known = {name: settings[name] for name in ("mean", "std", "device", "cache")}
+    known["headers"] = dict(headers) or None
     found = attacks_that_run(model, data, attacks, norms, bounds=bounds, **known)
     if found != attacks:
         click.echo(
