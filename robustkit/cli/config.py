@@ -90,7 +90,8 @@ def options_of_run(run: Mapping[str, Any]) -> dict[str, Any]:
         "attacks": asked["attacks"],
         "pool": asked.get("pool"),
         "norm": config.get("norms"),
-        "epsilons": config.get("epsilons"),
+        # Those asked for, which attacks may know of; not the customary ones.
+        "epsilons": asked.get("epsilons", config.get("epsilons")),
         "shard": "/".join(map(str, config["shard"])) if config.get("shard") else None,
         **{name: config.get(name) for name in _SAME_NAME},
     }

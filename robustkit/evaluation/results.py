@@ -102,10 +102,11 @@ class Results:
             chosen &= self._table["attack"] == attack
         place = np.searchsorted(self.index, self._table["index"][chosen])
         values, status = self._table["distance"][chosen], self._table["status"][chosen]
+        unknown = (status == "error") | np.isnan(values)
         best = np.full(len(self.index), np.inf)
-        np.minimum.at(best, place, np.where(status == "error", np.inf, values))
+        np.minimum.at(best, place, np.where(unknown, np.inf, values))
         failed = np.zeros(len(self.index), dtype=bool)
-        failed[place[status == "error"]] = True
+        failed[place[unknown]] = True
         missing = np.ones(len(self.index), dtype=bool)
         missing[place] = False
         best[np.isinf(best) & (failed | missing)] = np.nan
@@ -329,6 +330,7 @@ _INTEGERS = (
 )
 _NUMBERS = ("distance", "seconds")
 _WORDS = ("attack", "norm", "status", "found")
+_LEAST, _MOST = 1e-100, 1e100
 
 
 def _read_queries(path: Path, attack: str, norm: str) -> Array:
@@ -380,9 +382,20 @@ def _read_table(path: Path) -> dict[str, Array]:
                 undone.append(UNDONE in row["reason"])
     except (OSError, ValueError, TypeError, OverflowError, csv.Error) as error:
         raise BadInput(f"cannot read the table of samples '{path}': {error}") from error
+    _check_distances(np.array(numbers["distance"]), path)
     table: dict[str, Array] = {k: np.array(v) for k, v in integers.items()}
     table |= {name: np.array(values) for name, values in numbers.items()}
     table |= {name: np.array(values, dtype=object) for name, values in words.items()}
     table["found"] = table["found"] == "true"
     table["undone"] = np.array(undone, dtype=bool)
     return table
+
+
+def _check_distances(distance: Array, path: Path) -> None:
+    """Refuse what no distance of single-precision inputs can be."""
+    size = distance[np.isfinite(distance) & (distance != 0)]
+    if ((size < _LEAST) | (size > _MOST)).any():
+        raise BadInput(
+            f"cannot read the table of samples '{path}': it has a distance of "
+            f"{size[(size < _LEAST) | (size > _MOST)][0]:g}"
+        )

@@ -87,18 +87,15 @@ def curve_chart(runs: Sequence[Named], norm: str) -> Chart:
     if len(runs) == 1:
         results, curve = runs[0].results, curves[0]
         bounds = tuple(results.run["config"]["bounds"])
-        lines = [*_attack_lines(results, norm, sizes), replace(lines[0], style=None)]
-        lines[-1] = replace(
-            lines[-1],
-            name="nearest adversarial" + (" of all attacks" if len(lines) > 1 else ""),
-        )
+        attacks = _attack_lines(results, norm, sizes)
+        name = "nearest adversarial" + (" of all attacks" if attacks else "")
+        lines = [*attacks, replace(lines[0], style=None, name=name)]
         marks = tuple(
             Mark(e, words.epsilon(e, norm, bounds)[0], curve.robust_accuracy(e))
             for e in epsilons
             if sizes.low <= e <= sizes.high and len(curve.distance)
         )
-    # A certified lower bound of each distance gives the curve's other side: its steps,
-    # from a curve over those bounds, belong behind the lines here.
+    # The other side of a curve, from certified bounds, belongs before these lines.
     percent = words.percent(CONFIDENCE, 1)
     return Chart(
         name="curve",

@@ -67,7 +67,7 @@ class RunPart:
     results: Results
     summary: dict[str, Any]
     warnings: tuple[str, ...]
-    findings: tuple[dict[str, str], ...]
+    findings: tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _norm(runs: Sequence[Named], norm: str, data: DataSet | None) -> NormPart:
     )
 
 
-def _findings(results: Results) -> list[dict[str, str]]:
+def _findings(results: Results) -> list[dict[str, Any]]:
     """What the checks found, if they were made."""
     path = results.path / FINDINGS
     if not path.exists():
@@ -250,7 +250,13 @@ def _findings(results: Results) -> list[dict[str, str]]:
             }
             for finding in content["findings"]
         ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
         raise BadInput(
             f"'{path}' does not hold what the checks found; remove it, or make it anew "
             f"with `robustkit check --run {results.path}`"

@@ -24,6 +24,7 @@ __all__ = ["export_hf", "export_images", "export_npz"]
 
 _CHUNK = 256
 _LONGEST_NAME = 40
+_MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -111,14 +112,21 @@ def export_images(results: Results, folder: Path) -> list[Path]:
     """
     names, classes = results.run["data"]["class_names"], results.run["model"]["classes"]
     _check_images(results)
+    labels = read_best(results.path / "best.npz")["label"]
+    if classes > _MOST_CLASSES or ((labels < 0) | (labels >= classes)).any():
+        raise BadInput(
+            f"the run in '{results.path}' has {classes} classes, and labels from "
+            f"{labels.min()} to {labels.max()}; expected labels of these classes, and "
+            f"no more than {_MOST_CLASSES} for a folder each"
+        )
     folders = []
     for found in _all(results, _fresh(folder)):
         place = folder / found.norm
-        digits = len(str(max(classes - 1, *results.label.tolist())))
+        digits = len(str(classes - 1))
         # Of classes without an adversarial too: labels are places in the list of them.
         parts = {
             label: f"{label:0{digits}}{_slug(words.class_name(label, names), label)}"
-            for label in range(max(classes, int(results.label.max()) + 1))
+            for label in range(classes)
         }
         for part in parts.values():
             (place / part).mkdir(parents=True)

@@ -16,8 +16,10 @@ from robustkit.report import words
 
 __all__ = ["picture"]
 
-_WIDTH, _HEIGHT = 600, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 586, 30, 250
+# Room for letters as large as a narrow screen needs them.
+_WIDTH, _HEIGHT = 600, 284
+_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 568, 16, 250
+_ROOM = 84
 _THIN = 12
 # Off the scale of a picture, in the direction of its sign.
 _FARTHEST = 3.0
@@ -307,9 +309,9 @@ def _grid(
             x[0], x[0], _BOTTOM, _BOTTOM + 5
         )
         if x[0] >= free:
-            free = float(x[0]) + 56
+            free = float(x[0]) + _ROOM
             out += Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(
-                x[0], _BOTTOM + 22, _short(value)
+                x[0], _BOTTOM + 26, _short(value)
             )
     return out
 
@@ -334,20 +336,12 @@ def _dots(axes: _Axes, x: Array, y: Array, kind: str = "dot") -> Markup:
 
 
 def _svg(body: Markup, across: str, up: str) -> Markup:
+    """A drawing between the names of its axes, which may need more than one line."""
     return Markup(
-        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}'
-        '<text x="0" y="14">{}</text>'
-        '<text x="{}" y="{}" text-anchor="end">{}</text></svg>'
-    ).format(
-        _WIDTH,
-        _HEIGHT,
-        f"{up} against {across}",
-        body,
-        up,
-        _RIGHT,
-        _HEIGHT - 6,
-        across,
-    )
+        '<div class="along">{}</div>'
+        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>'
+        '<div class="along end">{}</div>'
+    ).format(up, _WIDTH, _HEIGHT, f"{up} against {across}", body, across)
 
 
 def _figure(parts: Sequence[Markup], says: str) -> Markup:

@@ -38,18 +38,22 @@ def batches(samples, w):
         yield x, (x.reshape(100, -1) @ w).argmax(axis=1)
 
 
-def data(kind, samples, w, folder):
-    """The data as that kind."""
-    if kind == "iterator":
-        return batches(samples, w)
-    x = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (samples, *SHAPE))
+def write(samples, w, folder):
+    """The same as x.npy and y.npy."""
+    shape = (samples, *SHAPE)
+    x = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, shape)
     y = np.empty(samples, dtype=np.int64)
     for place, (some, labels) in enumerate(batches(samples, w)):
         x[100 * place : 100 * place + 100] = some
         y[100 * place : 100 * place + 100] = labels
     x.flush()
     np.save(folder / "y.npy", y)
-    del x
+
+
+def data(kind, samples, w, folder):
+    """The data as that kind."""
+    if kind == "iterator":
+        return batches(samples, w)
     if kind == "npy files":
         return folder
     return tuple(np.load(folder / f"{name}.npy", mmap_mode="r") for name in "xy")
@@ -63,7 +67,7 @@ def own():
     sys.exit("needs /proc/self/status with RssAnon")
 
 
-def measure(kind, samples):
+def measure(kind, samples, folder):
     """Evaluate, in this process."""
     w = weights()
     model = rk.NumPyModel(
@@ -76,15 +80,14 @@ def measure(kind, samples):
         nonlocal most
         most = max(most, own())
 
-    with tempfile.TemporaryDirectory() as name:
-        results = rk.evaluate(
-            model,
-            data(kind, samples, w, Path(name)),
-            attacks=["fmn"],
-            budget=4,
-            batch_size=100,
-            progress=look,
-        )
+    results = rk.evaluate(
+        model,
+        data(kind, samples, w, folder),
+        attacks=["fmn"],
+        budget=4,
+        batch_size=100,
+        progress=look,
+    )
     assert len(results.index) == samples
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({"own": max(most, own()), "resident": peak}))
@@ -97,13 +100,15 @@ def main():
     for kind in KINDS:
         found = []
         for samples in (FEW, TIMES * FEW):
-            done = subprocess.run(
-                [sys.executable, __file__, kind, str(samples)],
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
+            with tempfile.TemporaryDirectory() as folder:
+                write(samples, weights(), Path(folder))
+                done = subprocess.run(
+                    [sys.executable, __file__, kind, str(samples), folder],
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                )
             found.append(json.loads(done.stdout))
         for name in ("own", "resident"):
             few, many = (entry[name] / 1e6 for entry in found)
@@ -111,7 +116,7 @@ def main():
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        measure(sys.argv[1], int(sys.argv[2]))
+    if len(sys.argv) == 4:
+        measure(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
     else:
         main()

@@ -286,6 +286,14 @@ class TestExport:
         }
         assert {path.name for path in tmp_path.iterdir()} == {"deep"}
 
+    def test_no_folder_for_classes_that_there_cannot_be(self, runs, tmp_path):
+        for classes in (2**40, 3):
+            results = rk.Results(runs / "digits")
+            results.run["model"]["classes"] = classes
+            with pytest.raises(BadInput, match="expected labels of these classes"):
+                export_images(results, tmp_path / "images")
+        assert not (tmp_path / "images").exists()
+
     def test_nothing_is_written_over(self, runs, tmp_path):
         (tmp_path / "there").mkdir()
         (tmp_path / "there" / "mine").write_text("")

@@ -186,6 +186,25 @@ def test_a_description_of_any_form_is_read_or_refused(run):
     assert refused > 20
 
 
+@pytest.mark.parametrize(
+    "distance", ["1e308", "5e-324", "-1.0", "nan", "inf", "1e99", "1e-99", "0.0"]
+)
+@pytest.mark.parametrize("every", [True, False])
+def test_distances_of_any_size_are_read_or_refused(run, distance, every):
+    lines = (run / "samples.csv").read_text().splitlines()
+    place = lines[0].split(",").index("distance")
+    for row in range(1, len(lines) if every else 2):
+        cells = lines[row].split(",")
+        cells[place] = distance
+        lines[row] = ",".join(cells)
+    (run / "samples.csv").write_text("\n".join(lines) + "\n")
+    if distance in ("1e308", "5e-324", "-1.0"):
+        with pytest.raises(BadInput, match="it has a distance of"):
+            everything(run)
+    else:
+        assert "Robustness of" in everything(run)
+
+
 def test_warrants_and_findings_of_any_form(run):
     for name, text in (
         ("warrants.json", '{"norms": {"l2": {"fmn": {"verdict": 1, "rule": ""}}}}'),

@@ -1,6 +1,7 @@
 """The pages in a real browser: what it asks for, says, and can show."""
 
 import itertools
+import json
 import zlib
 
 import numpy as np
@@ -107,6 +108,21 @@ def browser(tmp_path_factory):
         yield opened
 
 
+def findings():
+    """Of kinds that are drawn, as the checks would say them."""
+    said = {"severity": "suspicious", "remedy": "look", "evidence": {}, "samples": [1]}
+    kinds = {"S4": "linf: fmn falls", "C2": "l2: fmn stays", "G3": "gradients"}
+    measured = {
+        "gradients": {
+            "shares": [0.1, 0.5, 1.0],
+            "epsilon": 0.1,
+            "ratio": [[1.0, 0.5, -0.2], [0.9, 1.2, 4.0]],
+        }
+    }
+    listed = [{"id": k, "diagnosis": text, **said} for k, text in kinds.items()]
+    return {"worst": "suspicious", "findings": listed, "measured": measured}
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """A run of four attacks, two runs on a page, and a run of somebody's making."""
@@ -120,6 +136,8 @@ def pages(tmp_path_factory):
         samples=60,
         out=folder / "one",
     )
+    # With the symptoms that have pictures.
+    (one.path / "findings.json").write_text(json.dumps(findings()))
     two = rk.evaluate(
         "digits-robust",
         "digits",

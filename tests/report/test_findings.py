@@ -69,7 +69,7 @@ def test_traces_are_drawn_for_the_samples_of_the_finding(results):
     for panel in (margins, distances):
         assert len(shapes(panel, "path", "best")) == 1
         assert len(shapes(panel, "path", "attack")) == 4
-    assert f"step of {ODD}" in [text.text for text in figure.iter("text")]
+    assert f"step of {ODD}" in [name.text for name in figure.iter("div")]
 
 
 def test_the_last_question_is_drawn(results):
@@ -91,7 +91,8 @@ def test_gradients_against_finite_differences(results):
 def test_success_against_epsilon(results):
     figure = drawn(results, "C1", "linf: PGD succeeds less often")
     heights = [float(c.get("cy")) for c in shapes(figure, "circle", "dot")]
-    assert heights == [250 - 220 * share for share in (0.25, 0.125, 1.0)]
+    expected = [250 - 234 * share for share in (0.25, 0.125, 1.0)]
+    assert heights == pytest.approx(expected, abs=0.051)
     # Twice the steps, targets, held still, and twice the undefended model.
     assert len(shapes(figure, "circle", "attack")) == 5
     own = drawn(results, "S4", "linf: no adversarial of any size was found")
