@@ -28,6 +28,11 @@ __all__ = ["report_command"]
 @click.option("--markdown", is_flag=True, help="Print it as Markdown instead.")
 @click.option("--latex", is_flag=True, help="Print its tables for LaTeX instead.")
 @click.option(
+    "--checklist",
+    is_flag=True,
+    help="Print a reviewer's checklist for each run instead, answered as far as it is.",
+)
+@click.option(
     "--figures",
     metavar="png|svg|pdf,...",
     help="Also write every figure for print, in these formats.",
@@ -38,6 +43,7 @@ def report_command(
     data: str | None,
     markdown: bool,
     latex: bool,
+    checklist: bool,
     figures: str | None,
 ) -> None:
     r"""Write one page about RUNS, from their folders alone.
@@ -53,10 +59,19 @@ def report_command(
       robustkit report runs/one runs/two --out both --figures pdf
       robustkit report runs/one --markdown > one.md
       robustkit report runs/one runs/two --latex > tables.tex
+      robustkit report runs/one --checklist > checklist.md
     """
     with reporting_errors(lambda: None):
-        if markdown and latex:
-            raise BadInput("give one of --markdown and --latex; each prints by itself")
+        if markdown + latex + checklist > 1:
+            raise BadInput(
+                "give one of --markdown, --latex and --checklist; each prints by itself"
+            )
+        if checklist:
+            from robustkit.report.checklist import checklist as fill_in
+
+            for run in runs:
+                click.echo(fill_in(run), nl=False)
+            return
         from robustkit.evaluation.data import load_data
         from robustkit.evaluation.results import Results
         from robustkit.numerics.bounds import Bounds

@@ -88,9 +88,6 @@ def networks(quick: bool) -> Any:
         exact = load.exact(images, "linf")
         module = load.exact_model(name)
         yield name, module, exact["x"], exact["y"], 8 / 255, 32
-        if name in _IN_JAX:
-            inputs = exact["x"], exact["y"], 8 / 255, 32
-            yield f"{name} in JAX", in_jax(module), *inputs
     for name in json.loads((SHARED / "models" / "models.json").read_text()):
         small = name.startswith("mnist")
         images = load.images("mnist" if small else "cifar10")
@@ -98,6 +95,11 @@ def networks(quick: bool) -> Any:
             yield name, load.torch_model(name), *images, 0.1, 32
         if not quick:
             yield name, load.torch_model(name), *images, 8 / 255, 32 if small else 8
+    # Last, since it takes the longest: compiled anew for each size of a batch.
+    exact = load.exact("linear", "linf")
+    for name in _IN_JAX:
+        model = in_jax(load.exact_model(name))
+        yield f"{name} in JAX", model, exact["x"], exact["y"], 8 / 255, 32
 
 
 def in_jax(module: torch.nn.Module) -> Any:

@@ -114,7 +114,7 @@ def test_bad_input_is_told(ask):
     for arguments, message in (
         (
             ["report", "digits", "--markdown", "--latex"],
-            "one of --markdown and --latex",
+            "one of --markdown, --latex and --checklist",
         ),
         (["report", "digits", "--figures", "gif"], "unknown format 'gif'"),
         (["report", "nowhere"], "not a run folder"),
