@@ -301,7 +301,12 @@ def adapt(
     say("looking for symptoms")
     plain = list(
         check(
-            adapted, (x, label), run=results, samples=_CHECKED, seed=config["seed"]
+            adapted,
+            (x, label),
+            run=results,
+            samples=_CHECKED,
+            trials=0,
+            seed=config["seed"],
         ).findings
     )
     random = examined.random or any(

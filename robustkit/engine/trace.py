@@ -56,8 +56,8 @@ class Trace:
         distance: (n, POINTS) of the last question, in norm units.
         best_distance: (n, POINTS) of the nearest adversarial known; infinite: none.
         gradient: (n, POINTS) L2 length of the last gradient; NaN where none was asked.
-        move: (n, POINTS) how far the point with that gradient is from the one before,
-            in norm units.
+        move: (n, POINTS) how far the point with that gradient is from the one before;
+            an L2 length, which is cheap to take.
         forwards: (n, POINTS) forward passes so far.
     """
 
@@ -164,7 +164,7 @@ class Recorder:
             seen["loss"] = to_numpy(loss)
         old = None if before is None else _of(before, which)
         if old is not None:
-            seen["move"] = to_numpy(p.norm(point - old))
+            seen["move"] = to_numpy(magnitude(point - old, 2))
         self._gradient = which, seen
 
     def before_step(self, p: Problem, step: int) -> None:

@@ -113,7 +113,7 @@ def test_gradients_and_moves(planted):
     # The loss descended is the margin here, and every step is as long.
     assert np.array_equal(trace.loss, trace.margin, equal_nan=True)
     assert np.isnan(trace.move[:, 0]).all()
-    assert np.allclose(trace.move[:, 1:10], 0.01)
+    assert np.allclose(trace.move[:, 1:10], 0.01 * np.sqrt(8))
     brought, _ = traced(Ray(question="linearise"), problem_of(planted))
     assert np.isnan(brought.loss).all()
     assert np.allclose(brought.gradient[:, :10], trace.gradient[:, :10])

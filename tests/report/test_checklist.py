@@ -2,8 +2,10 @@ import json
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import robustkit as rk
+from robustkit.cli import main
 from robustkit.errors import BadInput
 from robustkit.evaluation.store import write_json
 from robustkit.report.checklist import checklist
@@ -126,6 +128,18 @@ def test_one_attack_is_not_enough(run, attacks):
     assert told["Are they of different kinds"] == NO
     assert told["Do attacks with more power do better than those with less"] == NO
     assert told["Is it that of the nearest of all attacks, sample by sample"] == NO
+
+
+def test_the_command_prints_it(run):
+    results = run(["fmn"])
+    said = CliRunner().invoke(main, ["report", str(results.path), "--checklist"])
+    assert said.exit_code == 0
+    assert said.stdout == checklist(results.path)
+    assert not (results.path / "report.html").exists()
+    both = ["report", str(results.path), "--checklist", "--latex"]
+    refused = CliRunner().invoke(main, both)
+    assert refused.exit_code == 2
+    assert "give one of --markdown, --latex and --checklist" in refused.stderr
 
 
 def test_old_runs_and_broken_files(run):
