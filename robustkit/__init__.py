@@ -69,6 +69,7 @@ _HOME = {
     "Polish": "robustkit.attacks.gradient.polish",
     "Preprocessed": "robustkit.models.wrappers",
     "Problem": "robustkit.engine.problem",
+    "RayEngine": "robustkit.evaluation.ray_engine",
     "RayS": "robustkit.attacks.decision.rays",
     "Relay": "robustkit.attacks.gradient.relay",
     "RemoteModel": "robustkit.models.remote",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustkit.cli.ending import reporting_errors
+from robustkit.cli.engines import ENGINE_OPTIONS, chosen_engine, engine_options
 from robustkit.cli.options import (
     Numbers,
     Part,
@@ -115,6 +116,7 @@ Examples:
     help="Evaluate one part of the data, such as 3/16; see `robustkit merge`.",
 )
 @click.option("--time-limit", type=float, help="Seconds for each attack on each batch.")
+@engine_options
 @click.option(
     "--out",
     type=click.Path(),
@@ -143,6 +145,10 @@ def evaluate_command(
     resume: str | None,
     strict: bool,
     as_json: bool,
+    engine: str,
+    workers: int | None,
+    num_gpus: float | None,
+    ray_address: str | None,
     **settings: Any,
 ) -> None:
     """See _EVAL_HELP."""
@@ -171,10 +177,12 @@ def evaluate_command(
         names, wanted = attacks.split(","), split(norms) or ["linf"]
         if adaptive and not resume:
             names = _attacks_that_run(model, data, names, wanted, bounds, settings)
+        worker = chosen_engine(engine, workers, num_gpus, ray_address)
         try:
-            with progress_bar() as progress:
+            # What models and workers print is not among the results.
+            with progress_bar() as progress, contextlib.redirect_stdout(sys.stderr):
                 if resume:
-                    results = go_on(resume, progress=progress)
+                    results = go_on(resume, engine=worker, progress=progress)
                 else:
                     results = evaluate(
                         model,
@@ -183,6 +191,7 @@ def evaluate_command(
                         attacks=names,
                         epsilons=sizes(epsilons),
                         bounds=bounds,
+                        engine=worker,
                         out=folder,
                         progress=progress,
                         **settings,
@@ -313,11 +322,12 @@ def _check_alone(context: click.Context) -> None:
     others = [
         name
         for name in context.params
-        if name not in ("resume", "adaptive", "strict", "as_json")
+        if name not in ("resume", "adaptive", "strict", "as_json", *ENGINE_OPTIONS)
         and context.get_parameter_source(name) is typed
     ]
     if others:
         raise BadInput(
             "--resume goes on with a run as it was begun, so it goes with --adaptive, "
-            f"--strict and --json only; leave out {', '.join(sorted(others))}"
+            "--strict, --json and the choice of an engine only; leave out "
+            f"{', '.join(sorted(others))}"
         )
