@@ -99,6 +99,7 @@ _HOME = {
     "adapt": "robustkit.adaptive.adapt",
     "auto": "robustkit.presets",
     "autoattack": "robustkit.presets",
+    "bound_below": "robustkit.active_tests.lower",
     "check": "robustkit.checks.check",
     "compare": "robustkit.evaluation.compare",
     "evaluate": "robustkit.evaluation.evaluate",

@@ -111,6 +111,11 @@ Examples:
     help="Then answer the findings: remedies in turn, each with its new number.",
 )
 @click.option(
+    "--lower",
+    metavar="METHOD|FILE",
+    help="Then bound distances from below: interval, crown, exact, or a file.",
+)
+@click.option(
     "--shard",
     type=Part(),
     help="Evaluate one part of the data, such as 3/16; see `robustkit merge`.",
@@ -141,6 +146,7 @@ def evaluate_command(
     epsilons: tuple[str, ...],
     warrant: bool,
     adaptive: bool,
+    lower: str | None,
     out: str | None,
     resume: str | None,
     strict: bool,
@@ -202,11 +208,16 @@ def evaluate_command(
                 if ours:
                     Results(folder).report()
             raise
+
+        def say(what: str) -> None:
+            click.echo(what, err=True)
+
+        if lower:
+            from robustkit.active_tests.lower import bound_below
+
+            bound_below(results, model, data, lower, progress=say)
         if warrant:
             from robustkit.active_tests.warrant import warrant as warranted
-
-            def say(what: str) -> None:
-                click.echo(what, err=True)
 
             warranted(results, model, data, names, progress=say)
         findings = _findings(results)

@@ -72,7 +72,8 @@ def joint_confidence(runs: int) -> float:
 def curve_chart(runs: Sequence[Named], norm: str) -> Chart:
     """Robust accuracy against the size of the perturbation.
 
-    Of one run with its attacks and the sizes asked about, or of several runs; each with
+    Of one run with its attacks, the curve of certified accuracy where there are lower
+    bounds, and the sizes asked about; or of several runs. Each with
     a band that holds the whole curve at once, and all bands together.
     """
     curves = [run.results.curve(norm) for run in runs]
@@ -92,13 +93,16 @@ def curve_chart(runs: Sequence[Named], norm: str) -> Chart:
             lines[-1],
             name="nearest adversarial" + (" of all attacks" if len(lines) > 1 else ""),
         )
+        certified = results.lower_curve(norm)
+        if certified is not None:
+            # The other side of the curve: the truth lies between.
+            style = len(attack_order(results))
+            lines = [_steps("certified", style, certified, sizes, None), *lines]
         marks = tuple(
             Mark(e, words.epsilon(e, norm, bounds)[0], curve.robust_accuracy(e))
             for e in epsilons
             if sizes.low <= e <= sizes.high and len(curve.distance)
         )
-    # A certified lower bound of each distance gives the curve's other side: its steps,
-    # from a curve over those bounds, belong behind the lines here.
     percent = words.percent(CONFIDENCE, 1)
     return Chart(
         name="curve",
