@@ -83,7 +83,8 @@ def print_sizes(passes: float, pace: float) -> None:
     print(
         f"\n{passes:.0f} passes per sample, {pace:.0f} passes per second and worker\n"
     )
-    print("| Data | " + " | ".join(f"{n} workers" for n in CREWS) + " |")
+    crews = (f"{n} worker{'s' if n > 1 else ''}" for n in CREWS)
+    print("| Data | " + " | ".join(crews) + " |")
     print("| --- |" + " ---: |" * len(CREWS))
     for name, samples in SETS.items():
         cells = [_duration(samples * passes / pace / workers) for workers in CREWS]
@@ -94,7 +95,9 @@ def _duration(seconds: float) -> str:
     for unit, size in (("years", 365.25 * 86400), ("days", 86400), ("hours", 3600)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds / 60:,.0f} minutes"
+    if seconds >= 120:
+        return f"{seconds / 60:,.0f} minutes"
+    return f"{seconds:,.0f} seconds"
 
 
 if __name__ == "__main__":

@@ -19,8 +19,7 @@ __all__ = ["Case", "Region", "Spec", "read_spec"]
 
 _TOKEN = re.compile(r";[^\n]*|[()]|[^\s();]+")
 _VARIABLE = re.compile(r"([XY])_(\d+)")
-_LARGEST = 10_000_000
-"""So many variables or cases, and no more."""
+_MOST_CASES, _DEEPEST = 100_000, 50
 
 Term: TypeAlias = tuple[dict[str, float], float]
 """Factors by variable, and what is added to them."""
@@ -155,11 +154,12 @@ class _Reader:
         total = 1
         for either in choices:
             total *= len(either)
-        if total > _LARGEST:
+        if total > _MOST_CASES:
             raise BadInput(f"the spec '{self._name}' has {total:,} cases: too many")
         base = _Box(self, inputs, outputs)
         base.add(certain)
-        by_box: dict[tuple[bytes, bytes], list[_Box]] = defaultdict(list)
+        boxes: dict[tuple[bytes, bytes], tuple[Array, Array]] = {}
+        cases: dict[tuple[bytes, bytes], list[Case]] = defaultdict(list)
         for some in itertools.product(*choices):
             box = base.copy()
             for constraints in some:
@@ -167,11 +167,9 @@ class _Reader:
             box.check()
             if (box.lower <= box.upper).all():
                 key = box.lower.tobytes(), box.upper.tobytes()
-                by_box[key].append(box)
-        regions = tuple(
-            Region(some[0].lower, some[0].upper, tuple(box.case() for box in some))
-            for some in by_box.values()
-        )
+                boxes.setdefault(key, (box.lower, box.upper))
+                cases[key].append(box.case())
+        regions = tuple(Region(*ends, tuple(cases[key])) for key, ends in boxes.items())
         return Spec(inputs, outputs, regions)
 
     def _statements(self, text: str) -> Iterator[_List]:
@@ -186,6 +184,8 @@ class _Reader:
                 continue
             if token == "(":
                 stack.append(([], line))
+                if len(stack) > _DEEPEST:
+                    self._fail(line, f"more than {_DEEPEST} brackets in each other")
             elif not stack:
                 self._fail(line, f"expected '('; got '{token}'")
             elif token == ")":
@@ -240,7 +240,7 @@ class _Reader:
             total = 1
             for part in parts:
                 total *= len(part)
-            if total > _LARGEST:
+            if total > _MOST_CASES:
                 self._fail(formula.line, f"{total:,} cases: too many")
             return [
                 [constraint for some in chosen for constraint in some]

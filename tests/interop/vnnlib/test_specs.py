@@ -150,6 +150,11 @@ def test_formulas_mean_what_they_say(tmp_path_factory, formulas, seed):
         ("(assert (<= (+ X_0 X_1) 0))", "ties X_0, X_1 together"),
         ("(assert (<= X_0 Y_0))", "ties X_0, Y_0 together"),
         ("(assert (or))", "'or' of nothing"),
+        ("(assert " + "(and " * 60 + "(<= Y_0 0)" + ")" * 61, "more than 50 brackets"),
+        (
+            "".join("(assert (or (<= Y_0 0) (<= Y_1 0)))" for _ in range(20)),
+            "1,048,576 cases: too many",
+        ),
         ("(assert Y_0)", "a formula in brackets"),
         ("(assert (<= Y_0 nan))", "got 'nan'"),
         ("(declare-const X_0 Real)", "X_0 is declared twice"),
