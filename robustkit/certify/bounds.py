@@ -160,12 +160,12 @@ def _by_lines(
         slopes = pending.pop(number)
         low, high = before[number]
         # Above: the line through both ends. Below: the nearer one of 0 and the input.
-        open_ones = (low < 0) & (high > 0)
+        on = low >= 0
+        # What is not a number is open, and then the bound is no number either.
+        open_ones = ~(on | (high <= 0))
         width = torch.where(open_ones, high - low, 1.0)
-        above = torch.where(open_ones, high / width, (low >= 0).to(low.dtype))
-        below = torch.where(
-            open_ones, (high >= -low).to(low.dtype), (low >= 0).to(low.dtype)
-        )
+        above = torch.where(open_ones, high / width, on.to(low.dtype))
+        below = torch.where(open_ones, high >= -low, on).to(low.dtype)
         lift = torch.where(open_ones, -low * high / width, 0.0)
         falling = slopes.clamp(max=0)
         bound = bound + falling @ lift

@@ -27,8 +27,8 @@ class Certifier:
     """Certifies a network of ReLUs and affine operations.
 
     Bounds are computed in double precision. A margin counts as certified only if it
-    exceeds what rounding in single precision can do to the scores, so that the model as
-    it is run has no adversarial either.
+    exceeds a millionth of the largest score, about what rounding in single precision
+    does to scores, so that the model as it is run has no adversarial either.
 
     Args:
         model: As `follow` takes it.

@@ -37,8 +37,12 @@ def _unchanged(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return x
 
 
-def _sum(a: Any, b: Any, *, alpha: Any = 1) -> Any:
-    return a + alpha * b
+def _sum(a: Any, b: Any, alpha: Any = 1) -> Any:
+    return a + abs(alpha) * b
+
+
+def _sum_reversed(a: Any, b: Any, alpha: Any = 1) -> Any:
+    return abs(alpha) * a + b
 
 
 _RELUS = {aten.relu.default, aten.clamp_min.default, aten.clamp.default}
@@ -108,7 +112,7 @@ _SCALED = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
 _SPREAD: dict[Any, Function] = {
     aten.sub.Tensor: _sum,
     aten.sub.Scalar: _sum,
-    aten.rsub.Scalar: _sum,
+    aten.rsub.Scalar: _sum_reversed,
     aten.neg.default: _unchanged,
 }
 # Precision is ours, and stays double.
@@ -335,8 +339,9 @@ def _is_relu(node: Node) -> bool:
         return len(given.users) == 1
     if node.target not in _RELUS:
         return False
-    bounds = [*node.args[1:], *node.kwargs.values()]
-    return bounds in ([0], [0.0], [0, None], [0.0, None])
+    ends = [node.kwargs.get("min"), node.kwargs.get("max")]
+    ends[: len(node.args) - 1] = node.args[1:]
+    return isinstance(ends[0], int | float) and ends[0] == 0 and ends[1] is None
 
 
 def _check_affine(node: Node, dependent: set[Node], name: str) -> None:

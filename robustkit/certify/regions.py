@@ -91,7 +91,9 @@ class Region:
             positive = multiplier.clamp(min=1e-300)[:, None]
             moved = torch.minimum(steep / positive, room)
             bound = (multiplier[:, None] / 2 * moved**2 - steep * moved).sum(dim=1)
-            best = torch.maximum(best, bound - multiplier * self.radius**2 / 2)
+            bound = bound - multiplier * self.radius**2 / 2
+            # An infinite multiplier says nothing.
+            best = torch.maximum(best, bound.nan_to_num(nan=-torch.inf))
             # What is not stopped by the box shares what is left of the radius.
             stopped = moved >= room
             spent = torch.where(stopped, room**2, 0.0).sum(dim=1)

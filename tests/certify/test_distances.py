@@ -229,6 +229,48 @@ def test_a_model_that_decides_by_its_input_what_it_does_is_found_out():
         certifier.radius(np.full(4, 0.9, np.float32), 0, "linf")
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda z: torch.rsub(z, 0.3, alpha=4),
+        lambda z: torch.sub(z, 0.5 * z, alpha=-2),
+        lambda z: torch.add(-z, 2.0) / -0.5,
+        lambda z: torch.stack([z, 3 - z], dim=1).sum(dim=1) - 2 * z,
+        lambda z: (
+            torch.cat([z[:, 1:], z[:, :1]], 1).unsqueeze(1).expand(1, 2, 3).mean(1)
+        ),
+        lambda z: (
+            (torch.ones(3) - z.squeeze(0)).unsqueeze(0) * torch.tensor([2.0, -3, 1])
+        ),
+        lambda z: torch.clamp(z, min=0.0) - z.clamp_min(0),
+    ],
+)
+def test_every_way_to_write_an_affine_function(function):
+    """Bounds of one affine piece behind ReLUs are reached, in linf, but for sharing."""
+    layer = nn.Linear(4, 3)
+    rng = np.random.default_rng(2)
+    for values in layer.parameters():
+        values.data = torch.tensor(rng.normal(size=values.shape), dtype=torch.float32)
+    model = TorchModel(lambda x: function(torch.relu(layer(x))))
+    graph = follow(model, torch.full((1, 4), 0.5))
+    x = rng.random(4)
+    region = Region(torch.from_numpy(x), "linf", 0.2, 0.0, 1.0)
+    points = torch.from_numpy(inside(region, "linf", 0.2, rng, 500))
+    seen = torch.cat([graph.values(p[None])[-1].reshape(1, -1) for p in points])
+    direct = torch.cat([function(torch.relu(layer(p[None].float()))) for p in points])
+    assert torch.allclose(seen.float(), direct, atol=1e-5)
+    unit = torch.eye(seen.shape[1], dtype=torch.float64)
+    for method in METHODS:
+        assert (least_values(graph, region, unit, method) <= seen.min(0).values).all()
+        assert (-least_values(graph, region, -unit, method) >= seen.max(0).values).all()
+
+
+def test_the_other_half_of_a_clamp_is_no_relu():
+    model = TorchModel(lambda x: torch.clamp(x, max=0.0))
+    with pytest.raises(BadInput, match="operation 'clamp"):
+        Certifier(model, np.zeros((1, 4), np.float32))
+
+
 def test_batch_statistics_are_no_affine_operation():
     net = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2)).train()
     with pytest.raises(BadInput, match=r"operation|followed"):
