@@ -125,9 +125,12 @@ def test_bounds_of_another_verifier(run, small, tmp_path):
     assert summary["lower"]["methods"] == ["file bounds.csv"]
     assert summary["lower"]["samples"] == 2
     assert rk.verify(run.path, net, (x, y)).holds
-    file.write_text("norm,index,lower\nlinf,1,0.001\n")
+    file.write_text("norm,index,lower\nlinf,1,0.01\n")
     results = rk.bound_below(run, net, (x, y), str(file))
-    assert results.lower()[1] == 0.001
+    assert results.lower()[1] == 0.01
+    # The edge of a certified ball belongs to it.
+    certified = results.summary()["norms"]["linf"]["certified_accuracy"]
+    assert [entry["estimate"] for entry in certified] == [0.2, 0.0]
 
 
 @pytest.mark.parametrize(
