@@ -63,7 +63,7 @@ def main() -> None:
             passes = attack["forward_passes"]
             if workers == 1:
                 alone.append(passes / attack["seconds"])
-            print(f"{workers} workers: {seconds[workers][-1]:.1f} s", flush=True)
+            print(f"{workers} worker(s): {seconds[workers][-1]:.1f} s", flush=True)
     ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
     print(
         f"median of {settings.rounds} rounds: {statistics.median(seconds[1]):.1f} s "

@@ -39,7 +39,7 @@ def main() -> None:
     data = load_data()
     spec = Path(tempfile.mkdtemp()) / "spec.vnnlib"
     print("| Category | answered sat | of | median seconds | proven ones broken | of |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |", flush=True)
     for category in CATEGORIES:
         problems, folder = data.vnncomp(category)
         sat = np.flatnonzero((problems["verdict"] == "sat") & problems["witnessed"])
