@@ -14,6 +14,7 @@ from robustkit.cli.judging import check_command, exact_command, test_command
 from robustkit.cli.listing import attacks_command, doctor_command
 from robustkit.cli.reading import compare_command, verify_command
 from robustkit.cli.reporting import report_command
+from robustkit.cli.vnnlib import vnnlib_command
 
 __all__ = ["main"]
 
@@ -45,6 +46,7 @@ for _command in (
     check_command,
     test_command,
     exact_command,
+    vnnlib_command,
     merge_command,
     compare_command,
     report_command,

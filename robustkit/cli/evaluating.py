@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from robustkit.cli.ending import reporting_errors
+from robustkit.cli.engines import ENGINE_OPTIONS, chosen_engine, engine_options
 from robustkit.cli.options import (
     Header,
     Numbers,
@@ -125,11 +126,17 @@ Examples:
     help="Then answer the findings: remedies in turn, each with its new number.",
 )
 @click.option(
+    "--lower",
+    metavar="METHOD|FILE",
+    help="Then bound distances from below: interval, crown, exact, or a file.",
+)
+@click.option(
     "--shard",
     type=Part(),
     help="Evaluate one part of the data, such as 3/16; see `robustkit merge`.",
 )
 @click.option("--time-limit", type=float, help="Seconds for each attack on each batch.")
+@engine_options
 @click.option(
     "--out",
     type=click.Path(),
@@ -155,10 +162,15 @@ def evaluate_command(
     headers: tuple[tuple[str, str], ...],
     warrant: bool,
     adaptive: bool,
+    lower: str | None,
     out: str | None,
     resume: str | None,
     strict: bool,
     as_json: bool,
+    engine: str,
+    workers: int | None,
+    num_gpus: float | None,
+    ray_address: str | None,
     **settings: Any,
 ) -> None:
     """See _EVAL_HELP."""
@@ -189,10 +201,12 @@ def evaluate_command(
             names = _attacks_that_run(
                 model, data, names, wanted, bounds, headers, settings
             )
+        worker = chosen_engine(engine, workers, num_gpus, ray_address)
         try:
-            with progress_bar() as progress:
+            # What models and workers print is not among the results.
+            with progress_bar() as progress, contextlib.redirect_stdout(sys.stderr):
                 if resume:
-                    results = go_on(resume, progress=progress)
+                    results = go_on(resume, engine=worker, progress=progress)
                 else:
                     results = evaluate(
                         model,
@@ -202,6 +216,7 @@ def evaluate_command(
                         epsilons=sizes(epsilons),
                         headers=dict(headers) or None,
                         bounds=bounds,
+                        engine=worker,
                         out=folder,
                         progress=progress,
                         **settings,
@@ -212,11 +227,16 @@ def evaluate_command(
                 if ours:
                     Results(folder).report()
             raise
+
+        def say(what: str) -> None:
+            click.echo(what, err=True)
+
+        if lower:
+            from robustkit.active_tests.lower import bound_below
+
+            bound_below(results, model, data, lower, progress=say)
         if warrant:
             from robustkit.active_tests.warrant import warrant as warranted
-
-            def say(what: str) -> None:
-                click.echo(what, err=True)
 
             warranted(results, model, data, names, progress=say)
         findings = _findings(results)
@@ -334,11 +354,12 @@ def _check_alone(context: click.Context) -> None:
     others = [
         name
         for name in context.params
-        if name not in ("resume", "adaptive", "strict", "as_json")
+        if name not in ("resume", "adaptive", "strict", "as_json", *ENGINE_OPTIONS)
         and context.get_parameter_source(name) is typed
     ]
     if others:
         raise BadInput(
             "--resume goes on with a run as it was begun, so it goes with --adaptive, "
-            f"--strict and --json only; leave out {', '.join(sorted(others))}"
+            "--strict, --json and the choice of an engine only; leave out "
+            f"{', '.join(sorted(others))}"
         )

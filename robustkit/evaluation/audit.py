@@ -1,7 +1,7 @@
 """Checking the claims of a run without any of its attacks."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 from robustkit.engine.criteria import Criterion
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import read_best
+from robustkit.evaluation.audit_lower import LowerAuditor
+from robustkit.evaluation.claims import Claim
 from robustkit.evaluation.goals import adversarial_from_start, make_criterion
 from robustkit.evaluation.opening import model_and_data
 from robustkit.evaluation.preflight import examine
@@ -26,34 +28,6 @@ __all__ = ["Audit", "Claim", "verify"]
 # Double precision and another order of summation.
 _ROUNDING = 1e-9
 _LEVELS = 255
-
-
-@dataclass
-class Claim:
-    """Something a run says, and what came of checking it.
-
-    Attributes:
-        name: What is claimed.
-        checked: How many numbers or samples were looked at.
-        broken: Where it does not hold, a sentence each.
-        notes: What else should be known about it, a sentence each.
-    """
-
-    name: str
-    checked: int = 0
-    broken: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def holds(self) -> bool:
-        """Whether nothing speaks against it."""
-        return not self.broken
-
-    def expect(self, holds: bool, otherwise: str) -> None:
-        """Count one check, and note what is wrong if it does not hold."""
-        self.checked += 1
-        if not holds:
-            self.broken.append(otherwise)
 
 
 @dataclass(frozen=True)
@@ -99,7 +73,9 @@ def verify(
     curve and the summary are computed anew. What cannot be seen from the outside is not
     checked: how many passes an attack took, what it had found by which pass
     (queries.csv), and the distances of attacks that another attack beat (no
-    adversarials of theirs are kept).
+    adversarials of theirs are kept). Lower bounds by "interval" or "crown" are
+    certified anew, at the radius claimed; those from elsewhere are only held against
+    the distances.
 
     At the nearest point of the boundary, rounding that differs between machines may
     undo an adversarial by a hair. Such a point counts, with a note, if it holds after
@@ -145,27 +121,26 @@ def verify(
         headers=headers,
     )
     precise = opened.precise()
-    auditor = _Auditor(
+    make = make_criterion(
         precise,
-        make_criterion(
-            precise,
-            config["target"],
-            criterion,
-            examine(opened, dataset.example).classes,
-            config["seed"],
-        ),
-        results,
-        read_best(path / "best.npz"),
+        config["target"],
+        criterion,
+        examine(opened, dataset.example).classes,
+        config["seed"],
     )
+    auditor = _Auditor(precise, make, results, read_best(path / "best.npz"))
+    lower = LowerAuditor(precise, make, results, dataset.example)
     start = 0
     for x, y in dataset.batches(config["batch_size"]):
         auditor.look_at(x, y, start, rounded)
+        lower.look_at(x, y, start)
         start += len(x)
     auditor.count(start)
     claims = [
         _same("the model is the one that was evaluated", "model", results, opened),
         _same("the data are those that were evaluated", "data", results, dataset),
         *auditor.claims(rounded),
+        *lower.claims(),
         _summary(results),
     ]
     return Audit(path, tuple(claims))

@@ -1,4 +1,4 @@
-"""One batch of samples through every norm and attack, into the run folder."""
+"""One batch of samples through every norm and attack."""
 
 import hashlib
 import math
@@ -19,7 +19,6 @@ from robustkit.errors import BadInput
 from robustkit.evaluation.deadline import OutOfTime, deadline
 from robustkit.evaluation.goals import MakeCriterion, adversarial_from_start
 from robustkit.evaluation.shards import Shard, ShardKey
-from robustkit.evaluation.store import RunFolder
 from robustkit.evaluation.tables import QUERIES, as_csv, queries_as_csv
 from robustkit.evaluation.traces import Traced
 from robustkit.evaluation.verify import confirm
@@ -27,7 +26,7 @@ from robustkit.models.base import Model
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array, Batch, take, to_numpy
 
-__all__ = ["PROGRESS_INTERVAL", "BatchEvaluator", "Progress"]
+__all__ = ["PROGRESS_INTERVAL", "BatchEvaluator", "Looked", "Progress", "Work"]
 
 PROGRESS_INTERVAL = 0.1
 """Seconds between two reports of progress, at least."""
@@ -69,9 +68,36 @@ class Progress:
     median: float = math.nan
 
 
+@dataclass(frozen=True)
+class Work:
+    """One batch of the data, to be attacked.
+
+    Attributes:
+        number: Of the batch in the data, from 0.
+        x: (n, ...) inputs.
+        label: (n,) their labels.
+        index: (n,) their positions in the data.
+        traced: How many of the first to trace.
+    """
+
+    number: int
+    x: Array
+    label: Array
+    index: Array
+    traced: int = 0
+
+    def digest(self) -> str:
+        """A hash of what is to be attacked."""
+        digest = hashlib.sha256()
+        for values in (self.x, self.label, self.index):
+            digest.update(f"{values.dtype} {values.shape}".encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+
 @dataclass
-class _Batch:
-    """The samples at hand; arrays of n rows.
+class Looked:
+    """The samples at hand, as the model sees them; arrays of n rows.
 
     Attributes:
         x: Inputs.
@@ -122,7 +148,7 @@ class _Outcome:
 
 @dataclass(frozen=True)
 class BatchEvaluator:
-    """Attacks batches and writes what was found.
+    """Attacks batches, part by part.
 
     Args:
         model: To be attacked.
@@ -148,47 +174,43 @@ class BatchEvaluator:
     time_limit: float | None
     progress: Callable[[Progress], None] | None
 
-    def evaluate(
-        self, x: Array, label: Array, index: Array, number: int, folder: RunFolder
-    ) -> None:
-        """Attack samples and keep what was found as each attack ends.
+    def keys(self, work: Work) -> list[ShardKey]:
+        """The parts of the work on one batch, in their order."""
+        names = [
+            (repr(norm), name) for norm, named in self.attacks.items() for name in named
+        ]
+        digest = work.digest()
+        return [
+            ShardKey(work.number, place, norm, name, digest)
+            for place, (norm, name) in enumerate(names)
+        ]
+
+    def attack(self, key: ShardKey, batch: Looked) -> Shard:
+        """Do one part of the work.
 
         A sample at which the model raises gets the status "error" and does not touch
-        the others. What the folder has already is not done again.
+        the others.
+        """
+        parts = [(norm, a) for norm, named in self.attacks.items() for a in named]
+        norm, name = parts[key.place]
+        ticker = _Ticker(
+            self.progress, batch, key, self.attacks[norm][name], len(parts)
+        )
+        return _shard(
+            key, batch, self._attack(self.attacks[norm][name], norm, batch, ticker)
+        )
+
+    def check_unchanged(self, kept: Array, batch: Looked) -> None:
+        """Refuse to go on with a model that has changed since.
 
         Args:
-            x: (n, ...) inputs.
-            label: (n,) their labels.
-            index: (n,) their positions in the data.
-            number: Of the batch in the data, from 0.
-            folder: To keep it in.
+            kept: (n,) the predictions of the run so far.
+            batch: The same samples as the model sees them now.
 
         Raises:
-            BadInput: The folder has something else of this batch.
+            BadInput: It has changed.
         """
-        batch = self._clean(x, label, index, folder.to_trace(len(x)))
-        folder.add_examples(index, x)
-        digest = _digest(x, label, index)
-        parts = [
-            (norm, name, attack)
-            for norm, named in self.attacks.items()
-            for name, attack in named.items()
-        ]
-        for place, (norm, name, attack) in enumerate(parts):
-            key = ShardKey(number, place, repr(norm), name, digest)
-            kept = folder.kept(key)
-            if kept is not None:
-                self._check_unchanged(kept, batch)
-                continue
-            ticker = _Ticker(
-                self.progress, batch, norm, name, attack, place, len(parts)
-            )
-            outcome = self._attack(attack, norm, batch, ticker)
-            folder.keep(_shard(key, batch, outcome))
-
-    def _check_unchanged(self, kept: Shard, batch: _Batch) -> None:
-        """Refuse to go on with a model that has changed since."""
-        changed = int((kept.prediction != batch.prediction).sum())
+        changed = int((kept != batch.prediction).sum())
         if changed and not self.random:
             raise BadInput(
                 f"the model predicts other classes for {changed} of {len(batch.x)} "
@@ -197,7 +219,9 @@ class BatchEvaluator:
                 "evaluated, or start anew in another folder"
             )
 
-    def _clean(self, x: Array, label: Array, index: Array, traced: int) -> _Batch:
+    def look(self, work: Work) -> Looked:
+        """Ask the model about the samples themselves, unperturbed."""
+        x, label = work.x, work.label
         broken, model = [""] * len(x), self.model.precise()
 
         def asked(rows: Array) -> Array:
@@ -215,19 +239,19 @@ class BatchEvaluator:
         margin = to_numpy(criterion.margin(self.model.to_tensor(logits)))
         prediction = np.where(unknown, -1, logits.argmax(axis=1))
         from_start = adversarial_from_start(criterion, margin, prediction, label)
-        return _Batch(
+        return Looked(
             x=x,
             label=label,
-            index=index,
+            index=work.index,
             prediction=prediction,
             criterion=criterion,
             from_start=from_start & ~unknown,
             broken=broken,
-            traced=traced,
+            traced=work.traced,
         )
 
     def _attack(
-        self, attack: Attack[Any], norm: Norm, batch: _Batch, ticker: "_Ticker"
+        self, attack: Attack[Any], norm: Norm, batch: Looked, ticker: "_Ticker"
     ) -> _Outcome:
         count = len(batch.x)
         outcome = _Outcome(
@@ -293,7 +317,7 @@ class BatchEvaluator:
         outcome.after[batch.from_start] = 0.0
         return outcome
 
-    def _verify(self, outcome: _Outcome, batch: _Batch, norm: Norm) -> None:
+    def _verify(self, outcome: _Outcome, batch: Looked, norm: Norm) -> None:
         def confirmed(rows: Array) -> tuple[Array, Array, list[str]]:
             criterion, reported = take(batch.criterion, rows), outcome.best[rows]
             return confirm(self.model, criterion, batch.x[rows], reported, norm)
@@ -345,7 +369,7 @@ def _doubt(outcome: _Outcome, row: int) -> str:
     return "" if outcome.counts["steps"][row] else _NO_START
 
 
-def _shard(key: ShardKey, batch: _Batch, outcome: _Outcome) -> Shard:
+def _shard(key: ShardKey, batch: Looked, outcome: _Outcome) -> Shard:
     """What an attack found, as it is kept."""
     found = np.isfinite(outcome.distance) & ~batch.from_start
     return Shard(
@@ -362,7 +386,7 @@ def _shard(key: ShardKey, batch: _Batch, outcome: _Outcome) -> Shard:
 
 
 def _rows(
-    key: ShardKey, batch: _Batch, found: Array, outcome: _Outcome
+    key: ShardKey, batch: Looked, found: Array, outcome: _Outcome
 ) -> list[dict[str, Any]]:
     rows = []
     for row in range(len(batch.x)):
@@ -392,30 +416,20 @@ def _rows(
     return rows
 
 
-def _digest(x: Array, label: Array, index: Array) -> str:
-    digest = hashlib.sha256()
-    for values in (x, label, index):
-        digest.update(f"{values.dtype} {values.shape}".encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
-
-
 class _Ticker:
     """An observer of the loop that says how far a batch is."""
 
     def __init__(
         self,
         progress: Callable[[Progress], None] | None,
-        batch: _Batch,
-        norm: Norm,
-        name: str,
+        batch: Looked,
+        key: ShardKey,
         attack: Attack[Any],
-        done: int,
         total: int,
     ) -> None:
         self._progress = progress
-        self._batch, self._norm, self._name = batch, norm, name
-        self._steps, self._done, self._total = attack.steps, done, total
+        self._batch, self._key = batch, key
+        self._steps, self._total = attack.steps, total
         self._last = 0.0
 
     def after_step(self, p: Problem, step: int) -> None:
@@ -427,8 +441,8 @@ class _Ticker:
             Progress(
                 first=int(self._batch.index[0]),
                 samples=len(self._batch.x),
-                norm=repr(self._norm),
-                attack=self._name,
-                share=(self._done + (step + 1) / self._steps) / self._total,
+                norm=self._key.norm,
+                attack=self._key.attack,
+                share=(self._key.place + (step + 1) / self._steps) / self._total,
             )
         )

@@ -16,19 +16,21 @@ import numpy as np
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Criterion
 from robustkit.errors import BadInput, suggestion
-from robustkit.evaluation.batch import BatchEvaluator, Progress
+from robustkit.evaluation.batch import Progress, Work
 from robustkit.evaluation.data import DataSet
 from robustkit.evaluation.deadline import check_time_limit
+from robustkit.evaluation.engines import Engine, choose_engine
 from robustkit.evaluation.goals import make_criterion
 from robustkit.evaluation.monitor import Monitor, in_part
 from robustkit.evaluation.opening import model_and_data, open_data
 from robustkit.evaluation.preflight import check_labels, examine
+from robustkit.evaluation.recipe import Recipe
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.store import SCHEMA, RunFolder
 from robustkit.models.base import Access, Model
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import Norm, get_norm
-from robustkit.numerics.tensors import Batch, Tensor, as_tensor, to_numpy
+from robustkit.numerics.tensors import Array, Tensor, as_tensor, to_numpy
 from robustkit.registry import choose_attacks
 
 __all__ = ["default_epsilons", "evaluate", "package_versions"]
@@ -71,6 +73,7 @@ def evaluate(
     headers: Mapping[str, str] | None = None,
     shard: tuple[int, int] | None = None,
     time_limit: float | None = None,
+    engine: str | Engine = "local",
     out: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
     trackers: Sequence[Any] = (),
@@ -119,6 +122,8 @@ def evaluate(
             dealt out in turn.
         time_limit: Seconds for each attack on a batch. What was found by then counts;
             samples without an adversarial by then are errors.
+        engine: Who does the work: "local", this process; "ray" or a
+            `robustkit.RayEngine`, many workers. What comes out is the same.
         out: Run folder to write; None: a temporary one, removed with the results
             (`Results.save` keeps them). If it holds an unfinished run with the same
             model, data, settings and versions, that run goes on.
@@ -139,7 +144,7 @@ def evaluate(
     >>> results.robust_accuracy(0.1).estimate <= results.clean_accuracy.estimate
     True
     """
-    norms = _norms(norm)
+    norms, worker = _norms(norm), choose_engine(engine)
     if target is not None and not isinstance(target, str):
         target = _whole(target, "the target")
     asked = Bounds(*bounds) if isinstance(bounds, tuple | list) else bounds
@@ -185,17 +190,24 @@ def evaluate(
     )
     progress = monitor.listener
     examined = examine(adapted, dataset.example)
-    evaluator = BatchEvaluator(
-        model=adapted,
+    # Here too, so that what is wrong with it is said before there is a run folder.
+    make_criterion(adapted, target, criterion, examined.classes, seed)
+    recipe = Recipe(
+        model=model,
+        bounds=asked,
+        device=device,
+        mean=mean,
+        std=std,
+        example=dataset.example,
         classes=examined.classes,
         attacks=chosen,
-        criterion=make_criterion(adapted, target, criterion, examined.classes, seed),
+        target=target,
+        criterion=criterion,
         budget=budget,
         seed=seed,
         pool=_pool(pool, adapted),
         random=examined.random,
         time_limit=time_limit,
-        progress=progress,
     )
     config = {
         "model": _name(model) or adapted.name,
@@ -247,6 +259,7 @@ def evaluate(
         },
         "data": {"name": dataset.name, "class_names": dataset.class_names},
         "versions": package_versions(),
+        "engine": worker.describe(),
         "notes": [*dataset.notes, *examined.notes],
     }
     with (
@@ -255,7 +268,8 @@ def evaluate(
         ) as folder,
         _described(folder, description, dataset, monitor),
     ):
-        _stream(dataset, evaluator, examined.classes, description, folder)
+        works = _works(dataset, examined.classes, description, folder)
+        worker.run(recipe, works, folder, adapted, progress)
     return Results(folder.path, temporary=out is None)
 
 
@@ -299,14 +313,10 @@ def _conclude(folder: RunFolder, description: dict[str, Any], dataset: DataSet) 
     folder.write("summary.json", Results(folder.path).summary())
 
 
-def _stream(
-    dataset: DataSet,
-    evaluator: BatchEvaluator,
-    classes: int,
-    description: dict[str, Any],
-    folder: RunFolder,
-) -> None:
-    """Evaluate batch by batch, leaving out samples that are of the target class."""
+def _works(
+    dataset: DataSet, classes: int, description: dict[str, Any], folder: RunFolder
+) -> Iterator[Work]:
+    """Batch by batch, leaving out samples that are of the target class."""
     start, left_out = 0, 0
     config = description["config"]
     target, (part, parts) = config["target"], config["shard"] or (1, 1)
@@ -318,7 +328,8 @@ def _stream(
             else np.arange(len(y))
         )
         if len(kept) and number % parts == part - 1:
-            evaluator.evaluate(x[kept], y[kept], start + kept, number, folder)
+            traced = folder.to_trace(len(kept))
+            yield Work(number, x[kept], y[kept], start + kept, traced)
         start, left_out = start + len(y), left_out + len(y) - len(kept)
     if start == left_out:
         raise BadInput(f"all {start} samples are of the target class {target}")
@@ -410,13 +421,13 @@ def _asked_for(
     return {} if epsilons is None else sizes
 
 
-def _pool(pool: Any, model: Model) -> Batch | None:
+def _pool(pool: Any, model: Model) -> Array | None:
     if pool is None:
         return None
     if isinstance(pool, str | Path | tuple):
         batches = open_data(pool, model.bounds, None).batches(1024)
-        return model.to_tensor(np.concatenate([x for x, _ in batches]))
-    return model.to_tensor(to_numpy(as_tensor(pool)).astype(np.float32))
+        return np.concatenate([x for x, _ in batches])
+    return to_numpy(as_tensor(pool)).astype(np.float32)
 
 
 def package_versions() -> dict[str, str]:

@@ -21,6 +21,7 @@ __all__ = [
     "adversarial_from_start",
     "make_criterion",
     "misclassified",
+    "targets_of",
 ]
 
 MakeCriterion: TypeAlias = Callable[[Array, Array, Array], Criterion]
@@ -91,6 +92,22 @@ def adversarial_from_start(
         # A tie that is decided against the label is no robust sample either.
         return np.asarray((margin < 0) | (prediction != label))
     return np.asarray(margin < 0)
+
+
+def targets_of(criterion: Criterion, count: int) -> Array:
+    """(count,) the class each sample is to be taken for; -1: any but the label.
+
+    Raises:
+        BadInput: The criterion is another one.
+    """
+    if isinstance(criterion, Targeted):
+        return to_numpy(criterion.targets)
+    if not isinstance(criterion, Misclassification):
+        raise BadInput(
+            "lower bounds are for misclassification and targets; the criterion is a "
+            f"{type(criterion).__name__}"
+        )
+    return np.full(count, -1)
 
 
 def _targets(

@@ -12,7 +12,13 @@ import numpy as np
 
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.archive import inside, read_best
-from robustkit.evaluation.curve import CONFIDENCE, Curve, Interval, proportion
+from robustkit.evaluation.curve import (
+    CONFIDENCE,
+    ROUNDING,
+    Curve,
+    Interval,
+    proportion,
+)
 from robustkit.evaluation.description import check_run, check_warrants, printable
 from robustkit.evaluation.store import SCHEMA, read_json
 from robustkit.evaluation.tables import COLUMNS, QUERIES, QUERY_COLUMNS
@@ -20,7 +26,12 @@ from robustkit.evaluation.traces import TRACES, Traced, read_traces
 from robustkit.evaluation.verify import UNDONE
 from robustkit.numerics.tensors import Array
 
-__all__ = ["NOT_WARRANTED", "WARRANTS", "Results"]
+__all__ = ["LOWER", "LOWER_COLUMNS", "NOT_WARRANTED", "WARRANTS", "Results"]
+
+LOWER = "lower.csv"
+"""Where a run folder keeps lower bounds on its distances."""
+
+LOWER_COLUMNS = ("index", "norm", "lower", "upper", "gap", "method")
 
 WARRANTS = "warrants.json"
 """Where a run folder keeps the verdicts of active tests on its attacks."""
@@ -68,6 +79,7 @@ class Results:
         self.index: Array = index
         self.label: Array = self._table["label"][first]
         self.prediction: Array = self._table["prediction"][first]
+        self.reload_lower()
 
     @property
     def distance(self) -> Array:
@@ -203,6 +215,54 @@ class Results:
         chosen = best.pop("norm") == self._norm(norm)
         return {name: np.array(values[chosen]) for name, values in best.items()}
 
+    def lower(self, norm: str | None = None) -> Array:
+        """(n,) below which there is surely no adversarial, in norm units.
+
+        NaN where nothing was certified.
+        """
+        unknown = np.full(len(self.index), np.nan)
+        return self._lower.get(self._norm(norm), unknown)
+
+    def lower_curve(self, norm: str | None = None) -> Curve | None:
+        """The curve of certified accuracy; None: no bounds are at hand.
+
+        At each size, the share of samples that are proven to have no adversarial of
+        that size: the other side of the minimum-perturbation curve.
+        """
+        norm = self._norm(norm)
+        if norm not in self._lower:
+            return None
+        # A radius is certified with its edge, and a curve counts some more as inside.
+        beyond = self._lower[norm] * (1 + ROUNDING) * (1 + 1e-12)
+        return Curve(np.nan_to_num(beyond, nan=0.0, posinf=np.inf))
+
+    def reload_lower(self) -> None:
+        """Read the run folder's lower bounds again, if it has any."""
+        self._lower: dict[str, Array] = {}
+        self.lower_methods: tuple[str, ...] = ()
+        path = self.path / LOWER
+        if not path.exists():
+            return
+        methods: dict[str, None] = {}
+        place = {int(index): row for row, index in enumerate(self.index)}
+        try:
+            with open(inside(path), newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                if tuple(reader.fieldnames or ()) != LOWER_COLUMNS:
+                    raise ValueError(f"its columns are {reader.fieldnames}")
+                for row in reader:
+                    norm, index = self._norm(row["norm"]), int(row["index"])
+                    if index not in place:
+                        raise ValueError(f"the run has no sample {index}")
+                    bounds = self._lower.setdefault(norm, np.full(len(place), np.nan))
+                    bounds[place[index]] = float(row["lower"])
+                    methods[printable(row["method"])] = None
+        except (OSError, ValueError, TypeError, csv.Error) as error:
+            raise BadInput(
+                f"cannot read the lower bounds in '{path}': {error}"
+            ) from error
+        self.lower_methods = tuple(methods)
+
     def warrant(self, norm: str, attack: str) -> dict[str, Any]:
         """What an active test said of an attack: `verdict`, `rule` and `epsilon`.
 
@@ -275,6 +335,28 @@ class Results:
             "not_found": int(np.isinf(curve.distance).sum()),
             "errors": int(np.isnan(curve.distance).sum()),
             "attacks": {a: self._attack_summary(norm, a) for a in self.attacks(norm)},
+            **self._lower_summary(norm),
+        }
+
+    def _lower_summary(self, norm: str) -> dict[str, Any]:
+        """What lower bounds say; nothing where there are none."""
+        curve = self.lower_curve(norm)
+        if curve is None:
+            return {}
+        lower, upper = self.lower(norm), self.distances(norm)
+        known = np.isfinite(lower) & np.isfinite(upper)
+        gap = np.maximum(upper[known] - lower[known], 0.0)
+        return {
+            "certified_accuracy": [
+                {"epsilon": e, **curve.robust_accuracy(e)._asdict()}
+                for e in self.run["config"]["epsilons"][norm]
+            ],
+            "lower": {
+                "methods": list(self.lower_methods),
+                "samples": int((~np.isnan(lower)).sum()),
+                "median": Curve(np.nan_to_num(lower, posinf=np.inf)).quantile(0.5),
+                "median_gap": Curve(gap).quantile(0.5),
+            },
         }
 
     def _attack_summary(self, norm: str, attack: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from robustkit.errors import BadInput
 from robustkit.evaluation.batch import Progress
+from robustkit.evaluation.engines import Engine
 from robustkit.evaluation.evaluate import evaluate
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.store import read_json, unfinished
@@ -13,7 +14,10 @@ __all__ = ["resume"]
 
 
 def resume(
-    run: str | Path, *, progress: Callable[[Progress], None] | None = None
+    run: str | Path,
+    *,
+    engine: str | Engine = "local",
+    progress: Callable[[Progress], None] | None = None,
 ) -> Results:
     """Go on with an unfinished run, from what is finished; at most a batch is lost.
 
@@ -25,6 +29,7 @@ def resume(
 
     Args:
         run: The run folder. A complete run is returned as it is.
+        engine: As in `evaluate`; it need not be the one that the run was begun with.
         progress: As in `evaluate`.
 
     Raises:
@@ -67,6 +72,7 @@ def resume(
         headers=config.get("headers"),
         shard=None if shard is None else tuple(shard),
         time_limit=config.get("time_limit"),
+        engine=engine,
         out=folder,
         progress=progress,
     )

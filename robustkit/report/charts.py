@@ -72,8 +72,9 @@ def joint_confidence(runs: int) -> float:
 def curve_chart(runs: Sequence[Named], norm: str) -> Chart:
     """Robust accuracy against the size of the perturbation.
 
-    Of one run with its attacks and the sizes asked about, or of several runs; each with
-    a band that holds the whole curve at once, and all bands together.
+    Of one run with its attacks, the curve of certified accuracy where there are lower
+    bounds, and the sizes asked about; or of several runs. Each with a band that holds
+    the whole curve at once, and all bands together.
     """
     curves = [run.results.curve(norm) for run in runs]
     epsilons = runs[0].results.run["config"]["epsilons"][norm]
@@ -95,7 +96,15 @@ def curve_chart(runs: Sequence[Named], norm: str) -> Chart:
             for e in epsilons
             if sizes.low <= e <= sizes.high and len(curve.distance)
         )
-    # The other side of a curve, from certified bounds, belongs before these lines.
+    for place, run in enumerate(runs):
+        certified = run.results.lower_curve(norm)
+        if certified is not None:
+            # The other side of the curve: the truth lies between.
+            whose = "" if len(runs) == 1 else f"{run.name}, "
+            others = attack_order(run.results) if len(runs) == 1 else runs
+            style = len(others) + place
+            line = _steps(f"{whose}certified", style, certified, sizes, None)
+            lines = [line, *lines]
     percent = words.percent(CONFIDENCE, 1)
     return Chart(
         name="curve",

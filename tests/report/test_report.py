@@ -564,6 +564,7 @@ class TestReproduce:
         assert said == {
             "model": "a model.py:net",
             "data": "set.npz",
+            "engine": "local",
             "norms": ("linf", "l2"),
             "attacks": "a b,c",
             "epsilons": ("linf=8/255,0.1",),

@@ -1,0 +1,138 @@
+"""Lower bounds on the distances of a run, so that its curve has two sides."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustkit.active_tests.exact import EXACT_NORMS, exact_distance
+from robustkit.certify.bounds import METHODS
+from robustkit.certify.distances import Certifier
+from robustkit.certify.regions import NORMS
+from robustkit.errors import BadInput, suggestion
+from robustkit.evaluation.goals import make_criterion, targets_of
+from robustkit.evaluation.lower import read_bounds, write_lower
+from robustkit.evaluation.opening import model_and_data
+from robustkit.evaluation.results import Results
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.tensors import to_numpy
+
+__all__ = ["bound_below"]
+
+
+def bound_below(
+    results: Results,
+    model: Any,
+    data: Any,
+    method: str = "crown",
+    *,
+    timeout: float = 60.0,
+    progress: Callable[[str], None] | None = None,
+) -> Results:
+    """Bound the distances of a run from below, and keep the bounds with the run.
+
+    They are written to lower.csv and summary.json in the run folder, where reports find
+    them. Samples that are adversarial from the start have the bound 0.
+
+    Args:
+        results: Of the evaluation.
+        model: As it was given to the evaluation.
+        data: Likewise.
+        method: "interval" or "crown": certificates for networks of ReLUs and affine
+            operations, in linf, l2 and l1; "exact": by integer programs, for small
+            networks, in linf, l1 and l0; or a file of another verifier's (`read_bounds`
+            in `evaluation.lower`).
+        timeout: Seconds for each sample, for "exact".
+        progress: Called with what comes next, in words.
+
+    Returns:
+        The results again, with their lower bounds.
+
+    Raises:
+        BadInput: Something given is not as described, the network is not of that kind,
+            or a bound is above the distance of an adversarial that was found; the
+            message names the sample.
+
+    >>> import robustkit as rk
+    >>> results = rk.evaluate("digits", "digits", samples=3)
+    >>> results = bound_below(results, "digits", "digits", "interval")
+    >>> bool((results.lower() <= results.distance).all())
+    True
+    """
+    if method not in (*METHODS, "exact"):
+        if not Path(method).is_file():
+            raise BadInput(
+                f"there are no bounds '{method}', by name or as a file; "
+                f"{suggestion(method, (*METHODS, 'exact'))}"
+            )
+        write_lower(results, read_bounds(method, results), f"file {Path(method).name}")
+        return results
+    possible = EXACT_NORMS if method == "exact" else NORMS
+    for norm in results.norms:
+        if norm not in possible:
+            raise BadInput(
+                f"lower bounds by '{method}' are not computed in the norm {norm}; "
+                f"known: {', '.join(possible)}"
+            )
+    config = results.run["config"]
+    if config["criterion"]:
+        raise BadInput(
+            "lower bounds are for misclassification and targets; the run has a "
+            f"criterion of its own, '{config['criterion']}'"
+        )
+    opened, dataset = model_and_data(
+        model,
+        data,
+        Bounds(*config["bounds"]),
+        config["samples"],
+        device=config["device"],
+        mean=config["mean"],
+        std=config["std"],
+    )
+    precise = opened.precise()
+    classes = int(results.run["model"]["classes"])
+    make = make_criterion(precise, config["target"], None, classes, config["seed"])
+    certifier = next(
+        (Certifier(precise, dataset.example, m) for m in METHODS if m == method), None
+    )
+    upper = {norm: results.distances(norm) for norm in results.norms}
+    lower = {norm: np.full(len(results.index), np.nan) for norm in results.norms}
+    place = {int(index): row for row, index in enumerate(results.index)}
+    start = 0
+    for x, y in dataset.batches(config["batch_size"]):
+        logits = to_numpy(precise.logits(precise.to_tensor(x)))
+        targets = targets_of(make(y, logits, x), len(x))
+        for row, index in enumerate(range(start, start + len(x))):
+            at = place.get(index)
+            if at is None:
+                continue
+            for norm in results.norms:
+                if progress is not None:
+                    progress(f"lower bound of sample {index}: {norm} {method}")
+                if upper[norm][at] == 0:
+                    lower[norm][at] = 0.0
+                    continue
+                target = int(targets[row])
+                if certifier is not None:
+                    lower[norm][at] = certifier.radius(
+                        x[row],
+                        int(y[row]),
+                        norm,
+                        target=target,
+                        most=float(upper[norm][at]),
+                    )
+                else:
+                    lower[norm][at] = exact_distance(
+                        opened,
+                        x[row],
+                        int(y[row]),
+                        norm,
+                        target=None if target < 0 else target,
+                        bounds=opened.bounds,
+                        timeout=timeout,
+                        seed=config["seed"],
+                    ).lower
+        start += len(x)
+    write_lower(results, lower, method)
+    return results

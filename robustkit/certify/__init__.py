@@ -1,0 +1,1 @@
+"""Certified lower bounds: within which distance there is surely no adversarial."""

@@ -1,0 +1,423 @@
+"""Networks as affine pieces between ReLUs, whatever they were written in.
+
+The model is followed once, operation by operation (`make_fx`), at one input. What lies
+between ReLUs must be affine; skip connections are welcome. Everything is computed anew
+in double precision.
+"""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import torch
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
+
+from robustkit.errors import BadInput
+from robustkit.models.base import Access, Model
+from robustkit.numerics.tensors import as_tensor
+
+__all__ = ["INPUT", "Piece", "ReluGraph", "follow"]
+
+INPUT = -1
+"""The network's input, among the sources of a piece; others are numbers of ReLUs."""
+
+_AT_ONCE = 16_000_000
+"""So many numbers are worked on at once, at most."""
+
+Function: TypeAlias = Callable[..., Any]
+
+aten = torch.ops.aten
+
+
+def _unchanged(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return x
+
+
+def _sum(a: Any, b: Any, alpha: Any = 1) -> Any:
+    return a + abs(alpha) * b
+
+
+def _sum_reversed(a: Any, b: Any, alpha: Any = 1) -> Any:
+    return abs(alpha) * a + b
+
+
+_RELUS = {aten.relu.default, aten.clamp_min.default, aten.clamp.default}
+# Those whose slopes are never negative, once what is constant in them is made so.
+_PLAIN = {
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.permute.default,
+    aten.t.default,
+    aten.transpose.int,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.expand.default,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.clone.default,
+    aten.detach.default,
+    aten.alias.default,
+    aten.lift_fresh_copy.default,
+    aten._to_copy.default,
+    aten.constant_pad_nd.default,
+    aten.avg_pool2d.default,
+    aten._adaptive_avg_pool2d.default,
+    aten.mean.default,
+    aten.mean.dim,
+    aten.sum.default,
+    aten.sum.dim_IntList,
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    operator.getitem,
+}
+_SUMS = {
+    aten.add.Tensor,
+    aten.add.Scalar,
+    aten.sub.Tensor,
+    aten.sub.Scalar,
+    aten.rsub.Scalar,
+    aten.neg.default,
+    aten.cat.default,
+    aten.stack.default,
+}
+# With a factor that must be constant.
+_PRODUCTS = {
+    aten.mul.Tensor,
+    aten.mul.Scalar,
+    aten.div.Tensor,
+    aten.div.Scalar,
+    aten.mm.default,
+    aten.bmm.default,
+    aten.addmm.default,
+    aten.convolution.default,
+    aten.native_batch_norm.default,
+    aten._native_batch_norm_legit_no_training.default,
+}
+# Of which only the first operand may depend on the input.
+_FIRST_ONLY = {
+    aten.div.Tensor,
+    aten.div.Scalar,
+    aten.native_batch_norm.default,
+    aten._native_batch_norm_legit_no_training.default,
+}
+_SCALED = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
+# How a distance from the middle travels, where it is not the operation itself.
+_SPREAD: dict[Any, Function] = {
+    aten.sub.Tensor: _sum,
+    aten.sub.Scalar: _sum,
+    aten.rsub.Scalar: _sum_reversed,
+    aten.neg.default: _unchanged,
+}
+# Precision is ours, and stays double.
+_REPLACED: dict[Any, Function] = {
+    aten._to_copy.default: _unchanged,
+    aten.detach.default: _unchanged,
+    # Values here may be laid out in memory in another way than when followed.
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """An affine function of the input and of what some ReLUs give.
+
+    Attributes:
+        sources: What it depends on, ascending: `INPUT`, numbers of ReLUs.
+        shapes: (1, ...) of each of these.
+    """
+
+    sources: tuple[int, ...]
+    shapes: tuple[torch.Size, ...]
+    _leaves: tuple[Node, ...]
+    _steps: tuple[Node, ...]
+    _target: Node
+    _constants: Mapping[Node, Any] = field(repr=False)
+
+    def __call__(self, *values: torch.Tensor) -> torch.Tensor:
+        """The value (1, ...) at values (1, ...) of the sources."""
+        known = dict(zip(self._leaves, values, strict=True))
+        for node in self._steps:
+            known[node] = _run(node, lambda n: known.get(n, self._constants.get(n)))
+        return known[self._target]
+
+    def spread(self, *radii: torch.Tensor) -> torch.Tensor:
+        """How far the value can be from its middle (1, ...), if sources can be so far.
+
+        By interval arithmetic, operation by operation.
+        """
+        known = dict(zip(self._leaves, radii, strict=True))
+        for node in self._steps:
+            known[node] = _spread(node, known, self._constants)
+        return known[self._target]
+
+    @cached_property
+    def offset(self) -> torch.Tensor:
+        """(1, ...) the value where all sources are zero."""
+        return self(*self._zeros())
+
+    def back(self, rows: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Linear functions of the value as linear functions of the sources.
+
+        Args:
+            rows: (m, k) slopes with respect to the value, flattened.
+
+        Returns:
+            By source, slopes (m, ...) flattened.
+        """
+        shaped = rows.reshape(len(rows), *self.offset.shape)
+        slopes = torch.func.vmap(self._transposed)(shaped)
+        return {
+            source: some.reshape(len(rows), -1)
+            for source, some in zip(self.sources, slopes, strict=True)
+        }
+
+    @cached_property
+    def rows(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of a piece of the input alone: its slopes, without most of their zeros.
+
+        Returns:
+            Slopes (outputs, k), and the features (outputs, k) of the input they are of.
+        """
+        outputs = self.offset.numel()
+        size = max(_AT_ONCE // self.shapes[0].numel(), 1)
+        parts = []
+        for start in range(0, outputs, size):
+            unit = torch.zeros(min(size, outputs - start), outputs, dtype=torch.float64)
+            unit[torch.arange(len(unit)), torch.arange(start, start + len(unit))] = 1.0
+            dense = self.back(unit)[INPUT]
+            most = max(int((dense != 0).sum(dim=1).max()), 1)
+            columns = (dense != 0).to(torch.int8).topk(most, dim=1).indices
+            parts.append((dense.gather(1, columns), columns))
+        widest = max(slopes.shape[1] for slopes, _ in parts)
+
+        def wide(values: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.pad(values, (0, widest - values.shape[1]))
+
+        return (
+            torch.cat([wide(slopes) for slopes, _ in parts]),
+            torch.cat([wide(columns) for _, columns in parts]),
+        )
+
+    @cached_property
+    def _transposed(self) -> Function:
+        transposed: Function = torch.func.vjp(self, *self._zeros())[1]
+        return transposed
+
+    def _zeros(self) -> list[torch.Tensor]:
+        return [torch.zeros(shape, dtype=torch.float64) for shape in self.shapes]
+
+
+@dataclass(frozen=True, eq=False)
+class ReluGraph:
+    """A network of affine pieces and ReLUs.
+
+    Attributes:
+        pieces: What goes into each ReLU, in order; the last one is the output.
+    """
+
+    pieces: tuple[Piece, ...]
+
+    def values(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """(1, ...) each piece at one input (1, ...), in double precision."""
+        known, values = {INPUT: x.to(torch.float64)}, []
+        for number, piece in enumerate(self.pieces):
+            values.append(piece(*(known[source] for source in piece.sources)))
+            known[number] = values[-1].relu()
+        return values
+
+
+def follow(model: Model, example: torch.Tensor) -> ReluGraph:
+    """The network of a model.
+
+    Args:
+        model: Of any kind that torch differentiates: modules, ONNX files, with or
+            without `Preprocessed`.
+        example: (1, ...) an input, float32.
+
+    Raises:
+        BadInput: It is something else than affine functions and ReLUs, or torch
+            cannot see what it is.
+
+    >>> from robustkit.models.torch import TorchModel
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(),
+    ...                           torch.nn.Linear(4, 2)).eval()
+    >>> graph = follow(TorchModel(net), torch.zeros(1, 3))
+    >>> [piece.sources for piece in graph.pieces]
+    [(-1,), (0,)]
+    """
+    asked = model.to_tensor(example.numpy()).raw
+    if model.access < Access.GRADIENT or not isinstance(asked, torch.Tensor):
+        raise BadInput(
+            f"the model '{model.name}' cannot be looked into, and so not be certified; "
+            "give a torch module, or an ONNX file whose gradients are known"
+        )
+    if asked.device.type != "cpu":
+        raise BadInput(
+            f"the model '{model.name}' is on the device {asked.device}; certificates "
+            "are computed on the CPU"
+        )
+    try:
+        traced = make_fx(lambda x: model.linearise(as_tensor(x))[0].raw)(asked)
+    except BadInput:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"the model '{model.name}' cannot be followed operation by operation, as "
+            f"certificates need it ({type(error).__name__}: {reason})"
+        ) from error
+    return _pieces(traced, tuple(asked.shape), model.name)
+
+
+def _pieces(traced: GraphModule, shape: Sequence[int], name: str) -> ReluGraph:
+    constants: dict[Node, Any] = {}
+    leaves: dict[Node, int] = {}
+    shapes: dict[int, torch.Size] = {INPUT: torch.Size(shape)}
+    moving: set[Node] = set()
+    pieces: list[Piece] = []
+
+    def piece(target: Node) -> Piece:
+        steps, found, seen = [], set(), set()
+        stack = [target]
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if node in leaves:
+                found.add(node)
+            elif node in moving:
+                steps.append(node)
+                stack.extend(node.all_input_nodes)
+        order = {node: place for place, node in enumerate(traced.graph.nodes)}
+        used = sorted(found, key=leaves.__getitem__)
+        return Piece(
+            sources=tuple(leaves[node] for node in used),
+            shapes=tuple(shapes[leaves[node]] for node in used),
+            _leaves=tuple(used),
+            _steps=tuple(sorted(steps, key=order.__getitem__)),
+            _target=target,
+            _constants=constants,
+        )
+
+    for node in traced.graph.nodes:
+        if node.op == "placeholder":
+            leaves[node] = INPUT
+        elif node.op == "get_attr":
+            constants[node] = _double(_attribute(traced, str(node.target)))
+        elif node.op == "output":
+            (target,) = node.all_input_nodes or (None,)
+            if target not in moving and target not in leaves:
+                raise BadInput(f"the output of '{name}' does not depend on its input")
+            pieces.append(piece(target))
+        elif not any(n in moving or n in leaves for n in node.all_input_nodes):
+            constants[node] = _double(_run(node, constants.get))
+        elif _is_relu(node):
+            shapes[len(pieces)] = node.meta["tensor_meta"].shape
+            leaves[node] = len(pieces)
+            pieces.append(piece(node.args[0]))
+        else:
+            _check_affine(node, moving | leaves.keys(), name)
+            moving.add(node)
+    return ReluGraph(tuple(pieces))
+
+
+def _is_relu(node: Node) -> bool:
+    if node.target is aten.relu.default:
+        return True
+    if node.target is aten.relu_.default:
+        # In place, which nobody else may notice.
+        (given,) = node.all_input_nodes
+        return len(given.users) == 1
+    if node.target not in _RELUS:
+        return False
+    ends = [node.kwargs.get("min"), node.kwargs.get("max")]
+    ends[: len(node.args) - 1] = node.args[1:]
+    return isinstance(ends[0], int | float) and ends[0] == 0 and ends[1] is None
+
+
+def _check_affine(node: Node, dependent: set[Node], name: str) -> None:
+    target = node.target
+    known = target in _PLAIN or target in _SUMS
+    if target in _PRODUCTS:
+        # The same one twice is no product with a constant.
+        times = sum(n in dependent for n in _flat(node.args))
+        first = target not in _FIRST_ONLY or node.args[0] in dependent
+        known = times == 1 and first
+    dtype = node.kwargs.get("dtype")
+    if dtype is not None and not getattr(dtype, "is_floating_point", True):
+        known = False
+    if target is aten.native_batch_norm.default and node.args[5] is not False:
+        # The statistics of a batch are no constants.
+        known = False
+    if not known:
+        what = getattr(target, "_opname", None) or getattr(target, "__name__", target)
+        raise BadInput(
+            f"the model '{name}' has the operation '{what}' on what depends on its "
+            "input; certified are networks of ReLUs and affine "
+            "operations only"
+        )
+
+
+def _flat(args: Any) -> list[Node]:
+    nodes: list[Node] = []
+    map_arg(args, nodes.append)
+    return nodes
+
+
+def _run(node: Node, value: Callable[[Node], Any]) -> Any:
+    function: Any = _REPLACED.get(node.target, node.target)
+    args, kwargs = map_arg((node.args, dict(node.kwargs)), value)
+    return function(*args, **kwargs)
+
+
+def _spread(
+    node: Node, radii: Mapping[Node, Any], constants: Mapping[Node, Any]
+) -> Any:
+    """What the operation makes of the radii, with all its slopes made positive."""
+    function: Any = _SPREAD.get(node.target, _REPLACED.get(node.target, node.target))
+
+    def at(value: Callable[[Node], Any]) -> Any:
+        args, kwargs = map_arg((node.args, dict(node.kwargs)), value)
+        if node.target in _SCALED:
+            args = (args[0], _positive(args[1]))
+        settings: dict[str, Any] = dict(kwargs)
+        if "alpha" in settings:
+            settings["alpha"] = abs(settings["alpha"])
+        return function(*args, **settings)
+
+    moved = at(lambda n: radii[n] if n in radii else _positive(constants[n]))
+    still = at(lambda n: _zero(radii[n]) if n in radii else _positive(constants[n]))
+    if isinstance(moved, torch.Tensor):
+        return moved - still
+    return [a - b for a, b in zip(moved, still, strict=True)]
+
+
+def _positive(value: Any) -> Any:
+    return abs(value) if isinstance(value, torch.Tensor | float | int) else value
+
+
+def _zero(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return torch.zeros_like(value)
+    return [torch.zeros_like(entry) for entry in value]
+
+
+def _double(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.detach().to(torch.float64)
+    return value
+
+
+def _attribute(owner: Any, path: str) -> Any:
+    for part in path.split("."):
+        owner = getattr(owner, part)
+    return owner

@@ -1,0 +1,71 @@
+"""Who does the work of `robustkit eval`, as options."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from robustkit.errors import BadInput
+
+if TYPE_CHECKING:
+    from robustkit.evaluation.engines import Engine
+
+__all__ = ["ENGINE_OPTIONS", "chosen_engine", "engine_options"]
+
+ENGINE_OPTIONS = ("engine", "workers", "num_gpus", "ray_address")
+"""Names of the parameters."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def engine_options(command: F) -> F:
+    """Add the options to a command."""
+    options = (
+        click.option(
+            "--engine",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="Who does the work: this process, or workers of Ray.",
+        ),
+        click.option(
+            "--workers",
+            type=int,
+            help="Of Ray.  [default: one per processor or per GPU needed]",
+        ),
+        click.option(
+            "--num-gpus",
+            type=float,
+            help="Of each worker, such as 1 or 0.5.  [default: 0]",
+        ),
+        click.option(
+            "--ray-address",
+            metavar="ADDRESS",
+            help="Of a Ray cluster, such as auto.  [default: RAY_ADDRESS, else workers "
+            "on this machine]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def chosen_engine(
+    engine: str, workers: int | None, num_gpus: float | None, ray_address: str | None
+) -> "Engine":
+    """The engine that the options describe.
+
+    Raises:
+        BadInput: They do not go together, or Ray is not installed.
+    """
+    if engine == "ray":
+        from robustkit.evaluation.ray_engine import RayEngine
+
+        return RayEngine(workers=workers, num_gpus=num_gpus or 0.0, address=ray_address)
+    from robustkit.evaluation.engines import LocalEngine
+
+    given = {"--workers": workers, "--num-gpus": num_gpus, "--ray-address": ray_address}
+    for name, value in given.items():
+        if value is not None:
+            raise BadInput(f"{name} is for --engine ray; the engine is '{engine}'")
+    return LocalEngine()

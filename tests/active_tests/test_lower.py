@@ -1,0 +1,187 @@
+"""Curves with two sides: bounds in the run folder, from our own or other verifiers."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import robustkit as rk
+from robustkit.cli import main
+from robustkit.errors import BadInput
+from robustkit.models.torch import TorchModel
+
+
+@pytest.fixture(scope="module")
+def small(shared):
+    """A small network and samples with their exact distances."""
+    data = shared.exact("mlp14_std", "linf")
+    return shared.exact_model("mlp14_std"), data["x"][:5], data["y"][:5], data
+
+
+@pytest.fixture
+def run(small, tmp_path):
+    net, x, y, _ = small
+    return rk.evaluate(net, (x, y), epsilons=[0.01, 0.05], out=tmp_path / "run")
+
+
+def rewritten(run, row, **changes):
+    """Change some cells of lower.csv."""
+    path = run.path / "lower.csv"
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows[row] |= changes
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize("method", ["interval", "crown"])
+def test_certified_bounds_stand_beside_the_distances(run, small, method):
+    net, x, y, data = small
+    results = rk.bound_below(run, net, (x, y), method)
+    lower = results.lower()
+    assert (lower > 0).all()
+    assert (lower <= data["distance"][:5]).all()
+    again = rk.Results(run.path)
+    assert (again.lower() == lower).all()
+    summary = json.loads((run.path / "summary.json").read_text())["norms"]["linf"]
+    for entry in summary["certified_accuracy"]:
+        assert entry["estimate"] == (lower >= entry["epsilon"]).mean()
+    for upper, certified in zip(
+        summary["robust_accuracy"], summary["certified_accuracy"], strict=True
+    ):
+        assert certified["estimate"] <= upper["estimate"]
+    assert summary["lower"]["methods"] == [method]
+    assert summary["lower"]["median_gap"] == pytest.approx(
+        np.sort(results.distance - lower)[2]
+    )
+    audit = rk.verify(run.path, net, (x, y))
+    assert audit.holds, audit.to_json()
+    names = [claim.name for claim in audit.claims if "certified" in claim.name]
+    assert names == ["what was certified is certified again"]
+    page = results.report()
+    assert "certified" in page.read_text()
+    assert "certified" in (run.path / "curve.svg").read_text()
+
+
+def test_exact_bounds_meet_the_distances(run, small):
+    net, x, y, data = small
+    results = rk.bound_below(run, net, (x, y), "exact", timeout=20)
+    assert results.lower()[4] == pytest.approx(data["distance"][4], rel=1e-4)
+    assert (results.lower() <= results.distance * (1 + 1e-5)).all()
+    audit = rk.verify(run.path, net, (x, y))
+    assert audit.holds
+    notes = [note for claim in audit.claims for note in claim.notes]
+    assert "bounds by exact are not computed anew" in notes
+
+
+def test_tampering_with_a_bound_is_found_and_named(run, small):
+    net, x, y, _ = small
+    rk.bound_below(run, net, (x, y), "crown")
+    lower, upper = run.lower()[0], run.distance[0]
+    larger = repr(float(lower + upper) / 2)
+    rewritten(run, 0, lower=larger)
+    audit = rk.verify(run.path, net, (x, y))
+    broken = {c.name: c.broken for c in audit.claims if not c.holds}
+    assert (
+        "nothing is certified up to"
+        in (broken["what was certified is certified again"][0])
+    )
+    assert "sample 0, linf" in broken["what was certified is certified again"][0]
+    rewritten(run, 0, lower="0.9")
+    audit = rk.verify(run.path, net, (x, y))
+    (claim,) = (c for c in audit.claims if c.name.startswith("no lower bound"))
+    assert claim.broken[0].startswith("sample 0, linf: the lower bound is 0.9")
+
+
+def test_a_lower_bound_above_an_upper_one_is_an_error_that_names_the_sample(
+    run, small, tmp_path
+):
+    net, x, y, _ = small
+    file = tmp_path / "bounds.csv"
+    file.write_text("index,epsilon,verdict\n0,0.0001,unsat\n3,0.5,unsat\n")
+    with pytest.raises(
+        BadInput, match=r"^sample 3, linf: the lower bound is 0\.5, and"
+    ):
+        rk.bound_below(run, net, (x, y), str(file))
+    assert not (run.path / "lower.csv").exists()
+
+
+def test_bounds_of_another_verifier(run, small, tmp_path):
+    net, x, y, _ = small
+    file = tmp_path / "bounds.csv"
+    file.write_text(
+        "index, epsilon, verdict\n"
+        "0,0.001,unsat\n0,0.002,UNSAT\n0,0.3,sat\n1,0.001,timeout\n2,0.0015,holds\n"
+    )
+    results = rk.bound_below(run, net, (x, y), str(file))
+    np.testing.assert_array_equal(
+        results.lower(), [0.002, np.nan, 0.0015, np.nan, np.nan]
+    )
+    summary = results.summary()["norms"]["linf"]
+    assert summary["lower"]["methods"] == ["file bounds.csv"]
+    assert summary["lower"]["samples"] == 2
+    assert rk.verify(run.path, net, (x, y)).holds
+    file.write_text("norm,index,lower\nlinf,1,0.01\n")
+    results = rk.bound_below(run, net, (x, y), str(file))
+    assert results.lower()[1] == 0.01
+    # The edge of a certified ball belongs to it.
+    certified = results.summary()["norms"]["linf"]["certified_accuracy"]
+    assert [entry["estimate"] for entry in certified] == [0.2, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sample,eps\n1,2\n", "need the columns index, epsilon and verdict"),
+        ("index,lower\n0,x\n", r"line 2 of .*index '0' and lower 'x'"),
+        ("index,lower\n0,0.1\n9,0.1\n", r"line 3 of .*the run has no sample 9"),
+        ("index,lower\n0,-1\n", r"line 2 .*cannot be negative"),
+        ("index,epsilon,verdict\n0,0.1,perhaps\n", "unknown verdict 'perhaps'"),
+        ("index,lower,norm\n0,0.1,l2\n", r"a norm of the run \(linf\); got 'l2'"),
+    ],
+)
+def test_bad_files_of_bounds_are_refused(run, small, tmp_path, text, words):
+    net, x, y, _ = small
+    (tmp_path / "bounds.csv").write_text(text)
+    with pytest.raises(BadInput, match=words):
+        rk.bound_below(run, net, (x, y), str(tmp_path / "bounds.csv"))
+
+
+def test_what_cannot_be_bounded_is_said(run, small, tmp_path):
+    net, x, y, _ = small
+    with pytest.raises(BadInput, match=r"no bounds 'crwn'.*did you mean 'crown'"):
+        rk.bound_below(run, net, (x, y), "crwn")
+    other = rk.evaluate(net, (x, y), norm="l0", attacks=["sparse-rs"], budget=5)
+    with pytest.raises(BadInput, match="by 'crown' are not computed in the norm l0"):
+        rk.bound_below(other, net, (x, y), "crown")
+    own = rk.evaluate(
+        net, (x, y), attacks=["fgsm"], criterion=lambda y: rk.Misclassification(y)
+    )
+    with pytest.raises(BadInput, match="a criterion of its own"):
+        rk.bound_below(own, net, (x, y), "crown")
+
+
+def test_targets_are_certified_too(small, tmp_path):
+    net, x, y, _ = small
+    model = TorchModel(net)
+    run = rk.evaluate(model, (x, y), target="least-likely", out=tmp_path / "run")
+    bounded = rk.bound_below(run, model, (x, y), "crown")
+    lower, upper = bounded.lower(), bounded.distance
+    assert (lower <= upper).all()
+    assert (lower > 0.3 * upper).all()
+    assert rk.verify(run.path, model, (x, y)).holds
+
+
+def test_the_command_line(tmp_path):
+    command = ["eval", "digits", "--samples", "5", "--lower", "interval", "--json"]
+    out = tmp_path / "run"
+    done = CliRunner().invoke(main, [*command, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert (out / "lower.csv").exists()
+    assert "certified_accuracy" in done.stdout
+    command = ["verify", str(out), "--model", "digits", "--data", "digits"]
+    assert CliRunner().invoke(main, command).exit_code == 0
