@@ -86,7 +86,7 @@ def test_all_before_a_layer_counts_as_the_identity(step):
     torch.testing.assert_close(gradient(model), STRAIGHT)
 
 
-@pytest.mark.parametrize("step", set(STEPS) - {"numpy"})
+@pytest.mark.parametrize("step", [step for step in STEPS if step != "numpy"])
 def test_operations_are_found_by_themselves(step):
     def function(x):
         return STEPS[step](x) @ W
