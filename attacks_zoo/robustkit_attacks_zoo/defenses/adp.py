@@ -4,7 +4,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustkit_attacks_zoo.defenses.attacks import descend, in_turn, pgd, slopes
+from robustkit_attacks_zoo.defenses.attacks import (
+    descend,
+    in_turn,
+    likelihood,
+    pgd,
+    slopes,
+)
 from robustkit_attacks_zoo.defenses.defense import Defense
 from robustkit_attacks_zoo.defenses.networks import (
     fit,
@@ -51,10 +57,6 @@ def train() -> nn.Module:
     return fit(net, *training_digits(), loss)
 
 
-def _likelihood(probabilities: Tensor, y: Tensor) -> Tensor:
-    return probabilities.gather(1, y[:, None])[:, 0].log()
-
-
 def make() -> Defense:
     """Weak: PGD of few short steps. By hand: many, on the members' logits."""
     model = load(Mean(), "adp")
@@ -82,7 +84,7 @@ def make() -> Defense:
         source="Pang, Xu, Du, Chen, Zhu: Improving Adversarial Robustness via Promoting "
         "Ensemble Diversity, ICML 2019",
         model=model,
-        weak=pgd(epsilon, 10, loss=_likelihood),
+        weak=pgd(epsilon, 10, loss=likelihood),
         weak_title="PGD, 10 steps of epsilon / 10",
         adaptive=adaptive,
         adaptive_title="200 steps on the members' logits, towards each class",

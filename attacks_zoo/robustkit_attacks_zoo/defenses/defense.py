@@ -79,16 +79,20 @@ class Defense:
     def samples(self, count: int) -> tuple[Tensor, Tensor]:
         """The first test inputs that are classified correctly and accepted."""
         x, y = self.data()
+        self._forget()
         kept = self.right(x, y).nonzero()[:count, 0]
         return x[kept], y[kept]
 
     def claim(self, x: Tensor, y: Tensor) -> Tensor:
         """(n,) what the weak evaluation breaks."""
+        self._forget()
         return self.broken(self.weak(self.seen or self.model, x, y), y)
 
     def truth(self, x: Tensor, y: Tensor) -> Tensor:
         """(n,) what the weak evaluation or the attack written by hand breaks."""
-        return self.claim(x, y) | self.broken(self.adaptive(x, y), y)
+        claimed = self.claim(x, y)
+        self._forget()
+        return claimed | self.broken(self.adaptive(x, y), y)
 
     def accepted(self, x: Tensor) -> Tensor:
         """(n,) whether one draw of the detector accepts inputs."""
@@ -98,10 +102,18 @@ class Defense:
             accepted: Tensor = self.detector(x) <= 0
         return accepted
 
+    def _forget(self) -> None:
+        """A defense that remembers questions begins each evaluation afresh."""
+        forget = getattr(self.model, "forget", None)
+        if callable(forget):
+            forget()
+
     def _vote(self, x: Tensor, wanted: Callable[[Tensor], Tensor]) -> Tensor:
         ayes = torch.zeros(len(x), dtype=torch.int64)
         for _ in range(self.votes):
             with torch.no_grad():
-                labels = self.model(x).argmax(1)
-            ayes += wanted(labels) & self.accepted(x)
+                logits = self.model(x)
+            # The same score for all classes is no answer.
+            answered = logits.amax(1) > logits.amin(1)
+            ayes += wanted(logits.argmax(1)) & answered & self.accepted(x)
         return 2 * ayes > self.votes

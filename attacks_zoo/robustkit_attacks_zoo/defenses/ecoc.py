@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from robustkit_attacks_zoo.defenses.attacks import descend, in_turn, pgd, slopes
+from robustkit_attacks_zoo.defenses.attacks import (
+    descend,
+    in_turn,
+    likelihood,
+    pgd,
+    slopes,
+)
 from robustkit_attacks_zoo.defenses.defense import Defense
 from robustkit_attacks_zoo.defenses.networks import (
     fit,
@@ -66,10 +72,6 @@ def train() -> nn.Module:
     return fit(net, *training_digits(), loss)
 
 
-def _likelihood(probabilities: Tensor, y: Tensor) -> Tensor:
-    return probabilities.gather(1, y[:, None])[:, 0].clamp(min=1e-12).log()
-
-
 def make() -> Defense:
     """Weak: PGD through the squashing. By hand: the bits before it."""
     model = load(_network(), "ecoc")
@@ -98,7 +100,7 @@ def make() -> Defense:
         source="Verma, Swami: Error Correcting Output Codes Improve Probability "
         "Estimation and Adversarial Robustness of Deep Neural Networks, NeurIPS 2019",
         model=model,
-        weak=pgd(epsilon, loss=_likelihood),
+        weak=pgd(epsilon, loss=likelihood),
         weak_title="PGD, 40 steps, log-probability",
         adaptive=adaptive,
         adaptive_title="bits before the squashing, towards each codeword",

@@ -34,6 +34,14 @@ class Rounded(nn.Module):
         return x + (rounded - x).detach() if self.through else rounded
 
 
+def _convolutional(through: bool) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3, padding=1), Rounded(2, through),
+        nn.Conv2d(12, 12, 3, stride=2, padding=1), Rounded(2, through),
+        nn.Flatten(), nn.Linear(12 * 4 * 4, 10),
+    )  # fmt: skip
+
+
 class Vote(nn.Module):
     """One network of full precision and two of few bits; most votes win.
 
@@ -45,9 +53,9 @@ class Vote(nn.Module):
         super().__init__()
         self.nets = nn.ModuleList(
             [
-                perceptron(64, 48, 48, 10),
-                perceptron(64, 48, 48, 10, activation=lambda: Rounded(2, through)),
-                perceptron(64, 48, 48, 10, activation=lambda: Rounded(2, through)),
+                perceptron(64, 64, 10),
+                _convolutional(through),
+                _convolutional(through),
             ]
         )
 
@@ -66,7 +74,7 @@ def train() -> nn.Module:
     """The members one by one; those of few bits with gradients passed through."""
     vote = Vote(through=True)
     for net in vote.nets:
-        fit(net, *training_digits())
+        fit(net, *training_digits(), epochs=20)
     return vote
 
 
