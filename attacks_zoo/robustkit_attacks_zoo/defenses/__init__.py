@@ -8,6 +8,7 @@ docs/explanation/thirteen-defenses.md.
 from importlib import import_module
 
 from robustkit.errors import BadInput, suggestion
+
 from robustkit_attacks_zoo.defenses.defense import Defense
 
 __all__ = ["DEFENSES", "Defense", "defense"]

@@ -54,10 +54,10 @@ def _summary(rows: Sequence[Row]) -> str:
     broken = sum(row.broken for row in attacked)
     seconds = sum(row.seconds for row in rows)
     return (
-        f"Of the {len(attacked)} of the paper, {flagged} are flagged before the number "
-        f"is believed, and {broken} are broken by `--adaptive` alone to within 5 points "
-        f"of the attack written by hand. Everything took {seconds / 60:.0f} minutes on "
-        "one core."
+        f"Of the {len(attacked)} of the paper, {flagged} are flagged before the "
+        f"number is believed, and {broken} are broken by `--adaptive` alone to within "
+        "5 points of the attack written by hand. Everything took "
+        f"{seconds / 60:.0f} minutes on one core."
     )
 
 

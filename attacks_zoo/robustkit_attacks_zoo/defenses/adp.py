@@ -52,7 +52,9 @@ def train() -> nn.Module:
         others = functional.normalize(others, dim=2).transpose(0, 1)
         volume = torch.linalg.det(others @ others.transpose(1, 2) + 1e-6 * torch.eye(3))
         several = functional.cross_entropy(logits.flatten(0, 1), y.repeat(len(logits)))
-        return 3 * several - 2 * entropy - 0.5 * volume.clamp(min=1e-12).log().mean()
+        spread = volume.clamp(min=1e-12).log().mean()
+        whole: Tensor = 3 * several - 2 * entropy - 0.5 * spread
+        return whole
 
     return fit(net, *training_digits(), loss)
 
@@ -81,8 +83,8 @@ def make() -> Defense:
     defense = Defense(
         name="adp",
         title="ensemble diversity (ADP)",
-        source="Pang, Xu, Du, Chen, Zhu: Improving Adversarial Robustness via Promoting "
-        "Ensemble Diversity, ICML 2019",
+        source="Pang, Xu, Du, Chen, Zhu: Improving Adversarial Robustness via "
+        "Promoting Ensemble Diversity, ICML 2019",
         model=model,
         weak=pgd(epsilon, 10, loss=likelihood),
         weak_title="PGD, 10 steps of epsilon / 10",

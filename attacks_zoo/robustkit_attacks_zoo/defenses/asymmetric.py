@@ -1,10 +1,10 @@
 """Asymmetrical adversarial training: a detector for each class, trained on attacks."""
 
 import torch
+from robustkit import demo
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustkit import demo
 from robustkit_attacks_zoo.defenses.attacks import descend, in_turn, lead, over, slopes
 from robustkit_attacks_zoo.defenses.defense import Attack, Defense
 from robustkit_attacks_zoo.defenses.networks import fit, load, training_digits
@@ -49,7 +49,8 @@ class Rejection(nn.Module):
         """(n, ...) to scores (n,), above 0 where an input is rejected."""
         label = self.net[0](x).argmax(1)
         own = self.detectors(x).gather(1, label[:, None])[:, 0]
-        return self.threshold - own
+        values: Tensor = self.threshold - own
+        return values
 
 
 def _detector() -> Rejection:
@@ -89,7 +90,8 @@ def _combined(detectors: Detectors, epsilon: float) -> Attack:
 
     def attack(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         def loss(z: Tensor) -> Tensor:
-            return lead(model(z), y) - detectors(z).mean(1)
+            values: Tensor = lead(model(z), y) - detectors(z).mean(1)
+            return values
 
         gradient, z = slopes(loss), x.clone()
         for _ in range(40):

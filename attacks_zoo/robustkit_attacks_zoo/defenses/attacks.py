@@ -138,7 +138,7 @@ def descend(
     start: Tensor | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """Steps along the gradient's sign, ever shorter; the first point that breaks counts.
+    """Steps along the gradient's sign, ever shorter, to the first point that breaks.
 
     Args:
         gradient: Of the loss to be lowered.

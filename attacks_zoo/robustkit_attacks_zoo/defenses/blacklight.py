@@ -5,11 +5,11 @@ from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
+import robustkit as rk
 import torch
+from robustkit import demo
 from torch import Tensor, nn
 
-import robustkit as rk
-from robustkit import demo
 from robustkit_attacks_zoo.defenses.adp import Mean
 from robustkit_attacks_zoo.defenses.attacks import descend, lead, slopes
 from robustkit_attacks_zoo.defenses.defense import Defense

@@ -40,7 +40,9 @@ def train() -> nn.Module:
     """The network, from first weights that are 64 times as large as usual."""
     x, y = training_digits()
     net = network()
-    net[1].weight.data *= 64
+    first = net[1]
+    assert isinstance(first, nn.Linear)
+    first.weight.data *= 64
     return fit(net, enlarged(x), y, epochs=15)
 
 

@@ -5,9 +5,9 @@ import io
 import numpy as np
 import torch
 from PIL import Image
+from robustkit import demo
 from torch import Tensor, nn
 
-from robustkit import demo
 from robustkit_attacks_zoo.defenses.attacks import descend, lead, pgd, slopes
 from robustkit_attacks_zoo.defenses.defense import Defense
 from robustkit_attacks_zoo.defenses.networks import StraightThrough, Through

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from robustkit import demo
+from torch import Tensor, nn
 
 __all__ = ["Attack", "Defense", "digits"]
 
@@ -70,6 +69,7 @@ class Defense:
 
     def right(self, x: Tensor, y: Tensor) -> Tensor:
         """(n,) whether inputs are classified correctly and accepted, by the votes."""
+        self._forget()
         return self._vote(x, lambda labels: labels == y)
 
     def broken(self, x: Tensor, y: Tensor) -> Tensor:
@@ -79,7 +79,6 @@ class Defense:
     def samples(self, count: int) -> tuple[Tensor, Tensor]:
         """The first test inputs that are classified correctly and accepted."""
         x, y = self.data()
-        self._forget()
         kept = self.right(x, y).nonzero()[:count, 0]
         return x[kept], y[kept]
 

@@ -31,7 +31,8 @@ class Rounded(nn.Module):
         """(n, features) to multiples of 1 / (2^bits - 1) in [0, 1]."""
         x = x.clamp(0, 1)
         rounded = (x * self.levels).round() / self.levels
-        return x + (rounded - x).detach() if self.through else rounded
+        values: Tensor = x + (rounded - x).detach() if self.through else rounded
+        return values
 
 
 def _convolutional(through: bool) -> nn.Sequential:

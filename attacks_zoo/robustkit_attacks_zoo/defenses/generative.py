@@ -3,10 +3,10 @@
 import math
 
 import torch
+from robustkit import demo
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robustkit import demo
 from robustkit_attacks_zoo.defenses.attacks import descend, in_turn, over, pgd, slopes
 from robustkit_attacks_zoo.defenses.defense import Defense
 from robustkit_attacks_zoo.defenses.naturals import naturals
@@ -56,7 +56,8 @@ class DeepBayes(nn.Module):
         prior = -0.5 * z.square().sum(-1)
         posterior = -0.5 * noise.square().sum(-1) - spread.sum(-1)
         bound = self.likelihood(z, features, label) + prior - posterior
-        return bound.permute(1, 0, 2)
+        ordered: Tensor = bound.permute(1, 0, 2)
+        return ordered
 
     def latent(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mean and log-spread of z (n, 10, latent), features (n, 10, 32) and labels."""
@@ -71,7 +72,8 @@ class DeepBayes(nn.Module):
         label = label.expand(*z.shape[:-1], -1)
         inner = torch.cat([z, label], -1)
         mean = self.decoder(inner.flatten(0, -2)).view(*inner.shape[:-1], -1)
-        return -(mean - features).square().sum(-1) / (2 * 0.3**2)
+        values: Tensor = -(mean - features).square().sum(-1) / (2 * 0.3**2)
+        return values
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, ...) to (n, 10) lower bounds of log p(features, class)."""
@@ -124,7 +126,10 @@ def train() -> nn.Module:
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         joint = net(x)
-        return functional.cross_entropy(joint, y) - joint.gather(1, y[:, None]).mean()
+        values: Tensor = (
+            functional.cross_entropy(joint, y) - joint.gather(1, y[:, None]).mean()
+        )
+        return values
 
     detector = Divergence(fit(net, x, y, loss, epochs=25))
     with torch.no_grad():
@@ -168,7 +173,8 @@ def make() -> Defense:
                 x, epsilon, ended, every=10, start=first,
             )  # fmt: skip
 
-        images, order = naturals(model, defense.data()[0], x, y)
+        images, _ = defense.data()
+        order = naturals(model, images, x, y)
         return in_turn(x, y, order, defense.broken, match)
 
     defense = Defense(
@@ -181,7 +187,7 @@ def make() -> Defense:
         weak=pgd(epsilon),
         weak_title="PGD, 40 steps, cross-entropy of the noisy bound",
         adaptive=adaptive,
-        adaptive_title="feature matching, then log p(features given z) and the detector",
+        adaptive_title="feature matching, then log p(features given z) and detector",
         epsilon=epsilon,
         votes=5,
     )

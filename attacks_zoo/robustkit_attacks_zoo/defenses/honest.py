@@ -1,8 +1,8 @@
 """Adversarial training, which is what it looks like."""
 
+from robustkit import demo
 from torch import Tensor
 
-from robustkit import demo
 from robustkit_attacks_zoo.defenses.attacks import descend, lead, pgd, slopes
 from robustkit_attacks_zoo.defenses.defense import Defense
 

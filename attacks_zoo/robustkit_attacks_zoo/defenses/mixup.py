@@ -44,7 +44,8 @@ class Mixtures(nn.Module):
         chosen = self.pool[other * _EACH + torch.randint(_EACH, shape)]
         mixed = self.share * x[:, None] + (1 - self.share) * chosen
         likely = self.net(mixed.flatten(0, 1)).softmax(1)
-        return likely.view(*shape, -1).mean(1).log()
+        values: Tensor = likely.view(*shape, -1).mean(1).log()
+        return values
 
 
 def _network() -> nn.Sequential:

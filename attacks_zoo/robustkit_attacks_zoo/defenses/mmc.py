@@ -49,7 +49,8 @@ def train() -> nn.Module:
     net = _network()
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
-        return -net(x).gather(1, y[:, None]).mean()
+        values: Tensor = -net(x).gather(1, y[:, None]).mean()
+        return values
 
     return fit(net, *training_digits(), loss)
 
@@ -63,7 +64,8 @@ def make() -> Defense:
         def approach(x: Tensor, y: Tensor, target: Tensor) -> Tensor:
             def loss(z: Tensor) -> Tensor:
                 logits = model(z).gather(1, torch.stack([target, y], 1))
-                return logits[:, 1] - logits[:, 0]
+                values: Tensor = logits[:, 1] - logits[:, 0]
+                return values
 
             return descend(slopes(loss), x, epsilon, lambda z: defense.broken(z, y))
 

@@ -8,8 +8,8 @@ __all__ = ["naturals"]
 
 def naturals(
     net: nn.Module, images: Tensor, x: Tensor, y: Tensor, count: int = 5
-) -> tuple[Tensor, Tensor]:
-    """Images that are taken for another class than y, the nearest to x first.
+) -> Tensor:
+    """Where the images are that are taken for another class than y, the nearest first.
 
     Args:
         net: To logits or features (m, classes).
@@ -19,10 +19,10 @@ def naturals(
         count: Images per original.
 
     Returns:
-        The images, and (n, count) positions in them.
+        (n, count) positions in the images.
     """
     with torch.no_grad():
         label = net(images).argmax(1)
     apart = torch.cdist(x.flatten(1), images.flatten(1))
     apart[label[None] == y[:, None]] = torch.inf
-    return images, apart.topk(count, dim=1, largest=False).indices
+    return apart.topk(count, dim=1, largest=False).indices

@@ -1,5 +1,6 @@
 """Small networks, how they are trained, and where their weights lie."""
 
+import itertools
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -64,7 +65,7 @@ def perceptron(
 ) -> nn.Sequential:
     """Linear layers between the given widths, the input's and the output's included."""
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), activation()]
     return nn.Sequential(*layers[:-1])
 
@@ -112,7 +113,7 @@ def fit(
     )
     net.train()
     for _ in range(epochs):
-        for rows in torch.randperm(len(x)).split(64):
+        for rows in torch.split(torch.randperm(len(x)), 64):
             optimiser.zero_grad()
             torch.autograd.backward(loss(x[rows], y[rows]))
             optimiser.step()
@@ -124,7 +125,9 @@ def save(net: nn.Module, path: Path) -> None:
     """Write the state of a network: half precision, no pickle."""
     state = {key: value.numpy() for key, value in net.state_dict().items()}
     # The largest float16 is 65504; what is not a float stays as it is.
-    small = {k: v.astype("f2") if v.dtype == np.float32 else v for k, v in state.items()}
+    small = {
+        k: v.astype("f2") if v.dtype == np.float32 else v for k, v in state.items()
+    }
     np.savez_compressed(path, **small)
 
 

@@ -89,13 +89,17 @@ def make() -> Defense:
             logits = wanted_logits[wanted]
 
             def loss(z: Tensor) -> Tensor:
-                return (model(z) - logits).square().sum(1) + 5 * detector(z).relu()
+                values: Tensor = (model(z) - logits).square().sum(1) + 5 * detector(
+                    z
+                ).relu()
+                return values
 
             return descend(
                 slopes(loss, 4), x, epsilon, lambda z: defense.broken(z, y), every=10
             )
 
-        images, order = naturals(model, defense.data()[0], x, y)
+        images, _ = defense.data()
+        order = naturals(model, images, x, y)
         with torch.no_grad():
             wanted_logits = model(images)
         return in_turn(x, y, order, defense.broken, match)

@@ -1,8 +1,8 @@
 """Input quantisation: pixels of few shades."""
 
+from robustkit import demo
 from torch import Tensor, nn
 
-from robustkit import demo
 from robustkit_attacks_zoo.defenses.attacks import descend, lead, pgd, slopes
 from robustkit_attacks_zoo.defenses.defense import Defense
 from robustkit_attacks_zoo.defenses.networks import StraightThrough, Through

@@ -39,7 +39,9 @@ class Recovery(nn.Module):
         rounds: Of the iteration.
     """
 
-    def __init__(self, coefficients: int = 16, pixels: int = 6, rounds: int = 10) -> None:
+    def __init__(
+        self, coefficients: int = 16, pixels: int = 6, rounds: int = 10
+    ) -> None:
         super().__init__()
         self.coefficients, self.pixels, self.rounds = coefficients, pixels, rounds
 
@@ -117,19 +119,18 @@ def make() -> Defense:
             z = torch.where(done[:, None, None, None], z, moved)
         return z
 
-    return (
-        defense := Defense(
-            name="sparse-fourier",
-            title="sparse Fourier",
-            source="Bafna, Murtagh, Vyas: Thwarting Adversarial Examples: An L0-Robust "
-            "Sparse Fourier Transform, NeurIPS 2018",
-            model=model,
-            seen=net,
-            weak=saliency(pixels),
-            weak_title="saliency map, through the network alone",
-            adaptive=adaptive,
-            adaptive_title="every pixel tried through the recovery, one after another",
-            norm="l0",
-            epsilon=float(pixels),
-        )
+    defense = Defense(
+        name="sparse-fourier",
+        title="sparse Fourier",
+        source="Bafna, Murtagh, Vyas: Thwarting Adversarial Examples: An L0-Robust "
+        "Sparse Fourier Transform, NeurIPS 2018",
+        model=model,
+        seen=net,
+        weak=saliency(pixels),
+        weak_title="saliency map, through the network alone",
+        adaptive=adaptive,
+        adaptive_title="every pixel tried through the recovery, one after another",
+        norm="l0",
+        epsilon=float(pixels),
     )
+    return defense

@@ -1,18 +1,19 @@
 """A row of the table: what was claimed, what would have told, and what is left."""
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
-
 import robustkit as rk
 from robustkit.active_tests.binarization import binarize
 from robustkit.checks.check import check
 from robustkit.checks.finding import Severity
 from robustkit.numerics.random import seeded
+from torch import Tensor, nn
+
 from robustkit_attacks_zoo.defenses.defense import Defense
 
 __all__ = ["HEADER", "Row", "active_verdict", "row", "whole"]
@@ -125,7 +126,8 @@ def active_verdict(d: Defense, x: Tensor) -> str:
 
     def keep(model: Any, x: Tensor, y: Tensor) -> Tensor:
         found.append(d.weak(model, x, y))
-        return found[-1]
+        values: Tensor = found[-1]
+        return values
 
     asked.test(keep)
     return str(built.test(lambda model, x, y: found[-1]).verdict.value)
@@ -171,7 +173,7 @@ def row(d: Defense, say: Callable[[str], None], seed: int = 0) -> Row:
     steps = adapted.of()
     helped = [
         step.remedy
-        for before, step in zip(steps, steps[1:], strict=False)
+        for before, step in itertools.pairwise(steps)
         if _accuracy(step.distance, d) < _accuracy(before.distance, d)
     ]
     return Row(

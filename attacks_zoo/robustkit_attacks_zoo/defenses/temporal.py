@@ -60,7 +60,8 @@ class Listener(nn.Module):
         heard = self.ear(x).transpose(1, 2)
         frames, _ = self.memory(heard)
         steps = frames.unflatten(1, (-1, _LENGTH // 4)).mean(2)
-        return self.tone(steps).log_softmax(2)
+        values: Tensor = self.tone(steps).log_softmax(2)
+        return values
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 1, 64) to the log-likelihood (n, 8) of each phrase."""
@@ -96,9 +97,7 @@ def train() -> nn.Module:
         tones = phrases()[y]
         whole, half = net.tones(x), net.tones(x[..., : 2 * _LENGTH])
         told = nn.functional.nll_loss(whole.flatten(0, 1), tones.flatten())
-        return told + nn.functional.nll_loss(
-            half.flatten(0, 1), tones[:, :2].flatten()
-        )
+        return told + nn.functional.nll_loss(half.flatten(0, 1), tones[:, :2].flatten())
 
     return fit(net, x, y, loss, epochs=10)
 

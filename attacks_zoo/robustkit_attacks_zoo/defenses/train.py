@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-
 from robustkit.numerics.random import seeded
+
 from robustkit_attacks_zoo.defenses.networks import save
 
 __all__ = ["TRAINED", "main"]

@@ -1,4 +1,4 @@
-"""Turning a weakness into a strength: natural images stand noise, and are near others."""
+"""Turning a weakness into a strength: images stand noise, and are near others."""
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,9 @@ class Weakness(nn.Module):
         several = x.repeat_interleave(self.draws, 0)
         noisy = net(several + self.sigma * torch.randn_like(several)).softmax(1)
         likely = net(x).softmax(1)
-        return (noisy.view(len(x), self.draws, -1) - likely[:, None]).abs().sum(2).mean(1)
+        apart = noisy.view(len(x), self.draws, -1) - likely[:, None]
+        change: Tensor = apart.abs().sum(2).mean(1)
+        return change
 
     def steps(self, x: Tensor, target: Tensor | None) -> Tensor:
         """(n,) how many steps lead to the target, or to any other class."""
@@ -105,13 +107,15 @@ def make() -> Defense:
         def match(x: Tensor, y: Tensor, wanted: Tensor) -> Tensor:
             def loss(z: Tensor) -> Tensor:
                 apart = (model(z) - logits[wanted]).square().sum(1)
-                return apart + 20 * detector.change(z)
+                values: Tensor = apart + 20 * detector.change(z)
+                return values
 
             return descend(
                 slopes(loss), x, epsilon, lambda z: defense.broken(z, y), every=10
             )
 
-        images, order = naturals(model, defense.data()[0], x, y)
+        images, _ = defense.data()
+        order = naturals(model, images, x, y)
         with torch.no_grad():
             logits = model(images)
         return in_turn(x, y, order, defense.broken, match)
