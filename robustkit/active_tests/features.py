@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from robustkit.errors import BadInput
-from robustkit.models.base import Access, Model, PullBack, native_name
+from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
 from robustkit.models.functions import adapt_function
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.tensors import Array, Batch, Tensor, stack_columns, to_numpy
@@ -46,12 +46,30 @@ class WithDetector(Model):
 
     def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
         outputs, back = self._model.linearise(x)
-        score, back_from_score = self._detector.linearise(x)
+        score, back_from_score = self._scored(x)
 
         def pull_back(slopes: Tensor) -> Batch:
-            return back(slopes[:, :-1]) + back_from_score(slopes[:, -1:])
+            inner = back(slopes[:, :-1])
+            if not to_numpy(slopes[:, -1:]).any():
+                return inner
+            return inner + back_from_score(slopes[:, -1:])
 
         return stack_columns([outputs, score]), pull_back
+
+    def _scored(self, x: Batch) -> tuple[Tensor, PullBack]:
+        """As `linearise`, of the detector; it may lack gradients until they are used.
+
+        An attack that does not look at the detector must not fail for want of them.
+        """
+        try:
+            return self._detector.linearise(x)
+        except NoGradient as error:
+            reason = error
+
+        def none(_: Tensor) -> Batch:
+            raise reason
+
+        return self._detector.logits(x), none
 
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)

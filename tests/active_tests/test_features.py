@@ -4,6 +4,7 @@ import torch
 
 import robustkit as rk
 from robustkit.active_tests.features import find_features
+from robustkit.models.base import NoGradient
 from robustkit.models.load import as_model
 from robustkit.models.wrappers import Preprocessed
 from robustkit.numerics.tensors import as_tensor, to_numpy
@@ -60,6 +61,25 @@ def test_a_detector_is_one_more_column_with_its_own_gradient(model, inputs):
     slopes = np.zeros((128, 5), np.float32)
     slopes[:, -1] = 1
     assert np.allclose(to_numpy(back(as_tensor(torch.tensor(slopes)))), 2 * inputs)
+
+
+def test_a_detector_without_gradients_stops_only_attacks_that_need_them(model, inputs):
+    cut, _ = find_features(model, None, lambda x: x.sum(1).round(), inputs[:2])
+    flat, _ = find_features(model, None, lambda x: x.detach().sum(1), inputs[:2])
+    plain, _ = find_features(model, None, None, inputs[:2])
+    x = model.to_tensor(inputs)
+    (logits, back), (_, expected) = flat.linearise(x), plain.linearise(x)
+    assert np.allclose(to_numpy(logits), to_numpy(flat.logits(x)), atol=1e-6)
+    slopes = np.zeros(logits.shape, np.float32)
+    slopes[:, 0] = 1
+    blind = to_numpy(back(as_tensor(torch.tensor(slopes))))
+    wanted = to_numpy(expected(as_tensor(torch.tensor(slopes[:, :-1]))))
+    assert np.allclose(blind, wanted)
+    slopes[:, -1] = 1
+    with pytest.raises(NoGradient, match="detach"):
+        back(as_tensor(torch.tensor(slopes)))
+    # A gradient of zero is one.
+    cut.linearise(x)[1](as_tensor(torch.tensor(slopes)))
 
 
 def test_numpy_models_take_numpy_functions(inputs):

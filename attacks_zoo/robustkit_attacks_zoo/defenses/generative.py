@@ -190,5 +190,6 @@ def make() -> Defense:
         adaptive_title="feature matching, then log p(features given z) and detector",
         epsilon=epsilon,
         votes=5,
+        test={"votes": 15},
     )
     return defense

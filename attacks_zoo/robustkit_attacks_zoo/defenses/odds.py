@@ -117,5 +117,6 @@ def make() -> Defense:
         epsilon=epsilon,
         votes=5,
         data=test_digits,
+        test={"mode": "standard"},
     )
     return defense

@@ -134,5 +134,7 @@ def make() -> Defense:
         epsilon=epsilon,
         votes=5,
         data=test_digits,
+        # The detector takes some eighty passes.
+        test={"mode": "standard", "points": 30, "tries": 6},
     )
     return defense
