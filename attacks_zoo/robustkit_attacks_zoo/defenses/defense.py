@@ -67,9 +67,19 @@ class Defense:
     test: Mapping[str, Any] = field(default_factory=dict)
     thirteen: bool = True
 
+    @property
+    def remembers(self) -> bool:
+        """Whether answers depend on earlier questions."""
+        return hasattr(self.model, "forget")
+
+    def forget(self) -> None:
+        """Begin afresh, if it remembers questions."""
+        if self.remembers:
+            self.model.forget()  # type: ignore[operator]
+
     def right(self, x: Tensor, y: Tensor) -> Tensor:
         """(n,) whether inputs are classified correctly and accepted, by the votes."""
-        self._forget()
+        self.forget()
         return self._vote(x, lambda labels: labels == y)
 
     def broken(self, x: Tensor, y: Tensor) -> Tensor:
@@ -84,13 +94,13 @@ class Defense:
 
     def claim(self, x: Tensor, y: Tensor) -> Tensor:
         """(n,) what the weak evaluation breaks."""
-        self._forget()
+        self.forget()
         return self.broken(self.weak(self.seen or self.model, x, y), y)
 
     def truth(self, x: Tensor, y: Tensor) -> Tensor:
         """(n,) what the weak evaluation or the attack written by hand breaks."""
         claimed = self.claim(x, y)
-        self._forget()
+        self.forget()
         return claimed | self.broken(self.adaptive(x, y), y)
 
     def accepted(self, x: Tensor) -> Tensor:
@@ -100,12 +110,6 @@ class Defense:
         with torch.no_grad():
             accepted: Tensor = self.detector(x) <= 0
         return accepted
-
-    def _forget(self) -> None:
-        """A defense that remembers questions begins each evaluation afresh."""
-        forget = getattr(self.model, "forget", None)
-        if callable(forget):
-            forget()
 
     def _vote(self, x: Tensor, wanted: Callable[[Tensor], Tensor]) -> Tensor:
         ayes = torch.zeros(len(x), dtype=torch.int64)

@@ -1,6 +1,7 @@
 """A row of the table: what was claimed, what would have told, and what is left."""
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import robustkit as rk
 from robustkit.active_tests.binarization import binarize
+from robustkit.adaptive.plain import attacks_that_run
 from robustkit.checks.check import check
 from robustkit.checks.finding import Severity
 from robustkit.numerics.random import seeded
@@ -20,6 +22,9 @@ __all__ = ["HEADER", "Row", "active_verdict", "row", "whole"]
 
 SAMPLES = 80
 """Of each defense; fewer than 72 cannot give a PASS."""
+
+DRAWS = 25
+"""Of a random defense, that decide on each adversarial that remedies found."""
 
 BUDGET = 300
 """Passes per sample of the plain evaluation, and for a remedy of cost 1."""
@@ -35,8 +40,10 @@ class Row:
         claimed: Robust accuracy by the weak evaluation.
         findings: Ids of suspicious or invalidating findings about the model.
         verdict: Of the active test on the weak evaluation.
-        plain: Robust accuracy by `auto`, without remedies.
-        adapted: Robust accuracy after answering the findings, with no human hand.
+        plain: Robust accuracy by `auto`, without remedies; by Square or Sparse-RS where
+            there are no gradients.
+        adapted: Robust accuracy after answering the findings, with no human hand. Both
+            are NaN of a defense that remembers.
         remedies: Those that found something.
         by_hand: Robust accuracy after the attack written by hand.
         seconds: What it all took.
@@ -67,7 +74,7 @@ class Row:
         """As a line of the table."""
         d = self.defense
         size = f"{d.norm} {d.epsilon:g}"
-        remedies = ", ".join(self.remedies) or "-"
+        remedies = f" ({', '.join(self.remedies)})" if self.remedies else ""
         return [
             d.title,
             size,
@@ -76,7 +83,7 @@ class Row:
             ", ".join(self.findings) or "-",
             self.verdict,
             _percent(self.plain),
-            f"{_percent(self.adapted)} ({remedies})",
+            f"{_percent(self.adapted)}{remedies}",
             f"{d.adaptive_title}: {_percent(self.by_hand)}",
         ]
 
@@ -159,35 +166,49 @@ def row(d: Defense, say: Callable[[str], None], seed: int = 0) -> Row:
         verdict = active_verdict(d, x)
         model, data = whole(d), (x.numpy(), y.numpy())
         say(f"{d.name}: checks")
+        d.forget()
         findings = check(model, data, epsilon=d.epsilon).findings
         ids = dict.fromkeys(f.id for f in findings if f.severity > Severity.NOTE)
-        say(f"{d.name}: auto")
-        results = rk.evaluate(
-            model, data, norm=d.norm, epsilons=[d.epsilon], budget=BUDGET, seed=seed
-        )
-        say(f"{d.name}: --adaptive")
-        adapted = rk.adapt(
-            results, model, data, epsilon=d.epsilon, draws=25,
-            progress=lambda words: say(f"  {words}"),
-        )  # fmt: skip
-    steps = adapted.of()
-    helped = [
-        step.remedy
-        for before, step in itertools.pairwise(steps)
-        if _accuracy(step.distance, d) < _accuracy(before.distance, d)
-    ]
+        plain, adapted, remedies = _evaluated(d, model, data, say, seed)
     return Row(
         defense=d,
         clean=clean,
         claimed=claimed,
         findings=tuple(ids),
         verdict=verdict,
-        plain=_accuracy(steps[0].distance, d),
-        adapted=_accuracy(steps[-1].distance, d),
-        remedies=tuple(dict.fromkeys(helped)),
+        plain=plain,
+        adapted=adapted,
+        remedies=remedies,
         by_hand=by_hand,
         seconds=time.perf_counter() - start,
     )
+
+
+def _evaluated(
+    d: Defense, model: rk.Model, data: Any, say: Callable[[str], None], seed: int
+) -> tuple[float, float, tuple[str, ...]]:
+    """Robust accuracy before and after remedies, and those that found something."""
+    if d.remembers:
+        # Every evaluation asks about the originals more than once.
+        return math.nan, math.nan, ()
+    say(f"{d.name}: auto")
+    attacks = attacks_that_run(model, data, ["auto"], [d.norm])
+    results = rk.evaluate(
+        model, data, norm=d.norm, attacks=attacks, epsilons=[d.epsilon],
+        budget=BUDGET, seed=seed,
+    )  # fmt: skip
+    say(f"{d.name}: --adaptive")
+    steps = rk.adapt(
+        results, model, data, epsilon=d.epsilon, draws=DRAWS,
+        progress=lambda words: say(f"  {words}"),
+    ).of()  # fmt: skip
+    helped = [
+        after.remedy
+        for before, after in itertools.pairwise(steps)
+        if _accuracy(after.distance, d) < _accuracy(before.distance, d)
+    ]
+    before, after = (_accuracy(step.distance, d) for step in (steps[0], steps[-1]))
+    return before, after, tuple(dict.fromkeys(helped))
 
 
 def _left(broken: Tensor) -> float:
@@ -199,4 +220,4 @@ def _accuracy(distance: np.ndarray, d: Defense) -> float:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return "-" if math.isnan(share) else f"{100 * share:.0f} %"
