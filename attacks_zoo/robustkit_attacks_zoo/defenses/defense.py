@@ -6,9 +6,13 @@ from typing import Any
 
 import torch
 from robustkit import demo
+from robustkit.evaluation.verify import held
 from torch import Tensor, nn
 
-__all__ = ["Attack", "Defense", "digits"]
+__all__ = ["DRAWS", "Attack", "Defense", "digits"]
+
+DRAWS = 50
+"""Of a random defense, that decide whether an input breaks it."""
 
 Attack = Callable[[Any, Tensor, Tensor], Tensor]
 """From a module, inputs (n, ...) and labels (n,) to perturbed inputs (n, ...)."""
@@ -25,7 +29,7 @@ class Defense:
     """A defense, the evaluation that made it look robust, and the one that broke it.
 
     A perturbed input within epsilon breaks the defense where it is misclassified and
-    not rejected. Where the defense draws random numbers, most of `votes` draws decide.
+    not rejected; where the defense draws random numbers, more often than not.
 
     Attributes:
         name: For commands and file names.
@@ -42,7 +46,7 @@ class Defense:
             values another way back, or a network without its defense.
         norm: In which epsilon is measured.
         epsilon: The largest perturbation.
-        votes: Draws that decide; 1: the defense is not random.
+        votes: Draws by which attacks judge their points; 1: the defense is not random.
         bounds: Of valid inputs.
         data: Test inputs and labels.
         test: Settings of the active test, as for `robustkit.active_test`.
@@ -78,13 +82,26 @@ class Defense:
             self.model.forget()  # type: ignore[operator]
 
     def right(self, x: Tensor, y: Tensor) -> Tensor:
-        """(n,) whether inputs are classified correctly and accepted, by the votes."""
+        """(n,) whether inputs are classified correctly and accepted, by most votes."""
         self.forget()
-        return self._vote(x, lambda labels: labels == y)
+        return 2 * self._count(x, lambda labels: labels == y, self.votes) > self.votes
 
     def broken(self, x: Tensor, y: Tensor) -> Tensor:
-        """(n,) whether inputs are misclassified and accepted, by the votes."""
-        return self._vote(x, lambda labels: labels != y)
+        """(n,) whether inputs are misclassified and accepted, in every vote.
+
+        For attacks, to know when to stop.
+        """
+        return self._count(x, lambda labels: labels != y, self.votes) == self.votes
+
+    def confirmed(self, x: Tensor, y: Tensor) -> Tensor:
+        """(n,) whether inputs break the defense; the rule is robustkit's own.
+
+        Of a random one: more often than not, at 95 % confidence, in `DRAWS` draws.
+        """
+        if self.votes == 1:
+            return self.broken(x, y)
+        count = self._count(x, lambda labels: labels != y, DRAWS)
+        return torch.from_numpy(held(count.numpy(), DRAWS))
 
     def samples(self, count: int) -> tuple[Tensor, Tensor]:
         """The first test inputs that are classified correctly and accepted."""
@@ -95,13 +112,13 @@ class Defense:
     def claim(self, x: Tensor, y: Tensor) -> Tensor:
         """(n,) what the weak evaluation breaks."""
         self.forget()
-        return self.broken(self.weak(self.seen or self.model, x, y), y)
+        return self.confirmed(self.weak(self.seen or self.model, x, y), y)
 
     def truth(self, x: Tensor, y: Tensor) -> Tensor:
         """(n,) what the weak evaluation or the attack written by hand breaks."""
         claimed = self.claim(x, y)
         self.forget()
-        return claimed | self.broken(self.adaptive(x, y), y)
+        return claimed | self.confirmed(self.adaptive(x, y), y)
 
     def accepted(self, x: Tensor) -> Tensor:
         """(n,) whether one draw of the detector accepts inputs."""
@@ -111,12 +128,15 @@ class Defense:
             accepted: Tensor = self.detector(x) <= 0
         return accepted
 
-    def _vote(self, x: Tensor, wanted: Callable[[Tensor], Tensor]) -> Tensor:
+    def _count(
+        self, x: Tensor, wanted: Callable[[Tensor], Tensor], votes: int
+    ) -> Tensor:
+        """(n,) in how many draws the predicted labels are as wanted, and accepted."""
         ayes = torch.zeros(len(x), dtype=torch.int64)
-        for _ in range(self.votes):
+        for _ in range(votes):
             with torch.no_grad():
                 logits = self.model(x)
             # The same score for all classes is no answer.
             answered = logits.amax(1) > logits.amin(1)
             ayes += wanted(logits.argmax(1)) & answered & self.accepted(x)
-        return 2 * ayes > self.votes
+        return ayes

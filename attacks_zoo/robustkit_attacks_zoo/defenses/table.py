@@ -16,15 +16,12 @@ from robustkit.checks.finding import Severity
 from robustkit.numerics.random import seeded
 from torch import Tensor, nn
 
-from robustkit_attacks_zoo.defenses.defense import Defense
+from robustkit_attacks_zoo.defenses.defense import DRAWS, Defense
 
 __all__ = ["HEADER", "Row", "active_verdict", "row", "whole"]
 
 SAMPLES = 80
 """Of each defense; fewer than 72 cannot give a PASS."""
-
-DRAWS = 25
-"""Of a random defense, that decide on each adversarial that remedies found."""
 
 BUDGET = 300
 """Passes per sample of the plain evaluation, and for a remedy of cost 1."""
@@ -68,7 +65,7 @@ class Row:
     @property
     def broken(self) -> bool:
         """Whether no human hand was needed: within 5 points of it, or lower."""
-        return self.adapted <= self.by_hand + 0.05 + 1e-9
+        return self.adapted <= self.by_hand + 0.05 + 1e-6
 
     def cells(self) -> list[str]:
         """As a line of the table."""
