@@ -62,7 +62,7 @@ def make() -> Defense:
     """Weak: BPDA with one draw per step. By hand: BPDA with 40 draws per step."""
     net, change = load(_network(), "me_net"), Completion()
     passing = Through(StraightThrough(change), net).eval()
-    epsilon = 0.1
+    epsilon = 0.12
 
     def adaptive(x: Tensor, y: Tensor) -> Tensor:
         return descend(

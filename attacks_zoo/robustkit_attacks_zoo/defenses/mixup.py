@@ -74,7 +74,7 @@ def train() -> nn.Module:
 def make() -> Defense:
     """Weak: PGD on the network without mixtures. By hand: PGD through them."""
     model = load(Mixtures(_network()), "mixup")
-    epsilon = 0.1
+    epsilon = 0.12
 
     def adaptive(x: Tensor, y: Tensor) -> Tensor:
         return descend(
