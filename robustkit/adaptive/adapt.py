@@ -516,7 +516,8 @@ class _Adapting:
             draws=self.draws,
             by="",
         )
-        held = np.array(distance)
+        # An adversarial that one more draw did not confirm is neither an error nor one.
+        held = np.where(np.isnan(distance), np.inf, distance)
         held[claimed] = again.distance
         successes = np.zeros(len(points), dtype=np.int64)
         successes[claimed] = again.successes

@@ -189,6 +189,15 @@ def test_means_over_draws_break_a_random_model(behind, digits):
     assert (best.successes[mine] >= 61).all()
 
 
+def test_what_one_draw_did_not_confirm_is_attacked_again(behind, digits):
+    model = behind(before=lambda x: x + 0.1 * torch.randn_like(x))
+    results, found = adapted(model, digits)
+    unconfirmed = np.isnan(results.distances())
+    assert unconfirmed.any()
+    assert not np.isnan(found.distances()).any()
+    assert np.isfinite(found.distances()[unconfirmed]).any()
+
+
 def test_a_refusal_is_got_past(behind, digits):
     """A detector of large pixel sums, which the first attack runs into."""
     network = rk.TorchModel(behind())

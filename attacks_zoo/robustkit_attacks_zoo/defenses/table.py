@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import robustkit as rk
 from robustkit.active_tests.binarization import binarize
 from robustkit.adaptive.plain import attacks_that_run
@@ -199,21 +198,19 @@ def _evaluated(
         results, model, data, epsilon=d.epsilon, draws=DRAWS,
         progress=lambda words: say(f"  {words}"),
     ).of()  # fmt: skip
+    left = [step.robust_accuracy(d.epsilon).estimate for step in steps]
     helped = [
-        after.remedy
-        for before, after in itertools.pairwise(steps)
-        if _accuracy(after.distance, d) < _accuracy(before.distance, d)
+        step.remedy
+        for step, (before, after) in zip(
+            steps[1:], itertools.pairwise(left), strict=True
+        )
+        if after < before
     ]
-    before, after = (_accuracy(step.distance, d) for step in (steps[0], steps[-1]))
-    return before, after, tuple(dict.fromkeys(helped))
+    return left[0], left[-1], tuple(dict.fromkeys(helped))
 
 
 def _left(broken: Tensor) -> float:
     return 1 - float(broken.float().mean())
-
-
-def _accuracy(distance: np.ndarray, d: Defense) -> float:
-    return float(1 - (distance <= d.epsilon * (1 + 1e-4)).mean())
 
 
 def _percent(share: float) -> str:
