@@ -120,9 +120,6 @@ class Abstaining(Model):
             return self
         return Abstaining(model, detector, scale=self._scale)
 
-    def shown(self, x: Batch) -> Batch:
-        return self._model.shown(x)
-
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
 

@@ -72,7 +72,10 @@ class Model(ABC):
 
     @property
     def wraps(self) -> "Model | None":
-        """The model that this one asks; None: it answers by itself."""
+        """The model that this one asks; None: it answers by itself.
+
+        It is shown what that one is shown, in that one's session.
+        """
         return None
 
     def at_layer(self, layer: str) -> "Model":
@@ -93,7 +96,7 @@ class Model(ABC):
         Where something lies between, such as an image file of 8 bits, it is the input
         that comes out of it. Points are recorded, and distances measured, as shown.
         """
-        return x
+        return x if self.wraps is None else self.wraps.shown(x)
 
     @abstractmethod
     def to_tensor(self, x: Array) -> Batch:
@@ -109,7 +112,7 @@ class Model(ABC):
 
     def session(self) -> AbstractContextManager[None]:
         """Held open around many questions: what must be set up once and restored."""
-        return nullcontext()
+        return nullcontext() if self.wraps is None else self.wraps.session()
 
     def fingerprint(self) -> str | None:
         """A hash of the parameters, or None where they cannot be seen."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -146,14 +146,8 @@ class BPDA(Model):
         # Of no use backwards, and forwards the same.
         return inner if self._step is None else BPDA(inner, self._step)
 
-    def shown(self, x: Batch) -> Batch:
-        return self._model.shown(x)
-
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
-
-    def session(self) -> AbstractContextManager[None]:
-        return self._model.session()
 
     def fingerprint(self) -> str | None:
         inner = self._model.fingerprint()

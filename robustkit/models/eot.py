@@ -3,7 +3,6 @@
 import hashlib
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -141,14 +140,8 @@ class EOT(Model):
         inner = self._model.at_layer(layer)
         return EOT(inner, self.samples, seed=self._seed, batched=self._batched)
 
-    def shown(self, x: Batch) -> Batch:
-        return self._model.shown(x)
-
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
-
-    def session(self) -> AbstractContextManager[None]:
-        return self._model.session()
 
     def fingerprint(self) -> str | None:
         inner = self._model.fingerprint()

@@ -137,9 +137,6 @@ class Estimated(Model):
         inner = self._model.precise()
         return self if inner is self._model else inner
 
-    def shown(self, x: Batch) -> Batch:
-        return self._model.shown(x)
-
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
 

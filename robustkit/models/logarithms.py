@@ -1,7 +1,6 @@
 """Logits of models that return probabilities."""
 
 import hashlib
-from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -51,14 +50,8 @@ class Logarithms(Model):
         inner = self._model.precise()
         return self if inner is self._model else Logarithms(inner)
 
-    def shown(self, x: Batch) -> Batch:
-        return self._model.shown(x)
-
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
-
-    def session(self) -> AbstractContextManager[None]:
-        return self._model.session()
 
     def fingerprint(self) -> str | None:
         inner = self._model.fingerprint()

@@ -97,9 +97,6 @@ class Surrogate(Model):
         inner = self._model.precise()
         return self if inner is self._model else inner
 
-    def shown(self, x: Batch) -> Batch:
-        return self._model.shown(x)
-
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
 
@@ -153,9 +150,6 @@ class WithFeatures(Model):
     def precise(self) -> Model:
         inner = self._model.precise()
         return self if inner is self._model else WithFeatures(inner, self._layer)
-
-    def shown(self, x: Batch) -> Batch:
-        return self._model.shown(x)
 
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)

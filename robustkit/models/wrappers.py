@@ -3,7 +3,6 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -83,9 +82,6 @@ class Preprocessed(Model):
 
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
-
-    def session(self) -> AbstractContextManager[None]:
-        return self._model.session()
 
     def fingerprint(self) -> str | None:
         inner = self._model.fingerprint()
@@ -169,14 +165,8 @@ class MajorityVote(Model):
         inner = self._model.precise()
         return self if inner is self._model else MajorityVote(inner, self._votes)
 
-    def shown(self, x: Batch) -> Batch:
-        return self._model.shown(x)
-
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
-
-    def session(self) -> AbstractContextManager[None]:
-        return self._model.session()
 
     def fingerprint(self) -> str | None:
         inner = self._model.fingerprint()
@@ -253,14 +243,8 @@ class WithStrategy(Model):
             return self
         return WithStrategy(inner, self._strategy, passes_per_question=passes)
 
-    def shown(self, x: Batch) -> Batch:
-        return self._model.shown(x)
-
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
-
-    def session(self) -> AbstractContextManager[None]:
-        return self._model.session()
 
     def fingerprint(self) -> str | None:
         return self._model.fingerprint()
