@@ -462,7 +462,7 @@ class _Adapting:
                 details=plan.details,
                 attacks={name: repr(a) for name, a in plan.attacks.items()},
                 attacked=len(rows),
-                forwards=outcome.forwards,
+                forwards=plan.lessons + outcome.forwards,
                 backwards=outcome.backwards,
                 nearer=len(places),
                 kept=plan.keep,

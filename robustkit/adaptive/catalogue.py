@@ -187,7 +187,8 @@ def _logarithms(case: Case) -> Plan | None:
 
 
 def _student(case: Case) -> Plan | None:
-    questions = int(min(case.budget * max(len(case.pool), 1), _LESSONS))
+    # A half of the budget to learn, a half to descend.
+    questions = int(min(case.budget * max(len(case.pool), 1) // 2, _LESSONS))
     learned = student(case.model, case.pool, 2 * case.step, questions, case.seed)
     model = Surrogate(case.current, learned)
     value, now = _measured(case, model), _measured(case, case.current)
@@ -198,7 +199,9 @@ def _student(case: Case) -> Plan | None:
         f"step along them lowers the margin by {_percent(value)} of it, and not by "
         f"{_percent(now)}"
     )
-    return Plan(model, _descents(case, model), said, keep=now <= 0)
+    lessons = questions * case.model.passes_per_question
+    attacks = _descents(case, model, share=0.5)
+    return Plan(model, attacks, said, keep=now <= 0, lessons=lessons)
 
 
 def _second_margin(case: Case) -> Plan | None:
@@ -378,6 +381,7 @@ REMEDIES: tuple[Remedy, ...] = (
         _ids("G1", "S3"),
         "follow the gradients of a network that learned the model's answers",
         _student,
+        cost=2,
     ),
     Remedy(
         "second margin",

@@ -63,6 +63,8 @@ class Plan:
         criterion: To be attacked by instead of the case's, for losses that need more
             than its margin.
         keep: Whether later remedies build on this model and criterion.
+        lessons: Forward passes that the attack has taken already, over all samples, to
+            learn the model's answers.
     """
 
     model: Model
@@ -70,6 +72,7 @@ class Plan:
     details: str = ""
     criterion: MakeCriterion | None = None
     keep: bool = False
+    lessons: int = 0
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ class Certifier:
 
     Bounds are computed in double precision. A margin counts as certified only if it
     exceeds a millionth of the largest score, about what rounding in single precision
-    does to scores, so that the model as it is run has no adversarial either.
+    does to scores, and what it is seen to do at the input, so that the model as it is
+    run has no adversarial either.
 
     Args:
         model: As `follow` takes it.
@@ -53,6 +54,7 @@ class Certifier:
                 f"unknown kind of bound '{method}'; {suggestion(method, METHODS)}"
             )
         self._model, self._method = model, method
+        self._shape = np.shape(example)[1:]
         self._graph: ReluGraph = follow(model, torch.from_numpy(np.array(example[:1])))
 
     def certifies(
@@ -66,7 +68,12 @@ class Certifier:
             norm: "linf", "l2" or "l1".
             radius: Of the ball, in norm units; it is cut to the model's bounds.
             target: The class to be reached; -1: any but the label.
+
+        Raises:
+            BadInput: The radius is negative; also as for `radius`.
         """
+        if not radius >= 0:
+            raise BadInput(f"a radius must be at least 0; got {radius}")
         certified = self._goal(x, label, norm, target, self._method)
         whole = self._size_of_box(x, norm)
         return certified is not None and certified(min(radius, whole))
@@ -94,6 +101,11 @@ class Certifier:
         Returns:
             In norm units; 0 where not even the input itself is certified, infinite
             where all of the box is.
+
+        Raises:
+            BadInput: The input is not of the example's shape or not within the model's
+                bounds, there is no such class or norm, or the model does something
+                else there than at the example.
         """
         whole = self._size_of_box(x, norm)
         known = most is not None and np.isfinite(most)
@@ -111,12 +123,25 @@ class Certifier:
         self, x: Array, label: int, norm: str | Norm, target: int, method: Method
     ) -> Callable[[float], bool] | None:
         """What tells whether a radius is certified; None: not even zero is."""
-        name = repr(get_norm(norm))
+        name, bounds = repr(get_norm(norm)), self._model.bounds
+        if x.shape != self._shape or not (
+            (x >= bounds.lower).all() and (x <= bounds.upper).all()
+        ):
+            raise BadInput(
+                f"expected an input of shape {self._shape} within [{bounds.lower:g}, "
+                f"{bounds.upper:g}]; got one of shape {x.shape} between {x.min():g} "
+                f"and {x.max():g}"
+            )
         flat = torch.from_numpy(np.array(x, dtype=np.float64)).reshape(-1)
-        scores = self._scores(x)
+        scores, gap = self._scores(x)
+        if not (0 <= label < len(scores) and target < len(scores)):
+            raise BadInput(
+                f"the model has {len(scores)} classes, from 0; got the label {label} "
+                f"and the target {target}"
+            )
         rows = _rows(len(scores), label, target)
-        enough = _ROUNDING * float(np.abs(scores).max())
-        bounds = self._model.bounds
+        # Two scores make a margin, and each may be wrong by what is seen here.
+        enough = max(_ROUNDING * float(np.abs(scores).max()), 2 * gap)
         if not _worst(rows @ torch.from_numpy(scores.astype(np.float64)), target) > (
             enough
         ):
@@ -130,8 +155,8 @@ class Certifier:
 
         return certified
 
-    def _scores(self, x: Array) -> Array:
-        """(classes,) of one input; what was followed must be what is asked.
+    def _scores(self, x: Array) -> tuple[Array, float]:
+        """(classes,) of one input, and how far those that were followed are from them.
 
         Raises:
             BadInput: It is not: the model decides by its input what it does.
@@ -146,7 +171,7 @@ class Certifier:
                 f"input (its scores differ by {gap:.2g} from those of the operations "
                 "it was seen to do), so nothing can be certified"
             )
-        return said
+        return said, float(gap)
 
     def _size_of_box(self, x: Array, norm: str | Norm) -> float:
         """The largest distance from an input within the bounds."""

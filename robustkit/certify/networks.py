@@ -108,6 +108,38 @@ _FIRST_ONLY = {
     aten._native_batch_norm_legit_no_training.default,
 }
 _SCALED = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
+# What is changed in place, and what that computes.
+_IN_PLACE = {
+    aten.relu_.default: aten.relu.default,
+    aten.add_.Tensor: aten.add.Tensor,
+    aten.add_.Scalar: aten.add.Scalar,
+    aten.sub_.Tensor: aten.sub.Tensor,
+    aten.sub_.Scalar: aten.sub.Scalar,
+    aten.mul_.Tensor: aten.mul.Tensor,
+    aten.mul_.Scalar: aten.mul.Scalar,
+    aten.div_.Tensor: aten.div.Tensor,
+    aten.div_.Scalar: aten.div.Scalar,
+}
+# Whose result may share the memory of what they are given. (What was split cannot be
+# changed in place where gradients are wanted.)
+_VIEWS = {
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten.permute.default,
+    aten.t.default,
+    aten.transpose.int,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.expand.default,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.detach.default,
+    aten.alias.default,
+}
+_KEPT = aten.detach.default
 # How a distance from the middle travels, where it is not the operation itself.
 _SPREAD: dict[Any, Function] = {
     aten.sub.Tensor: _sum,
@@ -309,6 +341,8 @@ def _pieces(traced: GraphModule, shape: Sequence[int], name: str) -> ReluGraph:
         )
 
     for node in traced.graph.nodes:
+        if node.target in _IN_PLACE and _unnoticed(node, moving | leaves.keys()):
+            node.target = _IN_PLACE[node.target]
         if node.op == "placeholder":
             leaves[node] = INPUT
         elif node.op == "get_attr":
@@ -319,6 +353,11 @@ def _pieces(traced: GraphModule, shape: Sequence[int], name: str) -> ReluGraph:
                 raise BadInput(f"the output of '{name}' does not depend on its input")
             pieces.append(piece(target))
         elif not any(n in moving or n in leaves for n in node.all_input_nodes):
+            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+                raise BadInput(
+                    f"the model '{name}' draws random numbers ('{node.target}'), and "
+                    "what is proven of one draw says nothing about the next"
+                )
             constants[node] = _double(_run(node, constants.get))
         elif _is_relu(node):
             shapes[len(pieces)] = node.meta["tensor_meta"].shape
@@ -330,13 +369,25 @@ def _pieces(traced: GraphModule, shape: Sequence[int], name: str) -> ReluGraph:
     return ReluGraph(tuple(pieces))
 
 
+def _unnoticed(node: Node, dependent: set[Node]) -> bool:
+    """Whether nobody else sees the memory that an operation changes in place."""
+    given = node.args[0]
+    if given not in dependent:
+        return False
+    while isinstance(given, Node):
+        # What is kept for a backward pass that never comes does not count.
+        users = [u for u in given.users if u.users or u.target is not _KEPT]
+        if len(users) > 1:
+            return False
+        if given.target not in _VIEWS:
+            return True
+        given = given.args[0]
+    return False
+
+
 def _is_relu(node: Node) -> bool:
     if node.target is aten.relu.default:
         return True
-    if node.target is aten.relu_.default:
-        # In place, which nobody else may notice.
-        (given,) = node.all_input_nodes
-        return len(given.users) == 1
     if node.target not in _RELUS:
         return False
     ends = [node.kwargs.get("min"), node.kwargs.get("max")]
@@ -353,8 +404,13 @@ def _check_affine(node: Node, dependent: set[Node], name: str) -> None:
         first = target not in _FIRST_ONLY or node.args[0] in dependent
         known = times == 1 and first
     dtype = node.kwargs.get("dtype")
-    if dtype is not None and not getattr(dtype, "is_floating_point", True):
+    if isinstance(dtype, torch.dtype) and not dtype.is_floating_point:
         known = False
+    elif isinstance(dtype, torch.dtype) and torch.finfo(dtype).bits < 32:
+        raise BadInput(
+            f"the model '{name}' computes in {dtype}, whose rounding certificates do "
+            "not cover; give it in float32"
+        )
     if target is aten.native_batch_norm.default and node.args[5] is not False:
         # The statistics of a batch are no constants.
         known = False
@@ -390,8 +446,8 @@ def _spread(
         if node.target in _SCALED:
             args = (args[0], _positive(args[1]))
         settings: dict[str, Any] = dict(kwargs)
-        if "alpha" in settings:
-            settings["alpha"] = abs(settings["alpha"])
+        for factor in settings.keys() & {"alpha", "beta"}:
+            settings[factor] = abs(settings[factor])
         return function(*args, **settings)
 
     moved = at(lambda n: radii[n] if n in radii else _positive(constants[n]))

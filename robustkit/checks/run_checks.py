@@ -98,14 +98,18 @@ def _nothing_found(results: Results, norm: str) -> list[Finding]:
 
 def _better_than_chance(results: Results, norm: str) -> list[Finding]:
     """C2: with half the box's width every input can be made plain grey."""
-    if norm != "linf":
+    config, model = results.run["config"], results.run["model"]
+    if norm != "linf" or config["target"] is not None or config["criterion"]:
         return []
-    classes = results.run["model"]["classes"]
-    half = Bounds(*results.run["config"]["bounds"]).width / 2
+    if model.get("abstains"):
+        # The grey may be refused, which is no adversarial.
+        return []
+    classes = model["classes"]
+    half = Bounds(*config["bounds"]).width / 2
     left = results.curve(norm).robust_accuracy(half)
     _, counts = np.unique(results.label, return_counts=True)
     chance = max(1 / classes, float(counts.max() / len(results.label)))
-    if left.lower <= chance or results.run["config"]["target"] is not None:
+    if left.lower <= chance:
         return []
     return [
         Finding(

@@ -65,7 +65,10 @@ def ask_again(model: Model, results: Results, samples: int) -> list[Transfer]:
         for _ in range(_REPEATS):
             answer = to_numpy(precise.logits(precise.to_tensor(np.array(x))))
             guess = answer.argmax(axis=1)
-            held += (guess != label) if target is None else (guess == target)
+            fooled = (guess != label) if target is None else (guess == target)
+            if model.abstains and target is None:
+                fooled &= guess != answer.shape[1] - 1
+            held += fooled
         found.append(Transfer(norm, best["index"][few], held / _REPEATS, same))
     return found
 

@@ -9,10 +9,11 @@ import numpy as np
 from robustkit.attacks.gradient.pgd import PGD
 from robustkit.checks.fixed import Fixed
 from robustkit.engine.attack import ROUNDING, FixedBudget
-from robustkit.engine.criteria import Criterion, Misclassification, Targeted
+from robustkit.engine.criteria import Targeted
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
+from robustkit.evaluation.goals import misclassified
 from robustkit.models.base import Access, Model, NoGradient
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import Array, full, maximum, to_numpy
@@ -140,8 +141,10 @@ def try_attack(
     size = float(epsilons[at])
     others = logits.copy()
     others[np.arange(len(x)), label] = -np.inf
+    if model.abstains:
+        others = others[:, :-1]
     order = np.argsort(-others, axis=1)
-    count = min(_TARGETS, logits.shape[1] - 1)
+    count = min(_TARGETS, others.shape[1] - 1)
     targeted = np.zeros(len(x), dtype=bool)
     for place in range(count):
         targeted |= trial.broken(size, target=order[:, place], known=targeted)
@@ -209,7 +212,7 @@ class _Trial:
         if len(rows) == 0:
             return out
         x = self.model.to_tensor(self.x[rows])
-        goal: Criterion = Misclassification(self.model.to_tensor(self.label[rows]))
+        goal = misclassified(self.model, self.model.to_tensor(self.label[rows]))
         if target is not None:
             goal = Targeted(self.model.to_tensor(target[rows]))
         attack: Any = self.attack

@@ -254,6 +254,7 @@ def evaluate(
             "name": adapted.name,
             "adapter": type(adapted).__name__,
             "classes": examined.classes,
+            "abstains": adapted.abstains,
             "access": adapted.access.name.lower(),
             "fingerprint": adapted.fingerprint(),
         },

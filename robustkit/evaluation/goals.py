@@ -41,7 +41,8 @@ def make_criterion(
 
     Args:
         model: Whose tensors the criteria hold.
-        target: A class, "random" or "least-likely"; None: any class but the label.
+        target: A class, "random" or "least-likely" of those but the label (and but
+            the refusal of a model that may refuse); None: any class but the label.
         criterion: From labels (n,) to a criterion of the user's, instead of a target.
         classes: How many the model has.
         seed: Of random targets.
@@ -67,6 +68,9 @@ def make_criterion(
             return criterion(model.to_tensor(label))
         if target is None:
             return misclassified(model, model.to_tensor(label))
+        if model.abstains:
+            # A refusal is no class to be taken for, unless it is asked for.
+            logits = logits[:, :-1]
         return Targeted(model.to_tensor(_targets(target, label, logits, x, seed)))
 
     return make

@@ -181,15 +181,19 @@ class BPDA(Model):
             elif self._layers:
                 for name in self._layers:
                     _, layer = _layer(self._model, name)
-                    hook = layer.register_forward_hook(self._replaced_output)
+                    hook = layer.register_forward_hook(
+                        self._replaced_output, with_kwargs=True
+                    )
                     stack.callback(hook.remove)
             else:
                 stack.enter_context(self._operations.replacing())
             yield
 
-    def _replaced_output(self, _: Any, given: tuple[Any, ...], out: Any) -> Any:
+    def _replaced_output(
+        self, _: Any, given: tuple[Any, ...], named: dict[str, Any], out: Any
+    ) -> Any:
         with torch.enable_grad():
-            return self._through(out, given[0])
+            return self._through(out, (*given, *named.values())[0])
 
     def _bridge(self, stack: ExitStack, name: str) -> None:
         """The way from the layer's input back to the whole module's."""
@@ -199,12 +203,16 @@ class BPDA(Model):
         def remember(_: Any, given: tuple[Any, ...]) -> None:
             first[:] = [given[0]]
 
-        def replace(_: Any, given: tuple[Any, ...]) -> Any:
+        def replace(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
             with torch.enable_grad():
-                return (self._through(given[0], first[0]), *given[1:])
+                if given:
+                    return (self._through(given[0], first[0]), *given[1:]), named
+                name, value = next(iter(named.items()))
+                return given, {**named, name: self._through(value, first[0])}
 
-        for place, hook in ((module, remember), (layer, replace)):
-            stack.callback(place.register_forward_pre_hook(hook).remove)
+        stack.callback(module.register_forward_pre_hook(remember).remove)
+        hook = layer.register_forward_pre_hook(replace, with_kwargs=True)
+        stack.callback(hook.remove)
 
     def _through(self, value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         way = x if self._backward is None else self._backward(x)

@@ -93,6 +93,8 @@ class EOT(Model):
             raise BadInput(
                 f"cannot average '{average}'; EOT averages 'logits' or 'probabilities'"
             )
+        if not 0 <= seed < 2**63:
+            raise BadInput(f"the seed must be between 0 and 2**63 - 1; got {seed}")
         if samples is None:
             samples = _needed(model, example, seed)
         if samples < 1:

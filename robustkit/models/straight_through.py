@@ -13,6 +13,7 @@ __all__ = ["Operations", "inside_module", "through"]
 _ACTIVE: ContextVar["Operations | None"] = ContextVar("operations", default=None)
 
 _ROUNDING = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "bernoulli"}
+_ROUNDING_IN_PLACE = {f"{name}_" for name in _ROUNDING}
 _DIVISION = {"floor_divide", "__floordiv__"}
 _ABOVE = {"gt", "ge", "greater", "greater_equal", "__gt__", "__ge__"}
 _BELOW = {"lt", "le", "less", "less_equal", "__lt__", "__le__"}
@@ -128,12 +129,18 @@ class _Mode(TorchFunctionMode):
         if name in _ROUNDING:
             self._replaced.add(name)
             return through(func(*args, **kwargs), x)
+        if name in _ROUNDING_IN_PLACE and not x.is_leaf:
+            # The values change, and the way back stays what it was.
+            self._replaced.add(name)
+            func(x.data, *args[1:], **kwargs)
+            return x
+        other: Any = args[1] if len(args) > 1 else kwargs.get("other")
         if name in _DIVISION or kwargs.get("rounding_mode") is not None:
             self._replaced.add(name)
-            return through(func(*args, **kwargs), torch.true_divide(x, args[1]))
+            return through(func(*args, **kwargs), torch.true_divide(x, other))
         out = func(*args, **kwargs)
         if name in _ABOVE | _BELOW and isinstance(out, torch.Tensor):
-            over = x - args[1] if name in _ABOVE else args[1] - x
+            over = x - other if name in _ABOVE else other - x
             width = over.detach().abs().mean() + 1e-12
             self._remember(out, torch.sigmoid(over / width))
         return out

@@ -293,3 +293,89 @@ def test_models_that_cannot_be_seen_are_refused(plant):
         Certifier(NumPyModel(planted.logits), planted.x)
     with pytest.raises(BadInput, match="unknown kind of bound 'crwn'"):
         Certifier(planted.model(), planted.x, "crwn")
+
+
+class Function(nn.Module):
+    """What a function makes of x (n, 2) and its two linear layers."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.one, self.two = nn.Linear(2, 2), nn.Linear(2, 2)
+        for layer in (self.one, self.two):
+            layer.weight.data, layer.bias.data = torch.eye(2), torch.zeros(2)
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def radius(function, method="crown", x=(0.5, 0.25)):
+    model = TorchModel(Function(function).eval())
+    x = np.array(x, np.float32)
+    return Certifier(model, x[None], method).radius(x, 0, "linf")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_negative_factor_of_what_is_added_to(method):
+    def falling(net, x):
+        steps = torch.full((1, 2), 5.0)
+        x = torch.relu(net.one(x))
+        x = torch.relu(torch.addmm(x, torch.ones(1, 1), steps, beta=-1))
+        return torch.addmm(x, torch.zeros(1, 1), steps, beta=-1)
+
+    assert radius(falling, method) == pytest.approx(0.125, rel=0.01)
+    assert radius(falling, method, (0.5, 0.75)) == 0
+
+
+def test_what_is_changed_in_place():
+    def skip(net, x):
+        z = net.one(x)
+        z += x
+        z -= 0.25
+        z.relu_()
+        z *= 2
+        return net.two(z)
+
+    def plain(net, x):
+        return net.two(2 * torch.relu(net.one(x) + x - 0.25))
+
+    assert radius(skip) == radius(plain) == pytest.approx(0.125, rel=0.01)
+
+
+@pytest.mark.parametrize("part", [torch.flatten, lambda z: z[:, :1]])
+def test_what_is_changed_through_a_view_is_refused(part):
+    def shared(net, x):
+        z = net.one(x) - 0.25
+        part(z).relu_()
+        # Constant as long as the ReLU is open, as it is at the example.
+        return torch.cat([(x - z)[:, :1] - 0.1, 0 * x[:, :1]], dim=1)
+
+    with pytest.raises(BadInput, match="relu_"):
+        radius(shared)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(dtype):
+    with pytest.raises(BadInput, match="float32"):
+        radius(lambda net, x: net.two(net.one(x).to(dtype).float()))
+
+
+def test_random_numbers_are_refused():
+    with pytest.raises(BadInput, match="random"):
+        radius(lambda net, x: net.two(net.one(x) + 1e-4 * torch.randn(2)))
+
+
+def test_inputs_that_cannot_be_spoken_of():
+    x = np.array([0.7, 0.3], np.float32)
+    certifier = Certifier(TorchModel(nn.Linear(2, 2).eval()), x[None])
+    with pytest.raises(BadInput, match="shape"):
+        certifier.radius(x[:1], 0, "linf")
+    with pytest.raises(BadInput, match="within"):
+        certifier.radius(x + 1, 0, "linf")
+    with pytest.raises(BadInput, match="2 classes"):
+        certifier.radius(x, 2, "linf")
+    with pytest.raises(BadInput, match="2 classes"):
+        certifier.radius(x, 0, "linf", target=2)
+    for wrong in (-0.1, np.nan):
+        with pytest.raises(BadInput, match="radius"):
+            certifier.certifies(x, 0, "linf", wrong)

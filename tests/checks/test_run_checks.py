@@ -7,6 +7,7 @@ import robustkit as rk
 from robustkit.checks.finding import Severity
 from robustkit.checks.probe import NothingCorrect
 from robustkit.checks.run_checks import check_run
+from robustkit.models.abstaining import Abstaining
 from robustkit.models.numpy import NumPyModel
 
 
@@ -46,12 +47,13 @@ class Blind(Sized):
     """The same, said to need decisions only (it still asks for gradients)."""
 
 
-def run(planted, attacks, labels=None, model=None):
+def run(planted, attacks, labels=None, model=None, criterion=None):
     results = rk.evaluate(
         model or planted.model(),
         (planted.x, planted.y if labels is None else labels),
         attacks=attacks,
         epsilons=(0.02, 0.05, 0.1, 0.2),
+        criterion=criterion,
     )
     return results, {f.id: f for f in check_run(results)}
 
@@ -102,6 +104,17 @@ def test_more_than_chance_at_half_the_width_is_impossible(planted):
     flat = NumPyModel(planted.logits, gradient=lambda x, s: 0 * x)
     _, found = run(planted, ["fmn"], model=flat)
     assert found["C2"].severity is Severity.INVALIDATES
+
+
+def test_not_every_criterion_is_met_by_the_same_grey(planted):
+    flat = NumPyModel(planted.logits, gradient=lambda x, s: 0 * x)
+    never = NumPyModel(lambda x: 0 * x[:, :1] - 1, gradient=lambda x, s: 0 * x)
+    _, found = run(planted, ["fmn"], model=Abstaining(flat, never))
+    assert "S4" in found
+    assert "C2" not in found
+    _, found = run(planted, ["fmn"], model=flat, criterion=lambda y: rk.TopK(y, 2))
+    assert "S4" in found
+    assert "C2" not in found
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@ import pytest
 import torch
 
 import robustkit as rk
+from robustkit.checks.transfer import ask_again
+from robustkit.checks.trials import try_attack
 from robustkit.errors import BadInput
+from robustkit.evaluation.goals import make_criterion
 from robustkit.models.abstaining import Abstaining
 from robustkit.models.base import Access
 from robustkit.models.numpy import NumPyModel
@@ -111,3 +114,43 @@ def test_bad_detectors():
     model = Abstaining(classifier(), lambda x: x)
     with pytest.raises(BadInput, match=r"one score per input.*\(3, 2\)"):
         model.logits(as_tensor(inputs(3)))
+
+
+def test_no_chosen_target_is_the_refusal():
+    x, model = inputs(60).astype(np.float32), Abstaining(classifier(), detector())
+    label = (x @ W).argmax(axis=1)
+    # Where it is sure not to refuse, the refusal is the least likely answer.
+    logits = np.concatenate([x @ W, np.full((60, 1), -10)], axis=1)
+    for target in ("random", "least-likely"):
+        make = make_criterion(model, target, None, 4, seed=0)
+        targets = to_numpy(make(label, logits, x).targets)
+        assert ((targets != 3) & (targets != label)).all()
+    asked = make_criterion(model, 3, None, 4, seed=0)(label, logits, x)
+    assert (to_numpy(asked.targets) == 3).all()
+
+
+def test_refusals_of_old_adversarials_are_no_successes():
+    x = inputs(60).astype(np.float32)
+    labels = (x @ W).argmax(axis=1)
+    results = rk.evaluate(classifier(), (x, labels), attacks=["fmn"])
+    model = Abstaining(classifier(), detector())
+    (transfer,) = ask_again(model, results, 60)
+    best = results.adversarials()["x_adversarial"]
+    fires = best.sum(axis=1) > 1.2
+    assert 0 < fires.sum() < len(best)
+    assert (transfer.held == ~fires).all()
+
+
+def test_refusals_are_no_successes_of_trials():
+    x = inputs(30).astype(np.float32)
+    labels = (x @ W).argmax(axis=1)
+    # It refuses all that the classifier takes for another class than the first.
+    guard = NumPyModel(
+        lambda x: (x @ (W[:, 1:] - W[:, :1])).max(axis=1, keepdims=True),
+        gradient=lambda x, s: 0 * x,
+    )
+    trials = try_attack(Abstaining(classifier(), guard), x, labels, 0.1)
+    assert trials is not None
+    assert not trials.broken.any()
+    assert not trials.targeted.any()
+    assert trials.targets == 2

@@ -206,6 +206,41 @@ def test_an_attack_gets_through():
     assert (found.ledger.backwards == 50).all()
 
 
+class ByName(Net):
+    def forward(self, x):
+        return self.linear(input=self.quantise(x=x))
+
+
+@pytest.mark.parametrize("part", [{"layer": "quantise"}, {"before": "linear"}])
+def test_layers_that_are_called_with_names(part):
+    plain = TorchModel(ByName(rounded))
+    model = BPDA(plain, **part)
+    logits, pull_back = model.linearise(as_tensor(X))
+    assert torch.equal(logits.raw, plain.logits(as_tensor(X)).raw)
+    torch.testing.assert_close(pull_back(as_tensor(SLOPES)).raw, STRAIGHT)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: (8 * x).round_() / 8,
+        lambda x: torch.floor_divide(x, other=torch.tensor(0.125)) / 8,
+        lambda x: torch.div(x, other=0.125, rounding_mode="floor") / 8,
+    ],
+)
+def test_operations_in_place_and_with_named_arguments(change):
+    plain = TorchModel(Net(change))
+    model = BPDA(plain)
+    logits, pull_back = model.linearise(as_tensor(X))
+    assert torch.equal(logits.raw, plain.logits(as_tensor(X)).raw)
+    torch.testing.assert_close(pull_back(as_tensor(SLOPES)).raw, STRAIGHT)
+
+
+def test_a_threshold_with_a_named_argument():
+    model = BPDA(TorchModel(Net(lambda x: torch.gt(x, other=0.5).float())))
+    assert model.linearise(as_tensor(X))[1](as_tensor(SLOPES)).raw.any()
+
+
 def test_bad_settings():
     model = TorchModel(Net(rounded))
     with pytest.raises(BadInput, match="no layer 'quantize'; did you mean 'quantise'"):

@@ -177,6 +177,8 @@ def test_bad_settings():
     model = NumPyModel(lambda x: x)
     with pytest.raises(BadInput, match="at least 1 draw"):
         EOT(model, 0)
+    with pytest.raises(BadInput, match="between 0 and"):
+        EOT(NumPyModel(lambda x: x), 4, seed=-1)
     with pytest.raises(BadInput, match="cannot average 'votes'"):
         EOT(model, 2, average="votes")
     with pytest.raises(BadInput, match="as `example`, or say how many"):

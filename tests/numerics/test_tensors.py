@@ -473,3 +473,14 @@ def test_matmul_multiplies_each_matrix(convert):
     x = np.arange(24.0).reshape(2, 3, 4)
     y = np.arange(20.0).reshape(4, 5)
     agrees(tensors.matmul(convert(x), convert(y)), x @ y, convert(x))
+
+
+@pytest.mark.parametrize("columns", [5, 8192, 8193, 20_000])
+def test_no_inner_product_depends_on_other_rows(convert, columns):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 5, columns)).astype(np.float32)
+    together = tensors.inner_product(convert(x), convert(y)).numpy()
+    assert_allclose(together, (x.astype(float) * y).sum(axis=1), rtol=1e-3, atol=1e-3)
+    for row in range(5):
+        alone = tensors.inner_product(convert(x[[row]]), convert(y[[row]]))
+        assert alone.numpy()[0] == together[row]
