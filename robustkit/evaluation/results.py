@@ -424,6 +424,8 @@ def _read_queries(path: Path, attack: str, norm: str) -> Array:
             if tuple(next(reader, ())) != QUERY_COLUMNS:
                 raise ValueError("its columns are others than expected")
             for index, name, of, *values in reader:
+                if len(values) != len(QUERIES):
+                    raise ValueError(f"a row has {3 + len(values)} values")
                 if (name, of) == (attack, norm):
                     rows.append(array("d", map(float, (index, *values))))
     except FileNotFoundError:
