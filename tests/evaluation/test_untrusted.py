@@ -95,7 +95,7 @@ def test_traces_that_promise_more_than_there_is(run, rows):
     with zipfile.ZipFile(path, "w") as archive:
         for entry, data in arrays.items():
             archive.writestr(entry, data)
-    with pytest.raises(BadInput, match="is not the traces.npz of a run"):
+    with pytest.raises(BadInput, match=r"is not the traces\.npz of a run"):
         rk.Results(run).traced("fmn")
 
 
