@@ -1,6 +1,6 @@
 """Lower bounds on the distances of a run, so that its curve has two sides."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,33 @@ from robustkit.evaluation.results import Results
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import to_numpy
 
-__all__ = ["bound_below"]
+__all__ = ["bound_below", "check_method"]
+
+
+def check_method(method: str, norms: Sequence[str]) -> None:
+    """Whether there are such bounds; to be asked before a long evaluation, too.
+
+    Args:
+        method: As for `bound_below`.
+        norms: Names of those whose distances are to be bounded.
+
+    Raises:
+        BadInput: There are none.
+    """
+    if method not in (*METHODS, "exact"):
+        if Path(method).is_file():
+            return
+        raise BadInput(
+            f"there are no bounds '{method}', by name or as a file; "
+            f"{suggestion(method, (*METHODS, 'exact'))}"
+        )
+    possible = EXACT_NORMS if method == "exact" else NORMS
+    for norm in norms:
+        if norm not in possible:
+            raise BadInput(
+                f"lower bounds by '{method}' are not computed in the norm {norm}; "
+                f"known: {', '.join(possible)}"
+            )
 
 
 def bound_below(
@@ -60,21 +86,10 @@ def bound_below(
     >>> bool((results.lower() <= results.distance).all())
     True
     """
+    check_method(method, results.norms)
     if method not in (*METHODS, "exact"):
-        if not Path(method).is_file():
-            raise BadInput(
-                f"there are no bounds '{method}', by name or as a file; "
-                f"{suggestion(method, (*METHODS, 'exact'))}"
-            )
         write_lower(results, read_bounds(method, results), f"file {Path(method).name}")
         return results
-    possible = EXACT_NORMS if method == "exact" else NORMS
-    for norm in results.norms:
-        if norm not in possible:
-            raise BadInput(
-                f"lower bounds by '{method}' are not computed in the norm {norm}; "
-                f"known: {', '.join(possible)}"
-            )
     config = results.run["config"]
     if config["criterion"]:
         raise BadInput(

@@ -27,6 +27,7 @@ _SAME_NAME = (
     "std",
     "device",
     "time_limit",
+    "cache",
 )
 """Settings in run.json whose options have their names."""
 
@@ -92,6 +93,8 @@ def options_of_run(run: Mapping[str, Any]) -> dict[str, Any]:
         "norm": config.get("norms"),
         # Those asked for, which attacks may know of; not the customary ones.
         "epsilons": asked.get("epsilons", config.get("epsilons")),
+        # Of keys, the names of the variables that hold them.
+        "header": config.get("headers"),
         "shard": "/".join(map(str, config["shard"])) if config.get("shard") else None,
         **{name: config.get(name) for name in _SAME_NAME},
     }
@@ -155,9 +158,12 @@ def _as_typed(parameter: click.Parameter, value: Any) -> Any:
         return parts if parameter.multiple else ",".join(parts)
     if parameter.nargs == -1:
         return list(map(str, value if isinstance(value, list) else [value]))
-    if parameter.multiple:
-        return [_joined(value)]
-    return _joined(value)
+    if not parameter.multiple:
+        return _joined(value)
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        # As often as it may be repeated; numbers belong together.
+        return value
+    return [_joined(value)]
 
 
 def _joined(value: Any) -> str:

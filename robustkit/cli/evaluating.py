@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate_command", "merge_command"]
 
+_WITH_RESUME = ("resume", "lower", "warrant", "adaptive", "strict", "as_json")
+"""Parameters that change nothing of what is evaluated."""
+
 _EVAL_HELP = """Find the smallest adversarial perturbation of every sample, verified.
 
 MODEL is a demo name (digits, digits-robust), file.onnx, file.pt2 (torch.export), a
@@ -197,6 +200,12 @@ def evaluate_command(
         from robustkit.evaluation.resume import resume as go_on
 
         names, wanted = attacks.split(","), split(norms) or ["linf"]
+        if lower and not resume:
+            from robustkit.active_tests.lower import check_method
+            from robustkit.numerics.norms import get_norm
+
+            # Now, since an evaluation may take hours.
+            check_method(lower, [repr(get_norm(norm)) for norm in wanted])
         if adaptive and not resume:
             names = _attacks_that_run(
                 model, data, names, wanted, bounds, headers, settings
@@ -231,6 +240,9 @@ def evaluate_command(
         def say(what: str) -> None:
             click.echo(what, err=True)
 
+        if resume:
+            asked = results.run["asked"]
+            model, data, names = (asked[name] for name in ("model", "data", "attacks"))
         if lower:
             from robustkit.active_tests.lower import bound_below
 
@@ -354,12 +366,13 @@ def _check_alone(context: click.Context) -> None:
     others = [
         name
         for name in context.params
-        if name not in ("resume", "adaptive", "strict", "as_json", *ENGINE_OPTIONS)
+        if name not in (*_WITH_RESUME, *ENGINE_OPTIONS)
         and context.get_parameter_source(name) is typed
     ]
     if others:
         raise BadInput(
-            "--resume goes on with a run as it was begun, so it goes with --adaptive, "
-            "--strict, --json and the choice of an engine only; leave out "
+            "--resume goes on with a run as it was begun, so it goes with --lower, "
+            "--warrant, --adaptive, --strict, --json, --progress and the choice of an "
+            "engine only; leave out "
             f"{', '.join(sorted(others))}"
         )

@@ -43,6 +43,10 @@ class Header(click.ParamType[tuple[str, str]]):
 
     name = "name=value"
 
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Several, a line each, since there are blanks in headers."""
+        return rv.splitlines()
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, str]:

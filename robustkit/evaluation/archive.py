@@ -10,13 +10,22 @@ from typing import Any
 import numpy as np
 
 from robustkit.errors import BadInput
-from robustkit.evaluation.tables import BEST
 from robustkit.numerics.tensors import Array
 
-__all__ = ["MOST_TEXT", "inside", "read_best", "read_examples"]
+__all__ = ["BEST", "MOST_TEXT", "inside", "read_best", "read_examples"]
 
 MOST_TEXT = 64 * 2**20
 """Bytes of the largest JSON file that is read as a whole."""
+
+BEST: dict[str, str] = {
+    "norm": "<U16",
+    "index": "<i8",
+    "label": "<i8",
+    "distance": "<f8",
+    "attack": "<U64",
+    "x_adversarial": "<f4",
+}
+"""The arrays of best.npz and their types."""
 
 _MOST_ROWS = 2**26
 _LARGEST_INPUT = 2**26

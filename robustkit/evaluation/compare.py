@@ -129,7 +129,8 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
     same model, both up to the largest distance in the latter, and A the area if nothing
     were found there. It is stated for the distances in the end, and for those known
     after equally many passes, which is the fair comparison of attacks. A pass is one
-    forward pass with or without its backward pass.
+    forward pass with or without its backward pass. An attack is credited with nothing
+    where its distance is unknown.
 
     Args:
         runs: Two or more, the first of which is the base; or one, whose attacks are
@@ -299,16 +300,17 @@ def _optimality(norm: str, runs: Sequence[tuple[str, Results]]) -> list[Optimali
     common = runs[0][1].index
     for _, run in runs[1:]:
         common = np.intersect1d(common, run.index)
-    nearest = np.min([_settled(run, norm, common) for _, run in runs], axis=0)
+    named = [(name, run, a) for name, run in runs for a in run.attacks(norm)]
+    late = [_credited(run, run.distances(norm, a), common) for _, run, a in named]
+    nearest = np.min(late, axis=0, initial=np.inf)
     if not (np.isfinite(nearest) & (nearest > 0)).any():
         return []
-    named = [(name, run, a) for name, run in runs for a in run.attacks(norm)]
     count = _equal_passes(norm, named)
     early: list[Array] = []
     if count is not None:
         place = QUERIES.index(count)
         early = [
-            _at(run, run.distances_after(a, norm)[:, place], common)
+            _credited(run, run.distances_after(a, norm)[:, place], common)
             for _, run, a in named
         ]
     found = []
@@ -319,7 +321,7 @@ def _optimality(norm: str, runs: Sequence[tuple[str, Results]]) -> list[Optimali
                 run=name,
                 norm=norm,
                 attack=attack,
-                local_optimality=_reached(_settled(run, norm, common, attack), nearest),
+                local_optimality=_reached(late[place], nearest),
                 passes=float(run.forward_passes(attack, norm).sum()) / max(attacked, 1),
                 equal_passes=count,
                 at_equal_passes=(
@@ -355,12 +357,13 @@ def _area(distance: Array, largest: float) -> float:
     return float((widths * accuracy).sum())
 
 
-def _settled(run: Results, norm: str, index: Array, attack: str | None = None) -> Array:
+def _settled(run: Results, norm: str, index: Array) -> Array:
     """(n,) distances at those samples; 0 where unknown."""
-    return _at(run, run.distances(norm, attack), index)
-
-
-def _at(run: Results, distance: Array, index: Array) -> Array:
-    """(n,) those distances of a run's samples that are asked for; 0 where unknown."""
     places = np.searchsorted(run.index, index)
-    return np.nan_to_num(distance[places], nan=0.0, posinf=np.inf)
+    return np.nan_to_num(run.distances(norm)[places], nan=0.0, posinf=np.inf)
+
+
+def _credited(run: Results, distance: Array, index: Array) -> Array:
+    """(n,) those distances of an attack at those samples; infinite where unknown."""
+    places = np.searchsorted(run.index, index)
+    return np.nan_to_num(distance[places], nan=np.inf, posinf=np.inf)

@@ -53,6 +53,18 @@ class Curve:
 
     distance: Array
 
+    @classmethod
+    def of_attack(cls, distance: Array) -> "Curve":
+        """The curve of one attack's distances (n,), as above.
+
+        An attack is credited with no adversarial where it ended in an error, so what
+        is unknown is infinite here.
+
+        >>> Curve.of_attack(np.array([0.1, np.nan, np.nan])).quantile(0.5)
+        inf
+        """
+        return cls(np.nan_to_num(distance, nan=np.inf, posinf=np.inf))
+
     def robust_accuracy(self, epsilon: float) -> Interval:
         """The share of samples without an adversarial of size at most `epsilon`.
 

@@ -4,11 +4,15 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
+from types import FrameType
 
 from robustkit.errors import BadInput
 
 __all__ = ["OutOfTime", "check_time_limit", "deadline"]
+
+
+_AGAIN = 0.01
+"""Seconds after which to see whether an import is over."""
 
 
 class OutOfTime(BaseException):
@@ -39,13 +43,17 @@ def deadline(seconds: float | None) -> Iterator[None]:
     """Raise `OutOfTime` in the block after so many seconds; None: never.
 
     It is raised between two instructions of Python, so not before a call into compiled
-    code returns.
+    code returns, and not while a module is imported: one that is cut off there would be
+    half a module to everything that comes after.
     """
     if seconds is None:
         yield
         return
 
-    def expire(*_: Any) -> None:
+    def expire(_: int, frame: FrameType | None) -> None:
+        if _importing(frame):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            return
         raise OutOfTime
 
     previous = signal.signal(signal.SIGALRM, expire)
@@ -55,3 +63,12 @@ def deadline(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a frame is one of an import, or called from there."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib."):
+            return True
+        frame = frame.f_back
+    return False

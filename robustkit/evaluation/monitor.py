@@ -85,7 +85,7 @@ class Monitor:
         self._passes += sum(int(row[_PASSES]) for row in rows)
         self._shards += 1
         values = {
-            f"{key.norm}/{key.attack}/median_of_batch": Curve(distance).quantile(0.5),
+            f"{key.norm}/{key.attack}/median_of_batch": Curve(far).quantile(0.5),
             f"{key.norm}/median_so_far": self._median(key.norm),
             "samples_times_attacks": float(self._done),
             "passes": float(self._passes),

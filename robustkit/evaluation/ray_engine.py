@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -120,13 +121,16 @@ class RayEngine:
     ) -> None:
         evaluator = recipe.make(model)
         packed = _packed(recipe.portable())
+        # Of each batch, by its first sample; they do not end in their order.
+        finished: Counter[int] = Counter()
         with self._cluster():
             crew = [self._hire(packed) for _ in range(self._count())]
             try:
                 for task, shard in self._done(crew, _tasks(works, evaluator, folder)):
                     if shard is not None:
                         folder.keep(shard)
-                        _tell(progress, task)
+                        finished[task.first] += 1
+                        _tell(progress, task, finished[task.first])
             finally:
                 for worker in crew:
                     _ray().kill(worker)
@@ -260,6 +264,7 @@ class _Task:
         samples: How many it has.
         key: The part of the work; None: only see whether the model is the same.
         parts: How many the batch has.
+        before: How many of them were finished earlier.
         kept: Predictions (n,) of the parts that were finished earlier.
     """
 
@@ -268,6 +273,7 @@ class _Task:
     samples: int
     key: ShardKey | None
     parts: int
+    before: int
     kept: tuple[Array, ...] = ()
 
     def name(self) -> str:
@@ -277,11 +283,13 @@ class _Task:
         return samples if key is None else f"{samples}: {key.norm} {key.attack}"
 
 
-def _tell(progress: Callable[[Progress], None] | None, task: _Task) -> None:
-    """Report that a part of the work is done."""
+def _tell(
+    progress: Callable[[Progress], None] | None, task: _Task, finished: int
+) -> None:
+    """Report that a part of the work is done, and so many of its batch by now."""
     if progress is None or task.key is None:
         return
-    share = (task.key.place + 1) / task.parts
+    share = (task.before + finished) / task.parts
     progress(Progress(task.first, task.samples, task.key.norm, task.key.attack, share))
 
 
@@ -297,10 +305,10 @@ def _tasks(
         reference = _ray().put(work)
         done = tuple(shard.prediction for shard in kept.values() if shard is not None)
         if done:
-            yield _Task(reference, first, count, None, len(keys), done)
+            yield _Task(reference, first, count, None, len(keys), len(done), done)
         for key in keys:
             if kept[key] is None:
-                yield _Task(reference, first, count, key, len(keys))
+                yield _Task(reference, first, count, key, len(keys), len(done))
 
 
 class _Worker:

@@ -139,8 +139,9 @@ class Results:
     def queries(self, attack: str, norm: str | None = None) -> dict[int, Curve]:
         """The curve of an attack's distances after so many forward passes per sample.
 
-        Of the samples that were attacked. The numbers of passes are a fixed series, cut
-        off after the most that any sample took. Empty for runs without queries.csv.
+        Of the samples that were attacked, those that ended in an error as infinite. The
+        numbers of passes are a fixed series, cut off after the most that any sample
+        took. Empty for runs without queries.csv.
         """
         norm = self._norm(norm)
         worked = (self._table["norm"] == norm) & (self._table["attack"] == attack)
@@ -154,7 +155,8 @@ class Results:
             c for c, less in zip(QUERIES, (0, *QUERIES), strict=False) if less < most
         ]
         return {
-            count: Curve(after[wanted, 1 + place]) for place, count in enumerate(counts)
+            count: Curve.of_attack(after[wanted, 1 + place])
+            for place, count in enumerate(counts)
         }
 
     def distances_after(self, attack: str, norm: str | None = None) -> Array:
@@ -367,7 +369,7 @@ class Results:
             "attacked": int(worked.sum()),
             "found": int(self._table["found"][worked].sum()),
             "errors": int((self._table["status"][worked] == "error").sum()),
-            "median": Curve(self._table["distance"][worked]).quantile(0.5),
+            "median": Curve.of_attack(self._table["distance"][worked]).quantile(0.5),
             "queries": [
                 {
                     "forward_passes": count,
@@ -424,6 +426,8 @@ def _read_queries(path: Path, attack: str, norm: str) -> Array:
             if tuple(next(reader, ())) != QUERY_COLUMNS:
                 raise ValueError("its columns are others than expected")
             for index, name, of, *values in reader:
+                if len(values) != len(QUERIES):
+                    raise ValueError(f"a row has {3 + len(values)} values")
                 if (name, of) == (attack, norm):
                     rows.append(array("d", map(float, (index, *values))))
     except FileNotFoundError:

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.evaluation.archive import BEST
 from robustkit.evaluation.shards import Shard, write_atomically
 from robustkit.evaluation.traces import TRACED, TRACES, Traced, write_traces
 from robustkit.numerics.tensors import Array
 
 __all__ = [
-    "BEST",
     "COLUMNS",
     "QUERIES",
     "QUERY_COLUMNS",
@@ -54,17 +54,6 @@ QUERIES = tuple(
 """The numbers of forward passes after which queries.csv has the distance."""
 
 QUERY_COLUMNS = ("index", "attack", "norm", *(f"after_{count}" for count in QUERIES))
-
-_NAME_WIDTH = 64
-BEST: dict[str, str] = {
-    "norm": "<U16",
-    "index": "<i8",
-    "label": "<i8",
-    "distance": "<f8",
-    "attack": f"<U{_NAME_WIDTH}",
-    "x_adversarial": "<f4",
-}
-"""The arrays of best.npz and their types."""
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from robustkit.engine.trace import POINTS, Trace
 from robustkit.errors import BadInput
+from robustkit.evaluation.archive import inside
 from robustkit.numerics.tensors import Array
 
 __all__ = ["TRACED", "TRACES", "Traced", "read_traces", "write_traces"]
@@ -21,6 +22,9 @@ TRACED = 64
 """Of how many samples a run keeps traces, the first ones evaluated."""
 
 SCHEMA = 1
+
+_MOST = 2**30
+"""Bytes of the largest file that is read."""
 
 _COLUMNS = tuple(field.name for field in fields(Trace))
 _COUNTS = ("steps", "stride", "first_adversarial")
@@ -117,7 +121,8 @@ def write_traces(file: IO[bytes], parts: Iterable[tuple[str, str, Traced]]) -> N
 def read_traces(path: Path) -> dict[tuple[str, str], Traced]:
     """Traces by norm and attack; none where there is no such file.
 
-    Nothing is unpickled, and what is read is no larger than the file.
+    Nothing is unpickled, no pipe is waited for, and what is read is no larger than the
+    file.
 
     Args:
         path: Of a traces.npz.
@@ -129,7 +134,15 @@ def read_traces(path: Path) -> dict[tuple[str, str], Traced]:
         columns = _read(path)
     except FileNotFoundError:
         return {}
-    except (OSError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        MemoryError,
+        OverflowError,
+        zipfile.BadZipFile,
+    ) as error:
         raise BadInput(
             f"'{path}' is not the traces.npz of a run ({error}); give the folder that "
             "`robustkit eval` wrote, unchanged, or remove the file"
@@ -143,6 +156,9 @@ def read_traces(path: Path) -> dict[tuple[str, str], Traced]:
 
 
 def _read(path: Path) -> dict[str, Array]:
+    # A file may have holes, so that its length costs nobody anything.
+    if inside(path).stat().st_size > _MOST:
+        raise ValueError(f"it is larger than {_MOST} bytes")
     with zipfile.ZipFile(path) as archive:
         if any(e.compress_type != zipfile.ZIP_STORED for e in archive.infolist()):
             raise ValueError("it is compressed")

@@ -62,6 +62,13 @@ class Client:
                 f"expected an address such as https://example.org/predict; got "
                 f"'{self.url}'"
             )
+        if "@" in parts.netloc:
+            # Not repeated here, since it may be a key.
+            raise BadInput(
+                f"the address of {parts.hostname} holds a name or a password, which "
+                "run.json would keep; send it in a header, with its value from the "
+                "environment: --header 'Authorization=Basic ENV:API_KEY'"
+            )
         if self.rate is not None and not self.rate > 0:
             raise BadInput(f"the rate must be above 0; got {self.rate}")
         if self.retries < 0 or not self.timeout > 0 or not self.pause >= 0:

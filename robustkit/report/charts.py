@@ -302,8 +302,9 @@ def _attack_lines(results: Results, norm: str, sizes: Axis) -> list[Series]:
     if len(names) < 2:
         return []
     return [
-        _steps(name, order.index(name), results.curve(norm, name), sizes, None)
+        _steps(name, order.index(name), curve, sizes, None)
         for name in names
+        for curve in [Curve.of_attack(results.distances(norm, name))]
     ]
 
 

@@ -1,5 +1,6 @@
 """The results as tables for a terminal."""
 
+import itertools
 import math
 
 from rich.console import Console
@@ -164,12 +165,18 @@ def _accuracies(norm: str, found: dict[str, object]) -> Table:
     table.add_column("perturbation size", justify="right")
     table.add_column("robust accuracy", justify="right")
     table.add_column("95 % interval", justify="right")
-    entries = found["robust_accuracy"]
+    entries, certified = found["robust_accuracy"], found.get("certified_accuracy", [])
     assert isinstance(entries, list)
-    for entry in entries:
+    assert isinstance(certified, list)
+    if certified:
+        table.add_column("certified", justify="right")
+    for entry, proven in itertools.zip_longest(entries, certified):
         share = Interval(entry["estimate"], entry["lower"], entry["upper"])
         interval = f"{_percent(share.lower)} to {_percent(share.upper)}"
-        table.add_row(f"{entry['epsilon']:.4g}", _percent(share.estimate), interval)
+        cells = [f"{entry['epsilon']:.4g}", _percent(share.estimate), interval]
+        if proven is not None:
+            cells.append(_percent(proven["estimate"]))
+        table.add_row(*cells)
     return table
 
 

@@ -77,6 +77,13 @@ def accuracy_table(runs: Sequence[Named], norm: str) -> Tabular:
     )
     # Each curve is made once, not once for each size.
     curves = [run.results.curve(norm) for run in runs]
+    certified = [
+        (run.name, curve)
+        for run in runs
+        if (curve := run.results.lower_curve(norm)) is not None
+    ]
+    if certified:
+        note += " Certified: proven to have no adversarial of that size."
     bounds = tuple(runs[0].results.run["config"]["bounds"])
     rows = []
     for epsilon in epsilons:
@@ -87,14 +94,26 @@ def accuracy_table(runs: Sequence[Named], norm: str) -> Tabular:
         ]
         if len(runs) == 1:
             shares = [Cell(shares[0].text), Cell(shares[0].also)]
-        rows.append((Cell(size, also), *shares))
+        proven = [
+            _share(curve.robust_accuracy(epsilon), len(curve.distance))
+            for _, curve in certified
+        ]
+        rows.append((Cell(size, also), *shares, *proven))
     columns = (
         ("Robust accuracy", f"{_PERCENT} interval")
         if len(runs) == 1
         else tuple(run.name for run in runs)
     )
+    heads = tuple(
+        "Certified" if len(runs) == 1 else f"{name}, certified" for name, _ in certified
+    )
     return Tabular(
-        title, ("Size at most", *columns), tuple(rows), note, "accuracy", shown=False
+        title,
+        ("Size at most", *columns, *heads),
+        tuple(rows),
+        note,
+        "accuracy",
+        shown=False,
     )
 
 

@@ -1,16 +1,21 @@
 """Curves with two sides: bounds in the run folder, from our own or other verifiers."""
 
 import csv
+import io
 import json
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 import robustkit as rk
 from robustkit.cli import main
 from robustkit.errors import BadInput
+from robustkit.evaluation.results import NOT_WARRANTED
 from robustkit.models.torch import TorchModel
+from robustkit.report.content import gather
+from robustkit.report.table import print_results
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +190,54 @@ def test_the_command_line(tmp_path):
     assert "certified_accuracy" in done.stdout
     command = ["verify", str(out), "--model", "digits", "--data", "digits"]
     assert CliRunner().invoke(main, command).exit_code == 0
+
+
+def test_what_is_proven_is_shown_beside_what_was_found():
+    results = rk.evaluate("digits", "digits", samples=6, epsilons=[0.01, 0.05])
+    rk.bound_below(results, "digits", "digits", "crown")
+    shares = [
+        entry["estimate"]
+        for entry in results.summary()["norms"]["linf"]["certified_accuracy"]
+    ]
+    table = gather([results]).norms[0].accuracy
+    assert table.columns[-1] == "Certified"
+    shown = [
+        float(row[-1].text.split("\N{NARROW NO-BREAK SPACE}")[0]) for row in table.rows
+    ]
+    assert shown == pytest.approx([100 * share for share in shares], abs=0.5)
+    both = gather([results, results]).norms[0].accuracy
+    assert both.columns[-1].endswith(", certified")
+    console = Console(width=100, file=io.StringIO())
+    print_results(results, console)
+    rows = [line for line in console.file.getvalue().splitlines() if "0.01 " in line]
+    assert f"{100 * shares[0]:.1f} %" in rows[0].rpartition(" to ")[2]
+
+
+def test_bounds_that_there_are_not_are_told_before_the_evaluation(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["eval", "--samples", "2", "--attacks", "fmn", "--budget", "3"]
+    for more, told in (
+        (["--lower", "crwon"], "there are no bounds 'crwon'"),
+        (["--lower", "crown", "--norm", "l0"], "not computed in the norm l0"),
+    ):
+        done = CliRunner().invoke(main, [*words, *more, "--out", "run"])
+        assert done.exit_code == 2
+        assert told in done.stderr
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_complete_gets_its_bounds_and_warrant_later(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = ["eval", "--samples", "2", "--attacks", "fmn", "--budget", "20"]
+    assert CliRunner().invoke(main, [*words, "--out", "run"]).exit_code == 0
+    later = ["eval", "--resume", "run", "--lower", "interval", "--warrant"]
+    done = CliRunner().invoke(main, later)
+    assert done.exit_code == 0, done.stderr
+    results = rk.Results("run")
+    assert results.lower_methods == ("interval",)
+    assert results.warrant("linf", "fmn")["verdict"] != NOT_WARRANTED
+    assert "certified" in done.stdout

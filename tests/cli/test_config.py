@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 import robustkit as rk
 from robustkit.cli import main
+from tests.models.server import Server
 
 MAIN = "from robustkit.cli import main; main(prog_name='robustkit')"
 
@@ -90,6 +91,36 @@ def test_a_run_is_repeated_from_its_run_json(tmp_path, ask):
     assert code == 0, error
     three = json.loads((tmp_path / "three" / "run.json").read_text())
     assert three["config"] == {**one["config"], "seed": 8}
+
+
+def test_headers_come_whole_from_files_and_the_environment(ask, tmp_path, monkeypatch):
+    monkeypatch.setenv("API_KEY", "secret")
+    given = {"Authorization": "Bearer ENV:API_KEY", "X-Key": "ENV:API_KEY, again"}
+    each = [f"{name}={value}" for name, value in given.items()]
+    (tmp_path / "list.toml").write_text(f"header = {json.dumps(each)}\n")
+    table = [f"{name} = {json.dumps(value)}\n" for name, value in given.items()]
+    (tmp_path / "table.toml").write_text("[header]\n" + "".join(table))
+    with Server() as server:
+        x = np.zeros((4, 1, 4, 4), dtype=np.float32)
+        np.savez(tmp_path / "data.npz", x=x, y=server.scores(x).argmax(axis=1))
+        typed = (
+            *("eval", server.url, "--data", "data.npz", "--attacks", "gaussian-noise"),
+            *("--budget", "3", "--cache", "answers.db", "--out"),
+        )
+        ways = {
+            "list": (("--config", "list.toml"), None),
+            "table": (("--config", "table.toml"), None),
+            "variable": ((), {"ROBUSTKIT_EVAL_HEADER": "\n".join(each)}),
+            "again": (("--config", "list/run.json"), None),
+        }
+        for out, (options, env) in ways.items():
+            words = ("eval", "--out") if out == "again" else typed
+            code, _, error = ask(*words, out, *options, env=env)
+            assert code == 0, error
+            text = (tmp_path / out / "run.json").read_text()
+            assert json.loads(text)["config"]["headers"] == given
+            assert json.loads(text)["config"]["cache"] == "answers.db"
+            assert "secret" not in text
 
 
 @pytest.mark.parametrize(

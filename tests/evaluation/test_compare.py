@@ -1,4 +1,5 @@
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from scipy import stats
 import robustkit as rk
 from robustkit.errors import BadInput
 from robustkit.evaluation.tables import QUERIES
+from robustkit.report.charts import Named, curve_chart
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,39 @@ def test_equal_distances_are_no_division_by_zero(planted):
         planted.model(), (planted.x[:1], planted.y[:1]), attacks=["fmn"], budget=20
     )
     assert [a.local_optimality for a in rk.compare([one]).attacks] == [1.0]
+
+
+@dataclass(frozen=True)
+class Failing(rk.Attack):
+    """Raises, before or after it was let find something."""
+
+    access = rk.Access.DECISION
+    norms = frozenset({"linf"})
+    steps: int = 1
+
+    def init(self, p):
+        raise RuntimeError("out of order")
+
+    def step(self, p, s, t):
+        raise AssertionError
+
+
+def test_an_attack_that_fails_is_credited_with_nothing(planted):
+    run = rk.evaluate(
+        planted.model(),
+        (planted.x, planted.y),
+        attacks={"failing": Failing(), "fmn": rk.FMN(steps=20)},
+        norm="linf",
+    )
+    failing, fmn = rk.compare([run]).attacks
+    assert failing.local_optimality == 0
+    assert fmn.local_optimality == 1
+    said = run.summary()["norms"]["linf"]["attacks"]["failing"]
+    assert (said["found"], said["errors"]) == (0, 40)
+    assert said["median"] == np.inf
+    assert {entry["median"] for entry in said["queries"]} <= {np.inf}
+    lines = {line.name: line for line in curve_chart([Named("a", run)], "linf").series}
+    assert set(lines["failing"].y) == {1.0}
 
 
 def test_one_run_compares_its_attacks(runs):

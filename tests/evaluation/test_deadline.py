@@ -1,5 +1,7 @@
 import contextlib
+import importlib
 import signal
+import sys
 import threading
 import time
 
@@ -33,6 +35,21 @@ def test_leaves_no_timer_and_no_handler_behind():
     assert signal.getsignal(signal.SIGALRM) is before
     with deadline(None):
         assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_no_module_is_cut_in_half(tmp_path, monkeypatch):
+    (tmp_path / "slow_to_import.py").write_text(
+        "import time\nfor _ in range(40):\n    time.sleep(0.01)\nWHOLE = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def late():
+        importlib.import_module("slow_to_import")
+        time.sleep(30)
+
+    with pytest.raises(OutOfTime), deadline(0.1):
+        late()
+    assert sys.modules.pop("slow_to_import").WHOLE
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])

@@ -123,6 +123,23 @@ def test_what_comes_out_is_the_same_though_a_worker_was_killed(cluster, named):
     )
 
 
+def test_progress_adds_up_though_parts_end_in_another_order(cluster, named):
+    seen = []
+    evaluate(
+        named / "run",
+        two(),
+        # The first takes long, so that the second is done before it.
+        norm=["l2"],
+        attacks={"slow": rk.FMN(steps=20000), "quick": rk.FMN(steps=1)},
+        budget=None,
+        batch_size=100,
+        progress=seen.append,
+    )
+    assert [event.attack for event in seen] == ["quick", "slow"]
+    assert [event.share for event in seen] == [0.5, 1.0]
+    assert [event.overall for event in seen] == [0.5, 1.0]
+
+
 def test_a_shard_that_kills_every_worker_ends_the_run_and_is_named(cluster, named):
     (named / "always").touch()
     with pytest.raises(RuntimeError, match=r"lost 1 times at work on samples \d+ to"):

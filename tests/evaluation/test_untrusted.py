@@ -69,6 +69,43 @@ def test_pipes_are_not_waited_for(run, name):
         everything(run)
 
 
+def test_traces_are_read_as_carefully(run, tmp_path):
+    results, path = rk.Results(run), run / "traces.npz"
+    secret = shutil.copy(path, tmp_path / "secret")
+    path.unlink()
+    path.symlink_to(secret)
+    with pytest.raises(BadInput, match="is a link to a place outside of its folder"):
+        results.traced("fmn")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(BadInput, match="is no ordinary file"):
+        results.traced("fmn")
+
+
+@pytest.mark.parametrize("rows", [10**14, 2**62])
+def test_traces_that_promise_more_than_there_is(run, rows):
+    path = run / "traces.npz"
+    with zipfile.ZipFile(path) as archive:
+        arrays = {entry: archive.read(entry) for entry in archive.namelist()}
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": "<f4", "fortran_order": False, "shape": (rows,)}
+    )
+    arrays["first_margin.npy"] = head.getvalue() + bytes(4)
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry, data in arrays.items():
+            archive.writestr(entry, data)
+    with pytest.raises(BadInput, match=r"is not the traces\.npz of a run"):
+        rk.Results(run).traced("fmn")
+
+
+def test_traces_with_holes(run):
+    with open(run / "traces.npz", "r+b") as file:
+        file.truncate(1 << 32)
+    with pytest.raises(BadInput, match="is larger than"):
+        rk.Results(run).traced("fmn")
+
+
 @pytest.mark.parametrize("name", ["report.html", "curve.png", ".report.html.part"])
 def test_nothing_is_written_through_a_link(run, tmp_path, name):
     mine = tmp_path / "mine"
@@ -146,6 +183,14 @@ def test_broken_tables_are_told(run, name, old, new):
     (run / name).write_text(f"{head}\n" + rest.replace(old, new, 1))
     with pytest.raises(BadInput, match="cannot read the table"):
         everything(run)
+
+
+def test_rows_of_another_length_are_told(run):
+    lines = (run / "queries.csv").read_text().splitlines()
+    for row in (lines[3].rpartition(",")[0], lines[3] + ",1.0"):
+        (run / "queries.csv").write_text("\n".join([*lines[:3], row, *lines[4:]]))
+        with pytest.raises(BadInput, match="cannot read the table of queries"):
+            everything(run)
 
 
 def leaves(tree, path=()):

@@ -539,3 +539,9 @@ def test_a_jpeg_that_has_come_to_rest_can_be_made_anew_by_others():
     assert settled.mean() >= 0.9
     for image in shown[settled]:
         assert theirs.encode(image, Bounds()) == ours.encode(image, Bounds())
+
+
+def test_no_password_in_an_address():
+    with pytest.raises(BadInput, match="send it in a header") as told:
+        RemoteModel("https://me:hunter2@example.org/predict")
+    assert "hunter2" not in str(told.value)
