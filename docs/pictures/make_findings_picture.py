@@ -7,6 +7,7 @@ them shattered, and Square comes nearer than what follows them. Needs what
     python docs/pictures/make_findings_picture.py
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from robustkit.report import write_report
 
 PICTURE = Path(__file__).with_name("findings.png")
 SHOWN = ("C5", "G3", "S4", "S2")
-WIDTH, HEIGHT = 1000, 2160
+WIDTH, HEIGHT = 900, 2320
 
 
 class Jagged(torch.nn.Module):
@@ -41,11 +42,17 @@ class Jagged(torch.nn.Module):
 
 def main() -> None:
     """Evaluate, check, and photograph the findings."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--out", type=Path, default=PICTURE)
+    parser.add_argument("--samples", type=int, default=64)
+    asked = parser.parse_args()
     browser = next(filter(None, map(shutil.which, camera.BROWSERS)), None)
     if browser is None:
         sys.exit(f"needs one of {', '.join(camera.BROWSERS)} on the PATH")
     model = Jagged().eval()
-    data = tuple(np.asarray(values)[:64] for values in demo.load_data("digits"))
+    data = tuple(
+        np.asarray(values)[: asked.samples] for values in demo.load_data("digits")
+    )
     attacks = {
         "pgd": rk.get_attack("pgd").within(40),
         "square": rk.get_attack("square").within(600),
@@ -59,9 +66,10 @@ def main() -> None:
         page = write_report(results)
         text = page.read_text(encoding="utf-8")
         # The findings alone.
-        before, _, rest = text.partition("<header>")
-        section = rest.partition("</header>")[2].partition("</section>")[0]
-        page.write_text(f"{before}{section}</section></main></body></html>")
+        before = text.partition("<header>")[0]
+        start = '<section id="findings">'
+        section = text.partition(start)[2].partition("</section>")[0]
+        page.write_text(f"{before}{start}{section}</section></main></body></html>")
         options = [o for o in camera.OPTIONS if not o.startswith("--window-size")]
         subprocess.run(
             [
@@ -69,13 +77,13 @@ def main() -> None:
                 *options,
                 f"--window-size={WIDTH},{HEIGHT}",
                 f"--user-data-dir={folder / 'browser'}",
-                f"--screenshot={PICTURE}",
+                f"--screenshot={asked.out.resolve()}",
                 page.as_uri(),
             ],
             check=True,
             capture_output=True,
         )
-    print(f"{PICTURE}: {PICTURE.stat().st_size / 1000:.0f} kB")
+    print(f"{asked.out}: {asked.out.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

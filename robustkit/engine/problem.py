@@ -464,16 +464,16 @@ class Problem:
             decision=access is Access.DECISION,
         )
         if self._listeners and len(places):
-            self._tell_lowest(margin, distance, wanted)
+            self._tell_lowest(flat, margin, wanted)
         return like(self.x, adversarial), like(self.x, margin).astype(self.x.dtype)
 
-    def _tell_lowest(self, margin: Array, distance: Array, asked: Array) -> None:
+    def _tell_lowest(self, points: Batch, margin: Array, asked: Array) -> None:
         rows = np.flatnonzero(asked.any(axis=1))
         lowest = margin[rows].argmin(axis=1)
+        point = take(points, rows * margin.shape[1] + lowest)
+        distance = to_numpy(self.norm(point - take(self.x, rows)))
         for listener in self._listeners:
-            listener.after_question(
-                self, margin[rows, lowest], distance[rows, lowest], rows
-            )
+            listener.after_question(self, margin[rows, lowest], distance, rows)
 
     def _logits(self, point: Batch, rows: Array | None) -> Tensor:
         outputs = self._model.logits(point)

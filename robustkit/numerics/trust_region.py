@@ -185,6 +185,9 @@ class _Path:
             turns: How many forces to try, at most.
         """
         path, inner, outer = self, self.nearest, self.smallest
+        # Of the others they may be infinite.
+        radius, over = where(active, radius, 1.0), where(active, over, 1.0)
+        short = where(active, short, -1.0)
         rough = rounding(self.center)
         depth = (inner_product(self.gradient, self.center) - self.level).abs()
         # One value per sample: NumPy is several times faster than any framework.

@@ -16,6 +16,11 @@ import robustkit as rk
 from robustkit.errors import BadInput
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
+# Ray starts its processes by a fork, which JAX warns of where other tests loaded it.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:os.fork:RuntimeWarning",
+    "ignore:.*_at_fork:pytest.PytestUnraisableExceptionWarning",
+)
 
 # Scores are sums over the features of each row by itself, so that no rounding depends
 # on which other rows are there. What is in the folder tells the model how to fail.

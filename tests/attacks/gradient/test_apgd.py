@@ -241,7 +241,7 @@ def test_plans_its_last_question():
 def test_bad_settings(plant):
     planted = plant(classes=4)
     for settings, message in (
-        ({"loss": "cross-entropy", "targets": 2}, "cannot aim"),
+        ({"loss": "joint", "targets": 2}, "cannot aim"),
         ({"targets": -1}, "targets of at least 0"),
         ({"passes": 0}, "passes of at least 1"),
         ({"steps": 3, "targets": 4}, "4 targets need as many steps"),

@@ -47,7 +47,7 @@ def test_auto_comes_near_although_gradients_lie(plant, norm, lie):
     assert np.isfinite(distance).all()
     assert (distance >= exact * (1 - 1e-9)).all()
     # Random steps shorten an L1 perturbation slowly.
-    assert np.median(distance / exact) <= (1.35 if norm == "l1" else 1.12)
+    assert np.median(distance / exact) <= (1.35 if norm == "l1" else 1.15)
     assert (ledger.forwards <= 200).all()
 
 
