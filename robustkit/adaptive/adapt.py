@@ -27,7 +27,8 @@ from robustkit.evaluation.store import write_json
 from robustkit.models.base import Model
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import Norm, get_norm
-from robustkit.numerics.tensors import Array, Tensor
+from robustkit.numerics.random import sample_keys
+from robustkit.numerics.tensors import Array, Tensor, to_numpy
 
 __all__ = ["ADAPTIVE", "Adaptation", "Step", "adapt"]
 
@@ -40,6 +41,8 @@ _SCHEMA = 1
 _BUDGET = 1000
 # Samples that remedies measure on, and that findings are looked for at.
 _MEASURED, _CHECKED = 32, 64
+# Draws that say which class is least likely.
+_SETTLING = 20
 # Ids that speak of the gradients of the model as it is differentiated now.
 _OF_GRADIENTS = frozenset({"G1", "G2", "G3", "R2"})
 # Of accuracy: as much better than gradients makes another attack a finding.
@@ -312,6 +315,8 @@ def adapt(
     random = examined.random or any(
         finding.id == "R1" and "spread" in finding.evidence for finding in plain
     )
+    if random and config["target"] == "least-likely":
+        make = _settled(make, adapted, x, config["batch_size"])
     for name in results.norms:
         norm = get_norm(name)
         chosen[name] = _size_of_interest(results, name, epsilon)
@@ -649,6 +654,24 @@ def _found(distance: Array) -> Array:
 
 def _with(case: Case, new: list[Finding]) -> Case:
     return replace(case, findings={**case.findings, **{f.id: f for f in new}})
+
+
+def _settled(make: MakeCriterion, model: Model, x: Array, size: int) -> MakeCriterion:
+    """Criteria chosen by mean scores: by single draws, each question had its own."""
+    chosen: dict[int, Array] = {}
+    with model.session():
+        for start in range(0, len(x), size):
+            some = x[start : start + size]
+            point = model.to_tensor(some)
+            drawn = [to_numpy(model.logits(point)) for _ in range(_SETTLING)]
+            chosen |= zip(
+                sample_keys(some).tolist(), np.mean(drawn, axis=0), strict=True
+            )
+
+    def made(label: Array, _: Array, x: Array) -> Criterion:
+        return make(label, np.stack([chosen[k] for k in sample_keys(x).tolist()]), x)
+
+    return made
 
 
 def _worst_first(*parts: list[Finding]) -> tuple[Finding, ...]:

@@ -418,6 +418,14 @@ class Matching(Criterion):
         loss, slopes = self.criterion.cross_entropy(self._logits(logits))
         return loss, self._padded(slopes, logits)
 
+    def cross_entropy_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:
+        loss, slopes = self.criterion.cross_entropy_of(self._logits(logits), way)
+        return loss, self._padded(slopes, logits)
+
+    def joint(self, logits: Tensor) -> tuple[PerSample, Tensor]:
+        loss, slopes = self.criterion.joint(self._logits(logits))
+        return loss, self._padded(slopes, logits)
+
     def matching(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         start = self.classes or 0
         found = logits[:, start:]

@@ -15,6 +15,7 @@ from robustkit.numerics.tensors import (
     Batch,
     Tensor,
     lead,
+    like,
     stack_rows,
     take,
     to_numpy,
@@ -43,7 +44,7 @@ class EOT(Model):
 
     A sample's draws are one batch, unless the model draws once for a whole batch, such
     as one size for all images; that is found out at the first question (64 passes of
-    one sample, not billed), and such a model is then asked draw by draw.
+    random noise, not billed), and such a model is then asked draw by draw.
 
     Every question is billed as so many passes as there are draws, a gradient as so many
     backward ones.
@@ -166,7 +167,7 @@ class EOT(Model):
                 drawn = [draw(x) for _ in range(self.samples)]
             return self._mean(drawn, x.shape[0])
         if self._apart is None:
-            self._apart = _draws_apart(self._model, take(x, np.arange(1)), self._seed)
+            self._apart = _draws_apart(self._model, self._noise(x), self._seed)
         means, ways = [], []
         for row, key in enumerate(keys):
             point = take(x, np.array([row]))
@@ -184,6 +185,12 @@ class EOT(Model):
             return stack_rows([way(row) for way, row in zip(ways, rows, strict=True)])
 
         return stack_rows(means), pull_back
+
+    def _noise(self, x: Batch) -> Batch:
+        """(1, ...) an input of the shape of `x`; no sample, lest their order matter."""
+        bounds, rng = self.bounds, np.random.default_rng(self._seed)
+        noise = rng.uniform(bounds.lower, bounds.upper, size=(1, *x.shape[1:]))
+        return self._model.shown(like(x, noise).astype(x.dtype))
 
     def _mean(self, drawn: list[_Draw], size: int) -> tuple[Tensor, PullBack]:
         """The means (size, classes) of batches of draws, and the way back.
@@ -238,7 +245,10 @@ def _scrambled(seed: int) -> int:
 
 
 def _draws_apart(model: Model, x: Batch, seed: int) -> bool:
-    """Whether copies of one input (1, ...) in a batch see independent draws."""
+    """Whether copies of one input (1, ...) in a batch see independent draws.
+
+    Where nothing varies there, that is not known, and they are taken for shared.
+    """
     with seeded(seed, _device(x)), model.session():
         answers = np.stack(
             [
@@ -248,7 +258,7 @@ def _draws_apart(model: Model, x: Batch, seed: int) -> bool:
         )
     within = answers.var(axis=1, ddof=1).mean(axis=0).sum()
     between = answers.mean(axis=1).var(axis=0, ddof=1).sum() * _ROWS
-    return bool(between <= _SHARED * within)
+    return bool(within > 0 and between <= _SHARED * within)
 
 
 def _needed(model: Model, example: Array | None, seed: int) -> int:

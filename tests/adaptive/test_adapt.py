@@ -13,6 +13,7 @@ from robustkit.adaptive.remedy import Plan, Remedy
 from robustkit.cli import main
 from robustkit.errors import BadInput
 from robustkit.numerics.random import seeded
+from robustkit.numerics.tensors import to_numpy
 
 EPSILON = 0.2
 
@@ -266,6 +267,22 @@ def test_plain_data(behind, digits, tmp_path):
     sizes = [entry["epsilon"] for entry in steps[1]["robust_accuracy"]]
     assert sizes == [0.05, EPSILON]
     assert all(step["attacks"] for step in steps)
+
+
+def test_a_random_model_does_not_change_what_is_aimed_at(behind, digits):
+    seen = []
+
+    def watch(case):
+        for scores in (np.arange(10.0), -np.arange(10.0)):
+            logits = np.tile(scores, (len(case.x), 1))
+            seen.append(to_numpy(case.criterion(case.label, logits, case.x).targets))
+
+    noisy = behind(before=lambda x: x + 0.3 * torch.randn_like(x))
+    results = evaluated(noisy, digits, target="least-likely", budget=40)
+    remedy = Remedy("watch", frozenset({"R1"}), "looks on", watch)
+    rk.adapt(results, noisy, digits, draws=10, remedies=[remedy])
+    assert len(seen[0])
+    assert (seen[0] == seen[1]).all()
 
 
 def test_several_norms(behind, digits):

@@ -236,3 +236,15 @@ def test_matching_by_hand():
     value, slopes = get_loss("matching")(criterion, outputs)
     assert value.item() == (4 + 4) / 2
     assert slopes.raw[0].tolist() == [0, 0, 2, -2]
+
+
+def test_losses_of_what_decides_behind_matching():
+    logits, features = np.array([[3.0, 1.0, 2.0, 0.5]]), np.array([[7.0, 8.0]])
+    inner = Undetected(tensor([0]))
+    criterion = Matching(inner, tensor([[0.0, 4.0]]), classes=4)
+    outputs = as_tensor(np.concatenate([logits, features], axis=1))
+    for loss in (get_loss("joint"), aimed_loss("cross-entropy", tensor([1]))):
+        value, slopes = loss(criterion, outputs)
+        expected, expected_slopes = loss(inner, as_tensor(logits))
+        assert value.raw == expected.raw
+        assert slopes.raw[0].tolist() == [*expected_slopes.raw[0], 0, 0]

@@ -215,3 +215,12 @@ def test_wrappers_pass_through():
     tapped = model.at_layer("0")
     assert to_numpy(tapped.logits(points(2))).shape == (2, 3)
     assert to_numpy(model.logits(as_tensor(torch.zeros(0, 3)))).shape == (0, 2)
+
+
+def test_how_a_model_draws_does_not_depend_on_the_first_sample():
+    model = TorchModel(lambda x: x * (0.5 + torch.rand(())))
+    x = as_tensor(torch.tensor([[0.0, 0.0], [0.5, 1.0]]))
+    # Of zeros, all answers are alike.
+    found = EOT(model, 100).logits(x).raw
+    np.testing.assert_allclose(found[1], [0.5, 1.0], atol=0.1)
+    assert torch.equal(EOT(model, 100).logits(x[1:]).raw, found[1:])

@@ -7,6 +7,8 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,11 +20,14 @@ from robustkit.numerics.tensors import Array
 __all__ = ["Case", "Region", "Spec", "read_spec"]
 
 _TOKEN = re.compile(r";[^\n]*|[()]|[^\s();]+")
-_VARIABLE = re.compile(r"([XY])_(\d+)")
+_VARIABLE = re.compile(r"([XY])_(0|[1-9]\d*)")
 _MOST_CASES, _DEEPEST = 100_000, 50
+# Powers of ten that no double reaches.
+_MOST_PLACES = 400
 
-Term: TypeAlias = tuple[dict[str, float], float]
-"""Factors by variable, and what is added to them."""
+Term: TypeAlias = tuple[dict[str, Fraction], Fraction]
+"""Factors by variable, and what is added to them; exact, so that no rounding makes two
+constraints contradict each other that do not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +101,8 @@ class _List:
 class _Constraint:
     """Factors times variables are at most a level."""
 
-    factors: tuple[tuple[str, float], ...]
-    level: float
+    factors: tuple[tuple[str, Fraction], ...]
+    level: Fraction
     line: int
 
 
@@ -249,7 +254,7 @@ class _Reader:
         if name in ("<=", ">=") and len(rest) == 2:
             left, right = self._term(rest[0]), self._term(rest[1])
             less, more = (left, right) if name == "<=" else (right, left)
-            factors, constant = _plus(less, more, -1.0)
+            factors, constant = _plus(less, more, -1)
             return [[_Constraint(tuple(factors.items()), -constant, formula.line)]]
         self._fail(
             formula.line,
@@ -260,17 +265,17 @@ class _Reader:
     def _term(self, term: "_Word | _List") -> Term:
         if isinstance(term, _Word):
             if term.text in self._declared:
-                return {term.text: 1.0}, 0.0
+                return {term.text: Fraction(1)}, Fraction(0)
             try:
-                value = float(term.text)
-            except ValueError:
-                value = np.nan
-            if not np.isfinite(value):
+                value = Decimal(term.text)
+            except InvalidOperation:
+                value = Decimal("nan")
+            if not value.is_finite() or abs(value.adjusted()) > _MOST_PLACES:
                 self._fail(
                     term.line,
                     f"expected a number or a declared X or Y; got '{term.text}'",
                 )
-            return {}, value
+            return {}, Fraction(value)
         head, *rest = term.parts or (_Word("", term.line),)
         name = head.text if isinstance(head, _Word) else "("
         parts = [self._term(part) for part in rest]
@@ -278,10 +283,10 @@ class _Reader:
             self._fail(term.line, f"expected +, - or * of some terms; got '{name}'")
         total = parts[0]
         if name == "-" and len(parts) == 1:
-            return _plus(({}, 0.0), total, -1.0)
+            return _plus(({}, Fraction(0)), total, -1)
         for part in parts[1:]:
             if name != "*":
-                total = _plus(total, part, 1.0 if name == "+" else -1.0)
+                total = _plus(total, part, 1 if name == "+" else -1)
             elif total[0] and part[0]:
                 self._fail(term.line, "a product of two variables is not linear")
             else:
@@ -340,7 +345,7 @@ class _Box:
                 self._reader.refuse(constraint)
             else:
                 ((name, factor),) = factors
-                place, end = int(name[2:]), constraint.level / factor
+                place, end = int(name[2:]), _rounded(constraint.level / factor)
                 if factor > 0:
                     self.upper[place] = min(self.upper[place], end)
                 else:
@@ -356,12 +361,20 @@ class _Box:
         for row, constraint in enumerate(self._rows):
             for name, factor in constraint.factors:
                 if factor != 0:
-                    slopes[row, int(name[2:])] = factor
-        return Case(slopes, np.array([row.level for row in self._rows]))
+                    slopes[row, int(name[2:])] = _rounded(factor)
+        return Case(slopes, np.array([_rounded(row.level) for row in self._rows]))
 
 
-def _plus(one: Term, other: Term, sign: float) -> Term:
+def _rounded(value: Fraction) -> float:
+    """The nearest double; larger ones stay as large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+
+
+def _plus(one: Term, other: Term, sign: int) -> Term:
     factors = dict(one[0])
     for name, factor in other[0].items():
-        factors[name] = factors.get(name, 0.0) + sign * factor
+        factors[name] = factors.get(name, Fraction(0)) + sign * factor
     return factors, one[1] + sign * other[1]

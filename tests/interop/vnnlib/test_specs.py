@@ -80,6 +80,27 @@ def test_a_spec_may_contradict_itself(read):
     assert read("(assert (>= X_0 2)) (assert (<= Y_0 0))").regions == ()
 
 
+def test_rounding_is_no_contradiction(read):
+    # In double precision 3 * 0.1 is above 0.3.
+    text = "(assert (>= X_0 (* 3 0.1))) (assert (<= X_0 0.3)) (assert (>= Y_0 0))"
+    (region,) = read(text).regions
+    assert region.lower[0] == region.upper[0] == 0.3
+    beyond = "(assert (>= X_0 0.30000000000000001))"
+    assert len(read(text + beyond).regions) == 1
+    assert read(text + "(assert (>= X_0 0.3000001))").regions == ()
+
+
+@pytest.mark.parametrize("number", ["1e999999999", "1e-999999999", "nan", "inf"])
+def test_numbers_that_no_double_holds(read, number):
+    with pytest.raises(BadInput, match="expected a number"):
+        read(f"(assert (<= Y_0 {number}))")
+
+
+def test_variables_have_one_name(read):
+    with pytest.raises(BadInput, match="such as"):
+        read("", head="(declare-const X_00 Real)")
+
+
 def test_compressed_files(tmp_path):
     path = tmp_path / "spec.vnnlib.gz"
     path.write_bytes(gzip.compress((HEAD + BOX + "(assert (<= Y_0 0))").encode()))
