@@ -259,7 +259,7 @@ def _findings(results: Results) -> list[dict[str, Any]]:
     ) as error:
         raise BadInput(
             f"'{path}' does not hold what the checks found; remove it, or make it anew "
-            f"with `robustkit check --run {results.path}`"
+            f"with `robustkit eval --resume {results.path}`"
         ) from error
 
 
