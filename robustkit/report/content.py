@@ -228,7 +228,10 @@ def _norm(runs: Sequence[Named], norm: str, data: DataSet | None) -> NormPart:
         spectrum=spectrum_chart(
             runs,
             [spectrum(gallery.changes) for gallery in galleries],
-            spectrum(galleries[0].originals),
+            # Those of the first run are no others' inputs.
+            spectrum(galleries[0].originals)
+            if all(same_data(runs[0].results, run.results) for run in runs[1:])
+            else None,
         ),
         classes=classes_table(runs, norm),
         galleries=galleries,
