@@ -155,9 +155,11 @@ def choose_attacks(
     if not chosen:
         raise BadInput("no attack was named; name one, or say 'auto'")
     for name, attack in chosen.items():
-        if not isinstance(attack, Attack) or len(name) > 64:
+        # Names stand in tables, a row to a line.
+        fits = 0 < len(name) <= 64 and name.isprintable()
+        if not isinstance(attack, Attack) or not fits:
             raise BadInput(
-                "expected attacks by names of at most 64 characters, such as "
+                "expected attacks by names of 1 to 64 printable characters, such as "
                 f"{{'fmn': FMN(steps=500)}}; got {{{name!r}: {attack!r}}}"
             )
         if isinstance(attack, FixedBudget):

@@ -351,6 +351,10 @@ def test_checks_and_comparisons_of_runs(own, tmp_path, monkeypatch):
     done = answer(*asked, "--run", tmp_path / "fgsm", "--strict")
     assert done.exit_code == 0, done.stderr
     assert "C9 suspicious" in done.stdout
+    # Not the demo model, whose findings would be taken for the run's.
+    done = answer("check", "--run", tmp_path / "fgsm")
+    assert done.exit_code == 2
+    assert "name the model that the run is held against" in done.stderr
     done = answer("check", "net.py:flat", "--data", "data.npz", "--strict", "--json")
     assert done.exit_code == 3, done.stderr
     assert json.loads(done.stdout)["worst"] == "invalidates"

@@ -12,7 +12,7 @@ __all__ = ["completion_command"]
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion_command(context: click.Context, shell: str) -> None:
-    r"""Print what makes SHELL complete robustkit's commands and options.
+    """Print what makes SHELL complete robustkit's commands and options.
 
     \b
     Examples, for the file that the shell reads when it starts:

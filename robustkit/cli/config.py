@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,9 @@ def _read(
     if value is None:
         return
     try:
-        settings = _settings(Path(value), str(context.info_name))
+        group = context.parent and context.parent.command
+        commands = group.commands if isinstance(group, click.Group) else {}
+        settings = _settings(Path(value), str(context.info_name), tuple(commands))
         known = {_name(p): p for p in context.command.params if p.name != "config"}
         defaults = {}
         for name, given in settings.items():
@@ -125,7 +127,7 @@ def _read(
     context.default_map = {**(context.default_map or {}), **defaults}
 
 
-def _settings(path: Path, command: str) -> dict[str, Any]:
+def _settings(path: Path, command: str, commands: Sequence[str]) -> dict[str, Any]:
     """The settings that a file has for a command: its own table, or the whole file."""
     try:
         if path.stat().st_size > _MOST:
@@ -136,8 +138,19 @@ def _settings(path: Path, command: str) -> dict[str, Any]:
         content = tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"cannot read the settings in '{path}': {error}") from error
-    own = content.get(command)
-    return own if isinstance(own, dict) else content
+    tables = {
+        name: settings
+        for name, settings in content.items()
+        if name in commands and isinstance(settings, dict)
+    }
+    if not tables:
+        return content
+    for name in content.keys() - tables.keys():
+        raise BadInput(
+            f"'{path}' sets '{name}' outside of its tables by command "
+            f"({', '.join(tables)}), where no command reads it; move it into one"
+        )
+    return tables.get(command, {})
 
 
 def _name(parameter: click.Parameter) -> str:

@@ -263,7 +263,7 @@ def evaluate_command(
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print summary.json only.")
 def merge_command(out: str, runs: tuple[str, ...], as_json: bool) -> None:
-    r"""Join the runs of all parts of an evaluation to one run folder, OUT.
+    """Join the runs of all parts of an evaluation to one run folder, OUT.
 
     \b
     Example, for two nodes of a cluster:

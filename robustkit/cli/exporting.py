@@ -32,7 +32,7 @@ __all__ = ["export_command"]
 def export_command(
     run: str, npz: bool, images: bool, hf: bool, citation: bool, out: str | None
 ) -> None:
-    r"""Write the adversarials of RUN in a form that other tools read.
+    """Write the adversarials of RUN in a form that other tools read.
 
     --npz and --images are data for `robustkit eval --data` too, to see what another
     model makes of them. Nothing is sent anywhere.

@@ -79,7 +79,7 @@ def check_command(
     as_json: bool,
     **settings: Any,
 ) -> None:
-    r"""Look for the symptoms of an evaluation that fools itself.
+    """Look for the symptoms of an evaluation that fools itself.
 
     Masked or misleading gradients, randomness, outputs that hide what they should show,
     attacks that did not do their work: each finding comes with its evidence and with
@@ -92,6 +92,11 @@ def check_command(
       robustkit check model.py:build --data test.npz --run runs/mine --json
     """
     with reporting_errors(lambda: None):
+        if settings["run"] is not None and model is None:
+            raise BadInput(
+                "name the model that the run is held against, and its data: robustkit "
+                f"check MODEL --data DATA --run {settings['run']}"
+            )
         model, data = defaults(model, data)
         box = two(bounds)
         if epsilon is not None and len(epsilon) != 1:
@@ -215,7 +220,7 @@ def test_command(
 def exact_command(
     model: str, data: str | None, samples: int | None, as_json: bool, **settings: Any
 ) -> None:
-    r"""Compute the smallest adversarial perturbation of each sample exactly.
+    """Compute the smallest adversarial perturbation of each sample exactly.
 
     By mixed-integer programs, for small networks: MODEL is a torch Sequential of ReLUs
     and layers such as Linear and Conv2d. Where time is up, an interval that is certain

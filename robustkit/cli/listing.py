@@ -13,7 +13,7 @@ __all__ = ["attacks_command", "doctor_command"]
 @click.command("attacks")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def attacks_command(as_json: bool) -> None:
-    r"""List every attack with its norms, access, cost per step and source.
+    """List every attack with its norms, access, cost per step and source.
 
     \b
     Examples:
@@ -47,7 +47,7 @@ def attacks_command(as_json: bool) -> None:
 
 @click.command("doctor")
 def doctor_command() -> None:
-    r"""Print versions, and the frameworks and devices found.
+    """Print versions, and the frameworks and devices found.
 
     \b
     Example:

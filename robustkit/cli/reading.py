@@ -22,7 +22,7 @@ _LINES = 10
     "--page", type=click.Path(), metavar="FILE", help="Also write it as an HTML page."
 )
 def compare_command(runs: tuple[str, ...], as_json: bool, page: str | None) -> None:
-    r"""Compare RUNS sample by sample, each with the first, and all their attacks.
+    """Compare RUNS sample by sample, each with the first, and all their attacks.
 
     For models on the same data, or for attacks on one model: the difference of robust
     accuracies with its interval and test, the ratio of distances, and how near each
@@ -82,7 +82,7 @@ def verify_command(
     rounded: bool,
     as_json: bool,
 ) -> None:
-    r"""Recompute what the run folder RUN claims, without any attack.
+    """Recompute what the run folder RUN claims, without any attack.
 
     Every adversarial is shown to the model again, and every distance, the curve and the
     summary are computed anew. Exit code 0 if all of it holds, 3 if a claim does not.

@@ -46,7 +46,7 @@ def report_command(
     checklist: bool,
     figures: str | None,
 ) -> None:
-    r"""Write one page about RUNS, from their folders alone.
+    """Write one page about RUNS, from their folders alone.
 
     Curves with bands that hold at once, which attack was the nearest where, distances
     against passes, the spectrum of the perturbations, classes, pictures, findings, and

@@ -28,7 +28,7 @@ __all__ = ["vnnlib_command"]
 def vnnlib_command(
     model: str, spec: str, timeout: float, seed: int, out: str | None, as_json: bool
 ) -> None:
-    r"""Attack the VNN-LIB problem SPEC on the ONNX network MODEL.
+    """Attack the VNN-LIB problem SPEC on the ONNX network MODEL.
 
     Prints `sat` with a witness that onnxruntime confirms, or `unknown`: attacks prove
     nothing. SPEC may be compressed (.gz).

@@ -81,6 +81,7 @@ def check_run(run: Mapping[str, Any], path: Path) -> None:
         ("finished",): _text,
         ("failure",): _text,
         ("data", "fingerprint"): _or_none(_text),
+        ("asked", "epsilons"): _or_none(_map_of(_list_of(_positive))),
         ("config", "samples"): _or_none(_whole),
         ("config", "budget"): _or_none(_whole),
         ("config", "batch_size"): _whole,
@@ -89,6 +90,8 @@ def check_run(run: Mapping[str, Any], path: Path) -> None:
         ("config", "device"): _or_none(_text),
         ("config", "shard"): _or_none(_list_of(_whole)),
         ("config", "time_limit"): _or_none(_number),
+        ("config", "cache"): _or_none(_text),
+        ("config", "headers"): _or_none(_map_of(_text)),
     }
     for place, fits in (expected | optional).items():
         value: Any = run

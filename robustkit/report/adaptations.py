@@ -1,8 +1,11 @@
 """What answering a run's findings changed, as tables of the report."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from robustkit.adaptive.adapt import ADAPTIVE
+from robustkit.errors import BadInput
+from robustkit.evaluation.description import printable
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.store import read_json
 from robustkit.report import words
@@ -11,33 +14,60 @@ __all__ = ["adaptations"]
 
 
 def adaptations(results: Results) -> list[dict[str, Any]]:
-    """What answering the findings changed, norm by norm, if they were answered."""
-    if not (results.path / ADAPTIVE).exists():
+    """What answering the findings changed, norm by norm, if they were answered.
+
+    Raises:
+        BadInput: The file is not what `robustkit eval --adaptive` writes.
+    """
+    path = results.path / ADAPTIVE
+    if not path.exists():
         return []
-    content = read_json(results.path / ADAPTIVE)
-    bounds, count = tuple(results.run["config"]["bounds"]), content["samples"]
-    tables = []
-    for norm, found in content["norms"].items():
-        sizes = [entry["epsilon"] for entry in found["steps"][0]["robust_accuracy"]]
-        letter, subscript = words.symbol(norm)
-        steps = [
-            {
-                **step,
-                "shares": [
-                    words.percent(entry["estimate"], count)
-                    for entry in step["robust_accuracy"]
-                ],
-                "passes": f"{step['forward_passes'] / max(step['attacked'], 1):,.0f}",
-            }
-            for step in found["steps"]
+    content = printable(read_json(path))
+    bounds = tuple(results.run["config"]["bounds"])
+    try:
+        return [
+            _table(norm, found["steps"], bounds, content)
+            for norm, found in content["norms"].items()
         ]
-        tables.append(
-            {
-                "letter": letter,
-                "subscript": subscript,
-                "sizes": [words.epsilon(size, norm, bounds) for size in sizes],
-                "steps": steps,
-                "draws": content["draws"],
-            }
-        )
-    return tables
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
+        raise BadInput(
+            f"'{path}' does not hold what answering the findings changed; remove it, "
+            f"or make it anew with `robustkit eval --resume {results.path} --adaptive`"
+        ) from error
+
+
+def _table(
+    norm: str,
+    steps: list[dict[str, Any]],
+    bounds: tuple[float, float],
+    content: Mapping[str, Any],
+) -> dict[str, Any]:
+    letter, subscript = words.symbol(norm)
+    sizes = [float(entry["epsilon"]) for entry in steps[0]["robust_accuracy"]]
+    return {
+        "letter": letter,
+        "subscript": subscript,
+        "sizes": [words.epsilon(size, norm, bounds) for size in sizes],
+        "steps": [_step(step, int(content["samples"])) for step in steps],
+        "draws": int(content["draws"]),
+    }
+
+
+def _step(step: Mapping[str, Any], count: int) -> dict[str, Any]:
+    return {
+        "findings": [str(name) for name in step["findings"]],
+        "remedy": str(step["remedy"]),
+        "details": str(step["details"]),
+        "failures": {str(k): str(why) for k, why in step["failures"].items()},
+        "nearer": int(step["nearer"]),
+        "shares": [
+            words.percent(entry["estimate"], count) for entry in step["robust_accuracy"]
+        ],
+        "passes": f"{step['forward_passes'] / max(step['attacked'], 1):,.0f}",
+    }

@@ -228,7 +228,10 @@ def _norm(runs: Sequence[Named], norm: str, data: DataSet | None) -> NormPart:
         spectrum=spectrum_chart(
             runs,
             [spectrum(gallery.changes) for gallery in galleries],
-            spectrum(galleries[0].originals),
+            # Those of the first run are no others' inputs.
+            spectrum(galleries[0].originals)
+            if all(same_data(runs[0].results, run.results) for run in runs[1:])
+            else None,
         ),
         classes=classes_table(runs, norm),
         galleries=galleries,
@@ -259,7 +262,7 @@ def _findings(results: Results) -> list[dict[str, Any]]:
     ) as error:
         raise BadInput(
             f"'{path}' does not hold what the checks found; remove it, or make it anew "
-            f"with `robustkit check --run {results.path}`"
+            f"with `robustkit eval --resume {results.path}`"
         ) from error
 
 

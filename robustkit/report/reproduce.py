@@ -23,6 +23,7 @@ _DEFAULTS: dict[str, Any] = {
     "device": None,
     "shard": None,
     "time_limit": None,
+    "cache": None,
 }
 
 
@@ -41,13 +42,16 @@ def command(run: dict[str, Any]) -> str | None:
         words += ["--norm", norm]
     attacks = asked["attacks"]
     words += ["--attacks", attacks if isinstance(attacks, str) else ",".join(attacks)]
-    for norm, sizes in _epsilons(config).items():
+    for norm, sizes in _epsilons(run).items():
         words += ["--epsilons", f"{norm}={_numbers(sizes)}"]
     for name, value in _settings(config).items():
         shown = _numbers(value) if isinstance(value, list) else str(value)
         if name == "shard":
             shown = "/".join(map(str, value))
         words += [f"--{name.replace('_', '-')}", shown]
+    for name, value in (config.get("headers") or {}).items():
+        # The variable that holds a key, not the key.
+        words += ["--header", f"{name}={value}"]
     if asked["pool"]:
         words += ["--pool", asked["pool"]]
     return shlex.join([*words, "--seed", str(config["seed"])])
@@ -65,13 +69,15 @@ def python_call(run: dict[str, Any]) -> str:
         named = {k: a for n in config["attacks"].values() for k, a in n.items()}
         shown = ", ".join(f"{name!r}: {attack}" for name, attack in named.items())
         arguments.append(f"attacks={{{shown}}}")
-    epsilons = _epsilons(config)
+    epsilons = _epsilons(run)
     if epsilons:
         arguments.append(f"epsilons={epsilons!r}")
     if config["criterion"]:
         arguments.append(f"criterion={config['criterion']}")
     for name, value in _settings(config).items():
         arguments.append(f"{name}={value!r}")
+    if config.get("headers"):
+        arguments.append(f"headers={config['headers']!r}")
     if config["pool"]:
         arguments.append(f"pool={asked['pool']!r}" if asked["pool"] else "pool=pool")
     arguments.append(f"seed={config['seed']}")
@@ -101,7 +107,7 @@ def methods(run: dict[str, Any], summary: dict[str, Any]) -> str:
     said = ", ".join(
         f"{name.replace('_', ' ')} {value}"
         for name, value in settings.items()
-        if value is not None and name not in ("samples", "bounds", "access")
+        if value is not None and name not in ("samples", "bounds", "access", "cache")
     )
     known = [
         f"{what} fingerprint {value[:16]}"
@@ -163,8 +169,12 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _epsilons(config: dict[str, Any]) -> dict[str, list[float]]:
-    """Those that are not the customary ones."""
+def _epsilons(run: dict[str, Any]) -> dict[str, list[float]]:
+    """Those that were asked for, even customary ones: attacks may know of them."""
+    asked, config = run["asked"], run["config"]
+    if "epsilons" in asked:
+        return asked["epsilons"] or {}
+    # Versions before did not keep them.
     bounds = Bounds(*config["bounds"])
     return {
         norm: sizes

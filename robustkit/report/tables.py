@@ -56,13 +56,25 @@ def runs_table(runs: Sequence[Named], norms: Sequence[str]) -> Tabular:
             )
         )
     heads = tuple(f"Median {words.norm_name(norm)}" for norm in norms)
+    boxes = [tuple(run.results.run["config"]["bounds"]) for run in runs]
+    units = (
+        " Valid inputs differ, so sizes do not compare: "
+        + "; ".join(
+            f"{run.name} from {low:g} to {high:g}"
+            for run, (low, high) in zip(runs, boxes, strict=True)
+        )
+        + "."
+        if len(set(boxes)) > 1
+        else ""
+    )
     return Tabular(
         title="Runs",
         columns=("Run", "Model", "Data", "Samples", "Clean accuracy", *heads),
         rows=tuple(rows),
         note=f"Intervals hold with {_PERCENT} confidence, each for itself "
         f"(Clopper{words.DASH}Pearson). Medians are of the smallest perturbations "
-        "found over all samples, those that are adversarial from the start as 0.",
+        "found over all samples, those that are adversarial from the start as 0."
+        + units,
         key="runs",
         shown=False,
     )

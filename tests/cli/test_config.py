@@ -55,6 +55,17 @@ def test_a_file_has_a_table_for_each_command(tmp_path, small):
     assert small("--config", "settings.toml")["seed"] == 5
 
 
+def test_tables_of_other_commands_are_left_alone_and_nothing_beside_them(
+    tmp_path, ask, small
+):
+    (tmp_path / "settings.toml").write_text('[report]\nout = "x"\n')
+    assert small("--config", "settings.toml")["seed"] == 0
+    (tmp_path / "settings.toml").write_text("seed = 3\n[eval]\nsamples = 2\n")
+    code, _, error = ask("eval", "--config", "settings.toml")
+    assert code == 2
+    assert "sets 'seed' outside of its tables by command (eval)" in error
+
+
 def test_typed_goes_before_the_environment_before_the_file(tmp_path, small):
     (tmp_path / "settings.toml").write_text("seed = 1\nbatch_size = 3\nbudget = 7\n")
     config = small(
@@ -185,7 +196,10 @@ def test_every_command_shows_examples_and_help_is_quick():
         after = os.times()
         assert done.returncode == 0, done.stderr
         assert "Example" in done.stdout, name
-        assert "robustkit" in done.stdout.partition("Example")[2], name
+        examples = done.stdout.partition("Example")[2].splitlines()[1:]
+        # On lines of their own.
+        assert examples[0].split()[0] in ("robustkit", "eval"), (name, examples)
+        assert "\\b" not in done.stdout
         times.append(
             after.children_user
             - before.children_user

@@ -187,6 +187,14 @@ def test_an_attack_that_lies_is_demoted_and_said_so(planted):
     assert results.robust_accuracy(0.0).estimate == 0
 
 
+@pytest.mark.parametrize("name", ["", "x" * 65, "a\nb", "a\u2028b", "a\0"])
+def test_names_of_attacks_fit_into_tables(planted, name):
+    with pytest.raises(BadInput, match="names of 1 to 64 printable characters"):
+        rk.evaluate(
+            planted.model(), (planted.x, planted.y), attacks={name: rk.FMN(steps=5)}
+        )
+
+
 def test_what_is_finished_survives_an_interruption(planted, tmp_path):
     def stop(progress):
         if progress.first >= 10:

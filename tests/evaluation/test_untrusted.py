@@ -261,6 +261,10 @@ def test_warrants_and_findings_of_any_form(run):
         ("findings.json", '{"findings": [1]}'),
         ("findings.json", '{"findings": [{"id": "a"}]}'),
         ("findings.json", "{}"),
+        ("adaptive.json", "{}"),
+        ("adaptive.json", '{"norms": {"l2": {"steps": [{}]}}, "samples": 1}'),
+        ("adaptive.json", '{"norms": {"l2": {"steps": []}}, "samples": 1, "draws": 1}'),
+        ("adaptive.json", '{"norms": [1], "samples": "x", "draws": 1}'),
     ):
         (run / name).write_text(text)
         with pytest.raises(BadInput, match=name):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import robustkit as rk
+from robustkit import demo
 from robustkit.evaluation.envelope import envelope
 from robustkit.evaluation.power_law import fit_power_law
 from robustkit.report.chart import axis
@@ -123,3 +124,26 @@ def test_the_nearest_of_each_class_comes_from_the_originals_at_hand(run):
     sizes = [example.distance for example in gallery.of_classes]
     assert sizes == sorted(sizes)
     assert len(gallery.changes) == len(gallery.originals) == at_hand.sum()
+
+
+def test_runs_on_other_data_and_in_other_units(run):
+    x, y = demo.load_data("digits")
+    changed = rk.evaluate(
+        lambda x: demo.load_model("digits")(x / 255),
+        (255 * x[40:60], y[40:60]),
+        norm=["l2"],
+        attacks=["fmn"],
+        budget=10,
+        bounds=(0, 255),
+    )
+    content = gather([run.results, changed])
+    (chart,) = (c for c in content.norms[-1].charts if c.name == "spectrum")
+    names = [series.name for series in chart.series]
+    assert len(names) == 2
+    assert "the inputs" not in names
+    assert "from 0 to 1; " in content.overview.note
+    assert "from 0 to 255." in content.overview.note
+    alike = gather([run.results, run.results])
+    assert "do not compare" not in alike.overview.note
+    (chart,) = (c for c in alike.norms[0].charts if c.name == "spectrum")
+    assert chart.series[0].name == "the inputs"

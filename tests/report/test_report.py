@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+from fractions import Fraction
 from html.parser import HTMLParser
 
 import matplotlib
@@ -582,6 +583,31 @@ class TestReproduce:
             "device": "cpu",
             "pool": "pool.npz",
         }
+
+    def test_sizes_that_attacks_know_of_and_headers_are_said(self):
+        run = description(("linf",), ("mine",))
+        run["asked"] = {
+            "model": "http://localhost/predict",
+            "data": "set.npz",
+            "attacks": ["auto"],
+            "pool": None,
+            # Customary, but `auto` looks no farther than the largest one asked about.
+            "epsilons": {"linf": run["config"]["epsilons"]["linf"]},
+        }
+        run["config"]["cache"] = "answers.db"
+        run["config"]["headers"] = {"Authorization": "Bearer ENV:API_KEY"}
+        words = shlex.split(command(run))
+        context = main.commands["eval"].make_context("eval", words[2:])
+        (sizes,) = context.params["epsilons"]
+        asked = [
+            float(Fraction(size)) for size in sizes.removeprefix("linf=").split(",")
+        ]
+        assert asked == run["asked"]["epsilons"]["linf"]
+        assert context.params["headers"] == (("Authorization", "Bearer ENV:API_KEY"),)
+        assert context.params["cache"] == "answers.db"
+        assert "headers={'Authorization': 'Bearer ENV:API_KEY'}" in python_call(run)
+        run["asked"]["epsilons"] = None
+        assert "--epsilons" not in command(run)
 
     @pytest.mark.parametrize("missing", ["model", "data", "attacks"])
     def test_objects_have_no_command_line(self, missing):
