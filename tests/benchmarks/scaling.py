@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--budget", type=int, help="passes per sample")
     settings = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     (folder / "model.py").write_text(MODEL)
@@ -56,6 +57,7 @@ def main() -> None:
                 "model.py:build",
                 "data.npz",
                 batch_size=settings.batch_size,
+                budget=settings.budget,
                 engine=rk.RayEngine(workers=workers),
             )
             seconds[workers].append(time.perf_counter() - began)
