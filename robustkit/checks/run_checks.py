@@ -170,7 +170,8 @@ def sides(results: Results, norm: str, id: str) -> tuple[Side, Side] | None:
         id: Of the check.
 
     Returns:
-        The weaker and the stronger side; None: one of them has no attack.
+        The weaker and the stronger side; None: one of them has no attack. Where every
+        attack of a side ended in an error, both are infinite: nothing is compared.
     """
     access = _access(results)
     names = results.attacks(norm)
@@ -179,9 +180,11 @@ def sides(results: Results, norm: str, id: str) -> tuple[Side, Side] | None:
         side = tuple(n for n in names if n in access and belongs(n, access[n]))
         if not side:
             return None
-        distances = [_settled(results.distances(norm, name)) for name in side]
-        found.append(Side(side, np.min(distances, axis=0)))
-    return found[0], found[1]
+        distances = [results.distances(norm, name) for name in side]
+        found.append((side, np.fmin.reduce(distances)))
+    unknown = np.isnan([distance for _, distance in found]).any(axis=0)
+    weak, strong = (Side(n, np.where(unknown, np.inf, d)) for n, d in found)
+    return weak, strong
 
 
 def _nearer(
@@ -358,10 +361,6 @@ def _access(results: Results) -> Mapping[str, Access]:
     """What each attack needed, as run.json has it."""
     said = results.run.get("attack_access", {})
     return {name: Access[level.upper()] for name, level in said.items()}
-
-
-def _settled(distance: Array) -> Array:
-    return np.nan_to_num(distance, nan=np.inf, posinf=np.inf)
 
 
 def _accuracies(distance: Array, epsilons: list[float]) -> Array:

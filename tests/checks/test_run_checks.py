@@ -83,6 +83,21 @@ def test_an_attack_that_aims_at_the_wrong_class_is_found_out(planted):
     assert set(np.flatnonzero(farther)) <= set(found["C5"].samples)
 
 
+@dataclass(frozen=True)
+class Broken(Sized):
+    """Ends in an error."""
+
+    def step(self, p, s, t):
+        raise RuntimeError("broken")
+
+
+def test_an_attack_that_ended_in_errors_is_no_weaker_side(planted):
+    attacks = {"broken": Broken(1.0), "sized": Blind(1.2)}
+    results, _ = run(planted, attacks)
+    assert np.isnan(results.distances(attack="broken")).all()
+    assert "C5" not in told(results, sized="decision")
+
+
 @pytest.mark.parametrize(
     ("missed", "severity"), [(1, Severity.SUSPICIOUS), (20, Severity.INVALIDATES)]
 )
