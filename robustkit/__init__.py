@@ -25,7 +25,7 @@ _HOME = {
     "BrendelBethge": "robustkit.attacks.gradient.brendel_bethge",
     "CGBA": "robustkit.attacks.decision.cgba",
     "CGBAH": "robustkit.attacks.decision.cgba",
-    "CarliniWagnerL0": "robustkit.attacks.gradient.carlini_wagner",
+    "CarliniWagnerL0": "robustkit.attacks.gradient.carlini_wagner_l0",
     "CarliniWagnerL2": "robustkit.attacks.gradient.carlini_wagner",
     "CarliniWagnerLinf": "robustkit.attacks.gradient.carlini_wagner",
     "Cascade": "robustkit.combine",

@@ -30,7 +30,9 @@ _OURS = {
     "deepfool": "robustkit.attacks.gradient.deepfool:DeepFool",
     "superdeepfool": "robustkit.attacks.gradient.super_deepfool:SuperDeepFool",
     "trust-region": "robustkit.attacks.gradient.trust_region:TrustRegion",
-    "carlini-wagner-l0": "robustkit.attacks.gradient.carlini_wagner:CarliniWagnerL0",
+    "carlini-wagner-l0": (
+        "robustkit.attacks.gradient.carlini_wagner_l0:CarliniWagnerL0"
+    ),
     "carlini-wagner-l2": "robustkit.attacks.gradient.carlini_wagner:CarliniWagnerL2",
     "carlini-wagner-linf": (
         "robustkit.attacks.gradient.carlini_wagner:CarliniWagnerLinf"

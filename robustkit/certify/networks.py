@@ -46,8 +46,9 @@ def _sum_reversed(a: Any, b: Any, alpha: Any = 1) -> Any:
 
 
 _RELUS = {aten.relu.default, aten.clamp_min.default, aten.clamp.default}
-# Those whose slopes are never negative, once what is constant in them is made so.
-_PLAIN = {
+# Whose result may share the memory of what they are given. (What was split cannot be
+# changed in place where gradients are wanted.)
+_VIEWS = {
     aten.view.default,
     aten._unsafe_view.default,
     aten.reshape.default,
@@ -61,9 +62,13 @@ _PLAIN = {
     aten.expand.default,
     aten.slice.Tensor,
     aten.select.int,
-    aten.clone.default,
     aten.detach.default,
     aten.alias.default,
+}
+# Those whose slopes are never negative, once what is constant in them is made so.
+_PLAIN = {
+    *_VIEWS,
+    aten.clone.default,
     aten.lift_fresh_copy.default,
     aten._to_copy.default,
     aten.constant_pad_nd.default,
@@ -119,25 +124,6 @@ _IN_PLACE = {
     aten.mul_.Scalar: aten.mul.Scalar,
     aten.div_.Tensor: aten.div.Tensor,
     aten.div_.Scalar: aten.div.Scalar,
-}
-# Whose result may share the memory of what they are given. (What was split cannot be
-# changed in place where gradients are wanted.)
-_VIEWS = {
-    aten.view.default,
-    aten._unsafe_view.default,
-    aten.reshape.default,
-    aten.permute.default,
-    aten.t.default,
-    aten.transpose.int,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.unsqueeze.default,
-    aten.expand.default,
-    aten.slice.Tensor,
-    aten.select.int,
-    aten.detach.default,
-    aten.alias.default,
 }
 _KEPT = aten.detach.default
 # How a distance from the middle travels, where it is not the operation itself.

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from robustkit.attacks.gradient.carlini_wagner import (
-    CarliniWagnerL0,
     CarliniWagnerL2,
     CarliniWagnerLinf,
 )
+from robustkit.attacks.gradient.carlini_wagner_l0 import CarliniWagnerL0
 from robustkit.engine.criteria import Misclassification, Targeted, TopK
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem

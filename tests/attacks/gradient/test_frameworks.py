@@ -8,10 +8,10 @@ from robustkit.attacks.gradient.alma import ALMA
 from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.brendel_bethge import BrendelBethge
 from robustkit.attacks.gradient.carlini_wagner import (
-    CarliniWagnerL0,
     CarliniWagnerL2,
     CarliniWagnerLinf,
 )
+from robustkit.attacks.gradient.carlini_wagner_l0 import CarliniWagnerL0
 from robustkit.attacks.gradient.ddn import DDN
 from robustkit.attacks.gradient.deepfool import DeepFool
 from robustkit.attacks.gradient.ead import EAD

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 import robustkit as rk
 from robustkit.attacks.score import thompson
@@ -140,7 +141,6 @@ def test_bad_settings(watched):
 
 
 def test_breaks_a_network_in_half_the_questions_that_squares_take(shared):
-    torch = pytest.importorskip("torch")
     module = shared.torch_model("cifar_cnn_a_adv").requires_grad_(False)
     x, y = map(torch.tensor, shared.images("cifar10"))
     right = (module(x).argmax(dim=1) == y).nonzero()[-40:, 0]

@@ -9,10 +9,12 @@ from click.testing import CliRunner
 from robustkit.cli import main
 from robustkit.errors import BadInput
 
-onnx = pytest.importorskip("onnx")
-onnxruntime = pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
+onnxruntime = pytest.importorskip(
+    "onnxruntime", reason="the extra [onnx] is not installed"
+)
 
-from robustkit.interop.vnnlib import falsify, read_spec  # noqa: E402
+from robustkit.interop.vnnlib import falsify, read_spec  # noqa: E402 (needs them)
 
 
 def spec_text(lower, upper, outputs, goal):
