@@ -136,7 +136,8 @@ def pages(tmp_path_factory):
         samples=60,
         out=folder / "one",
     )
-    # With the symptoms that have pictures.
+    # With the other side of the curve, and the symptoms that have pictures.
+    one = rk.bound_below(one, "digits", "digits", "interval")
     (one.path / "findings.json").write_text(json.dumps(findings()))
     two = rk.evaluate(
         "digits-robust",
