@@ -10,6 +10,9 @@ With `--pool` everyone is given other images, none of them under attack: ours as
 peers as a starting point the nearest that is of another class to the network (found
 without queries, to their advantage).
 
+For EfficientNet-Lite0 see `data.py`: `--network efficientnet-lite0 --images 4 --queries
+1000 --peer-queries 1000`. It has no pool.
+
 white-box: our gradient-based default with 300 passes. time: ours as a whole over what
 the network alone takes for as many inputs in batches of as many samples.
 
@@ -27,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from data import DATA, network
+from data import DATA, EFFICIENTNET, network
 from recorder import Spent, distance, is_adversarial
 from torch import Tensor, nn
 
@@ -52,7 +55,7 @@ class Curve(nn.Module):
         model: Takes (n, ...) in [0, 1], gives logits.
         x: (1, ...) the original.
         y: (1,) its label.
-        norm: "l2" or "linf".
+        norm: By name.
         budget: Queries; the next ends the attack by `Spent`.
 
     Attributes:
@@ -90,15 +93,18 @@ def main() -> None:
     options = _options()
     for norm in options.norm:
         for net in options.network:
-            for pool in (False, True) if options.pool else (False,):
-                _table(options, norm, net, pool)
+            _table(options, norm, net, pool=False)
+            if options.pool and net != EFFICIENTNET:
+                _table(options, norm, net, pool=True)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--norm", nargs="+", default=["l2", "linf"])
+    parser.add_argument(
+        "--norm", nargs="+", default=["l2", "linf"], choices=["l2", "linf", "l1", "l0"]
+    )
     parser.add_argument("--network", nargs="+", default=list(NETWORKS))
     parser.add_argument("--attacks", nargs="*", default=["auto"], help="ours, by name")
     parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
@@ -113,7 +119,7 @@ def _options() -> argparse.Namespace:
 
 def _table(options: argparse.Namespace, norm: str, net: str, pool: bool) -> None:
     model, x, y = network(options.data, net, options.images)
-    others = _others(options, model, net, x)
+    others = _others(options, net, x) if pool else None
     asked = [q for q in QUERIES if q <= options.queries]
     print(f"\n{norm} {net}, {len(x)} images{', with a pool' if pool else ''}")
     print(f"{'median distance after':24}" + "".join(f"{q:>9}" for q in asked))
@@ -121,15 +127,23 @@ def _table(options: argparse.Namespace, norm: str, net: str, pool: bool) -> None
     for name in options.peers:
         if norm not in PEERS[name][1]:
             continue
-        found = _peer(options, name, norm, net, (model, x, y), others if pool else None)
+        found = peer_curves(
+            name,
+            norm,
+            net,
+            (model, x, y),
+            options.peer_queries,
+            others=others,
+            cached=options.cached,
+        )
         if found is None:
             continue
-        medians = np.array([np.median(_after(found, q)) for q in asked])
+        medians = np.array([np.median(after(found, q)) for q in asked])
         medians[np.array(asked) > options.peer_queries] = np.nan
         best = np.fmin(best, medians)
         _line(name, medians)
     for name in options.attacks:
-        curve, seconds = _ours(name, norm, model, x, y, others if pool else None, asked)
+        curve, seconds = _ours(name, norm, model, x, y, others, asked)
         _line(f"ours: {name}", np.median(curve, axis=1))
         known = np.where(np.isfinite(best), best, np.nan)
         _line("  over the best peer", np.median(curve, axis=1) / known)
@@ -143,9 +157,7 @@ def _line(name: str, values: np.ndarray) -> None:
     print(f"{name:24}" + "".join(f"{value:9.4f}" for value in values), flush=True)
 
 
-def _others(
-    options: argparse.Namespace, model: nn.Module, net: str, x: Tensor
-) -> Tensor:
+def _others(options: argparse.Namespace, net: str, x: Tensor) -> Tensor:
     """The last images of the same data; none of them is under attack."""
     import data
 
@@ -198,23 +210,38 @@ def _bare(model: nn.Module, x: Tensor, queries: int) -> float:
     return (time.perf_counter() - start) / batches * queries
 
 
-def _peer(
-    options: argparse.Namespace,
+def peer_curves(
     name: str,
     norm: str,
     net: str,
     problem: tuple[nn.Module, Tensor, Tensor],
-    others: Tensor | None,
+    queries: int,
+    *,
+    others: Tensor | None = None,
+    cached: bool = False,
 ) -> list[list[tuple[int, float]]] | None:
-    """The curves of all samples, from the cache where they are there."""
+    """The curves of all samples (`Curve.steps`), from the cache where they are there.
+
+    Args:
+        name: Of `PEERS`.
+        norm: By name.
+        net: The network's name.
+        problem: The network, images and labels.
+        queries: For each image.
+        others: Images to start from; None: a start of the peer's own.
+        cached: Whether to run nothing.
+
+    Returns:
+        None where the peer is not installed, or nothing is in the cache.
+    """
     model, x, y = problem
     pool = "" if others is None else "-pool"
-    kept = CACHE / f"{net}-{norm}-{name}{pool}-{options.peer_queries}.json"
+    kept = CACHE / f"{net}-{norm}-{name}{pool}-{queries}.json"
     curves = json.loads(kept.read_text()) if kept.exists() else []
-    if len(curves) < len(x) and not options.cached:
+    if len(curves) < len(x) and not cached:
         for row in range(len(curves), len(x)):
             one, label = x[row : row + 1], y[row : row + 1]
-            curve = Curve(model, one, label, norm, options.peer_queries)
+            curve = Curve(model, one, label, norm, queries)
             start = None if others is None else _start(model, one, label, others, norm)
             # What peers draw from.
             torch.manual_seed(row)  # noqa: TID251
@@ -245,7 +272,7 @@ def _start(
     return wrong[far.argmin()][None]
 
 
-def _after(curves: list[list[tuple[int, float]]], queries: int) -> np.ndarray:
+def after(curves: list[list[tuple[int, float]]], queries: int) -> np.ndarray:
     """(n,) the distance after so many queries."""
     known = [[size for number, size in one if number <= queries] for one in curves]
     return np.array([min(sizes, default=np.inf) for sizes in known])
@@ -277,8 +304,9 @@ def art(name: str, **settings: Any) -> Callable[..., None]:
         from art.attacks import evasion
         from art.estimators.classification import PyTorchClassifier
 
+        classes = curve.model(x).shape[1]
         guest = PyTorchClassifier(
-            curve, None, tuple(x.shape[1:]), 10, clip_values=(0.0, 1.0)
+            curve, None, tuple(x.shape[1:]), classes, clip_values=(0.0, 1.0)
         )
         order = {"l2": 2, "linf": np.inf}[norm]
         own = {} if name == "SignOPTAttack" else {"norm": order}
@@ -289,7 +317,8 @@ def art(name: str, **settings: Any) -> Callable[..., None]:
             more = {"x_adv_init": start.numpy()}
         # GeoDA leaves a file of frequencies where it runs.
         with contextlib.chdir(CACHE):
-            made.generate(x.numpy(), y=np.eye(10, dtype=np.float32)[y.numpy()], **more)
+            labels = np.eye(classes, dtype=np.float32)[y.numpy()]
+            made.generate(x.numpy(), y=labels, **more)
 
     return attack
 
@@ -301,6 +330,7 @@ PEERS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
         _foolbox("BoundaryAttack", steps=100_000, tensorboard=False),
         ("l2",),
     ),
+    "foolbox-pointwise": (_foolbox("PointwiseAttack"), ("l0", "l1")),
     "art-hopskipjump": (
         art("HopSkipJump", targeted=False, max_iter=1000, init_size=100),
         _BOTH,

@@ -5,19 +5,30 @@ customary for the network. One table per network and norm: the share of images t
 stands after so many queries, the median number of queries over the images that at least
 one peer breaks (what fails counts as infinite), and that over the best peer's. `auto`
 is told the epsilon, as the peers are; where it is not, it looks for the nearest
-adversarial, and succeeds with the first within it. L0 has no epsilon: the median number
-of changed features after so many queries.
+adversarial, and succeeds with the first within it. log: the mean logarithm of the
+queries (at most the budget) over the best peer's, as a factor; a median of few images
+says little. With `--seeds` all of it is pooled over the seeds, and the spread of the
+robust accuracy after all queries is told.
 
-Peers: the original Square (pyautoattack) and those of torchattacks and ART. foolbox has
-no attack by scores for these norms. The first two are run with all images at once, the
-number of queries of each image being theirs, and what they return is verified; ART's
-one image at a time, every input it shows to the network being a query. Of packages
-only: `pip install --no-deps -r tests/peers/requirements.txt`, and for ART's
-`pip install --no-deps adversarial-robustness-toolbox`.
+L0 has no epsilon: the median number of changed features after so many queries. The
+original Sparse-RS is told how many it may change; what counts is the number that was
+best for half of the images, known in hindsight, to its advantage.
+
+Peers: the original Square (pyautoattack) and those of torchattacks and ART; for L0
+foolbox's Pointwise, which sees decisions only, and the original Sparse-RS. The
+original ones and torchattacks' are run with all images at once, the number of queries
+of each image being theirs, and what they return is verified; the others one image at a
+time, every input they show to the network being a query. Of packages only:
+`pip install --no-deps -r tests/peers/requirements.txt`, and for ART's
+`pip install --no-deps adversarial-robustness-toolbox`. The original Sparse-RS is no
+package: `--sparse-rs FOLDER` names a checkout of github.com/fra31/sparse-rs.
+
+`--network efficientnet-lite0 --images 4` needs packages of its own, see `data.py`.
 """
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import sys
 import warnings
@@ -27,11 +38,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from data import DATA, network
-from decisions import Curve, art
+from data import DATA, EFFICIENTNET, network
+from decisions import Curve, after, art, peer_curves
 from recorder import Spent, distance, is_adversarial
 from torch import Tensor, nn
 
+from robustkit.attacks.score.sparse_rs import SparseRS
 from robustkit.attacks.score.square import Square
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Misclassification
@@ -51,7 +63,10 @@ EPSILON = {
     "mnist_conv_small_nat": {"linf": 0.12, "l2": 1.5, "l1": 10.0},
     "cifar_cnn_a_adv": {"linf": 8 / 255, "l2": 0.5, "l1": 12.0},
     "cifar_conv_small_pgd": {"linf": 8 / 255, "l2": 0.5, "l1": 12.0},
+    EFFICIENTNET: {"linf": 4 / 255, "l2": 3.0, "l1": 255.0},
 }
+# As many as the original Sparse-RS is told in turn.
+_FEATURES = (1, 2, 3, 4, 6, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256)
 NAME = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
@@ -61,10 +76,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--norm", nargs="+", default=["linf", "l2", "l1", "l0"])
-    parser.add_argument("--network", nargs="+", default=list(EPSILON))
+    trained = [net for net in EPSILON if net != EFFICIENTNET]
+    parser.add_argument("--network", nargs="+", default=trained)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument(
+        "--peers", nargs="*", default=list(_PEERS), choices=list(_PEERS)
+    )
+    parser.add_argument("--sparse-rs", type=Path, help="a checkout of the original")
     parser.add_argument("--data", type=Path, default=DATA)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -86,17 +106,19 @@ def _within(
     epsilon, budget = EPSILON[net][norm], options.queries
     counts = [q for q in (10, 30, 100, 300, 1000, 3000, 10_000) if q <= budget]
     print(f"\n{norm} {net}, epsilon {epsilon:.4g}, {len(x)} images")
-    print(f"{'':22}" + "".join(f"{q:>8}" for q in counts) + "   median  over best")
+    heads = "".join(f"{q:>8}" for q in counts)
+    print(f"{'':22}{heads}   median  over best    log over best   spread")
     images = (model, x, y, norm)
 
     def ours(attack: Attack[Any]) -> Callable[[int], np.ndarray]:
         return lambda seed: _ours(attack, *images, budget, seed).within(epsilon)
 
-    peers: dict[str, Callable[[int], np.ndarray]] = {
-        "original square": lambda seed: _original(*images, epsilon, budget, seed),
-        "torchattacks square": lambda seed: _lent(*images, epsilon, budget, seed),
-        "ART square": lambda seed: _one_by_one(*images, epsilon, budget, seed),
-    }
+    def theirs(name: str) -> Callable[[int], np.ndarray]:
+        return lambda seed: _PEERS[name](*images, epsilon, budget, seed)
+
+    peers = {name: theirs(name) for name in options.peers}
+    if norm == "l1":
+        peers = {name: run for name, run in peers.items() if name == "original square"}
     attacks = {
         "ours: square": ours(Square(epsilon, steps=budget, rescale=False)),
         "  rescaled": ours(Square(epsilon, steps=budget)),
@@ -108,15 +130,25 @@ def _within(
         name: np.stack([attack(seed) for seed in seeds])
         for name, attack in (peers | attacks).items()
     }
-    broken = np.isfinite(np.stack([needed[name] for name in peers])).any(axis=0)
+    broken = np.isfinite(np.stack([needed[name] for name in peers])).any(axis=(0, 1))
     middle = {
-        name: float(np.median(queries[broken])) if broken.any() else np.nan
+        name: float(np.median(queries[:, broken])) if broken.any() else np.nan
         for name, queries in needed.items()
     }
-    best = min(middle[name] for name in peers)
+    mean = {
+        name: np.log(queries[:, broken].clip(max=budget)).mean()
+        if broken.any()
+        else np.nan
+        for name, queries in needed.items()
+    }
+    best, least = (min(known[name] for name in peers) for known in (middle, mean))
     for name, queries in needed.items():
         stands = "".join(f"{(queries > q).mean():8.1%}" for q in counts)
-        print(f"{name:22}{stands}{middle[name]:9.1f}{middle[name] / best:11.2f}")
+        spread = np.isinf(queries).mean(axis=1).std(ddof=min(len(seeds) - 1, 1))
+        print(
+            f"{name:22}{stands}{middle[name]:9.1f}{middle[name] / best:11.2f}"
+            f"{np.exp(mean[name] - least):17.2f}{spread:9.1%}"
+        )
     print(f"  medians over {broken.mean():.1%} of the images", flush=True)
 
 
@@ -131,15 +163,47 @@ def _sparse(
     counts = [q for q in (100, 300, 1000, 3000, 10_000) if q <= options.queries]
     print(f"\n{norm} {net}, {len(x)} images, median number of features after queries")
     print(f"{'':22}" + "".join(f"{q:>8}" for q in counts))
+
+    def line(name: str, medians: list[float]) -> None:
+        print(f"{name:22}" + "".join(f"{m:8.1f}" for m in medians), flush=True)
+
+    pointwise = peer_curves("foolbox-pointwise", norm, net, (model, x, y), counts[-1])
+    if pointwise is not None:
+        line("foolbox pointwise", [np.median(after(pointwise, q)) for q in counts])
+    told: dict[str, Callable[[int, int], np.ndarray]] = {
+        "ours: sparse-rs, told": lambda features, queries: _ours(
+            SparseRS(features, steps=queries), model, x, y, norm, queries, 0
+        ).ledger.distance_after(queries)
+    }
+    if options.sparse_rs is not None:
+        attack = _sparse_rs(options.sparse_rs)
+        told["original sparse-rs"] = lambda features, queries: _original_sparse_rs(
+            attack, model, x, y, features, queries
+        )
+    for name, within in told.items():
+        line(name, [_in_hindsight(within, q) for q in counts])
     attacks: dict[str, Attack[Any]] = {
-        "ours: pointwise": get_attack("pointwise").within(options.queries),
-        "ours: sparse-rs": get_attack("sparse-rs").within(options.queries),
+        "ours: pointwise": get_attack("pointwise"),
+        "ours: sparse-rs": get_attack("sparse-rs"),
         "ours: auto": auto(norm, options.queries, Access.SCORE),
     }
     for name, attack in attacks.items():
-        ran = _ours(attack, model, x, y, norm, options.queries, 0)
-        medians = [np.median(ran.ledger.distance_after(q)) for q in counts]
-        print(f"{name:22}" + "".join(f"{m:8.1f}" for m in medians), flush=True)
+        medians = []
+        for q in counts:
+            ran = _ours(attack.within(q), model, x, y, norm, q, 0)
+            medians.append(np.median(ran.ledger.distance_after(q)))
+        line(name, medians)
+
+
+def _in_hindsight(within: Callable[[int, int], np.ndarray], queries: int) -> float:
+    """The least median distance over the numbers of features that may be changed."""
+    medians = []
+    for features in _FEATURES:
+        sizes = within(features, queries)
+        medians.append(float(np.median(sizes)))
+        if np.isfinite(sizes).mean() > 0.9:
+            break
+    return min(medians)
 
 
 class _Ran:
@@ -203,8 +267,6 @@ def _lent(
     budget: int,
     seed: int,
 ) -> np.ndarray:
-    if norm == "l1":
-        return np.full(len(x), np.inf)
     attack = _peer("torchattacks").Square(
         model, norm=NAME[norm], eps=epsilon, n_queries=budget - 1
     )
@@ -221,8 +283,6 @@ def _one_by_one(
     seed: int,
 ) -> np.ndarray:
     needed = np.full(len(x), np.inf)
-    if norm == "l1":
-        return needed
     attack = art("SquareAttack", eps=epsilon, max_iter=budget)
     for row in range(len(x)):
         one, label = x[row : row + 1], y[row : row + 1]
@@ -234,6 +294,13 @@ def _one_by_one(
         within = [q for q, size in curve.steps if size <= epsilon * (1 + 1e-4)]
         needed[row] = min(within, default=np.inf)
     return needed
+
+
+_PEERS: dict[str, Callable[..., np.ndarray]] = {
+    "original square": _original,
+    "torchattacks square": _lent,
+    "ART square": _one_by_one,
+}
 
 
 def _asked(
@@ -252,6 +319,35 @@ def _asked(
     near = distance(points, x, norm) <= epsilon * (1 + 1e-4)
     broken = is_adversarial(model(points), y) & near
     return torch.where(broken, queries, torch.inf).double().numpy()
+
+
+def _original_sparse_rs(
+    attack: Any, model: nn.Module, x: Tensor, y: Tensor, features: int, queries: int
+) -> np.ndarray:
+    """(n,) distances of what the original finds; infinite where it finds nothing."""
+    # Its units are pixels, so every feature is made one.
+    rows = x.reshape(len(x), 1, x.shape[2], -1)
+
+    def asked(z: Tensor) -> Tensor:
+        return model(z.reshape(-1, *x.shape[1:]))
+
+    settings = {"p_init": 0.3, "verbose": False, "device": "cpu"}
+    made = attack(asked, "L0", n_queries=queries, eps=features, **settings)
+    _, points = made.perturb(rows, y)
+    sizes = distance(points, rows, "l0")
+    broken = is_adversarial(asked(points), y) & (sizes <= features)
+    return torch.where(broken, sizes, torch.inf).numpy()
+
+
+def _sparse_rs(folder: Path) -> Any:
+    """The original's class, out of a checkout of its repository."""
+    sys.path.insert(0, str(folder))
+    try:
+        return importlib.import_module("rs_attacks").RSAttack
+    finally:
+        sys.path.remove(str(folder))
+        # Its name is too common to be left lying about.
+        sys.modules.pop("utils", None)
 
 
 def _peer(name: str) -> Any:
