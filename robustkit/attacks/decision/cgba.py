@@ -1,5 +1,7 @@
 """CGBA and CGBA-H: a circle through the original and a boundary point."""
 
+from abc import ABC
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,6 +30,9 @@ from robustkit.numerics.tensors import (
 
 __all__ = ["CGBA", "CGBAH"]
 
+# 2 to the power of minus 12 of a quarter circle gains nothing.
+_ANGLES = 12
+
 
 @dataclass(frozen=True)
 class State:
@@ -42,8 +47,48 @@ class State:
     slope: PerSample
 
 
+class Circle(Attack[State], ABC):
+    """What both share: in each step one circle through the original, across a normal.
+
+    The circle lies in the plane of the perturbation and the boundary's estimated
+    normal, and the present perturbation is its diameter.
+    """
+
+    access: ClassVar[Access] = Access.DECISION
+    norms: ClassVar[frozenset[str]] = frozenset({"l2"})
+    cost: ClassVar[str] = "40 forwards and more"
+    source: ClassVar[str] = "Reza, Rahmati, Wu, Dai, ICCV 2023"
+
+    tries: int
+    probes: int
+    share: float
+    size: float
+    tolerance: float
+
+    def init(self, p: Problem) -> State:
+        start, _ = starting_point(p, p.rng(-1), self.tries)
+        point = bisect(p, start, p.ledger.found, self.start_tolerance)
+        return State(point - p.x, full(p.x, 0.5))
+
+    def finished(self, p: Problem, s: State) -> Mask:
+        return p.ledger.found.logical_not()
+
+    @property
+    def start_tolerance(self) -> float:
+        """Of the first bisection, as a share of the distance."""
+        return self.tolerance
+
+    def circle(self, p: Problem, s: State, t: int) -> Callable[[PerSample], Batch]:
+        """The points of the next circle, by the tangent of the angle (`semicircle`)."""
+        count = np.full(p.size, int(self.probes * np.sqrt(t + 1)))
+        size = self.size * magnitude(s.delta, 2)
+        drawn = noise(subspace_of(p, "frequencies", self.share))
+        normal = estimate_normal(p, p.x + s.delta, size, count, p.rng(t), drawn)
+        return semicircle(p, s.delta, normal.direction)
+
+
 @dataclass(frozen=True)
-class CGBA(Attack[State]):
+class CGBA(Circle):
     """Follow the circle through original and boundary point until it leaves the class.
 
     The circle lies in the plane of the perturbation and the boundary's estimated
@@ -79,11 +124,6 @@ class CGBA(Attack[State]):
     0.28
     """
 
-    access: ClassVar[Access] = Access.DECISION
-    norms: ClassVar[frozenset[str]] = frozenset({"l2"})
-    cost: ClassVar[str] = "40 forwards and more"
-    source: ClassVar[str] = "Reza, Rahmati, Wu, Dai, ICCV 2023"
-
     steps: int = 100
     tries: int = 20
     probes: int = 30
@@ -91,12 +131,12 @@ class CGBA(Attack[State]):
     size: float = 0.01
     tolerance: float = 0.02
 
-    def init(self, p: Problem) -> State:
-        return _at_boundary(p, self.tries, self.tolerance * self.size)
+    @property
+    def start_tolerance(self) -> float:
+        return self.tolerance * self.size
 
     def step(self, p: Problem, s: State, t: int) -> State:
-        normal = _across(p, s, self, t)
-        path = semicircle(p, s.delta, normal)
+        path = self.circle(p, s, t)
         slope = follow(p, path, s.slope, self.tolerance)
         moved = slope > 0
         return State(
@@ -104,12 +144,9 @@ class CGBA(Attack[State]):
             slope=where(moved, slope, s.slope / 4),
         )
 
-    def finished(self, p: Problem, s: State) -> Mask:
-        return p.ledger.found.logical_not()
-
 
 @dataclass(frozen=True)
-class CGBAH(Attack[State]):
+class CGBAH(Circle):
     """CGBA for boundaries that curve much, as they do around a target class.
 
     The first place beyond the boundary is sought from the far end of the circle, by
@@ -141,11 +178,6 @@ class CGBAH(Attack[State]):
     0.28
     """
 
-    access: ClassVar[Access] = Access.DECISION
-    norms: ClassVar[frozenset[str]] = frozenset({"l2"})
-    cost: ClassVar[str] = "40 forwards and more"
-    source: ClassVar[str] = "Reza, Rahmati, Wu, Dai, ICCV 2023"
-
     steps: int = 100
     tries: int = 20
     probes: int = 30
@@ -153,11 +185,8 @@ class CGBAH(Attack[State]):
     size: float = 0.01
     tolerance: float = 2e-4
 
-    def init(self, p: Problem) -> State:
-        return _at_boundary(p, self.tries, self.tolerance)
-
     def step(self, p: Problem, s: State, t: int) -> State:
-        path = semicircle(p, s.delta, _across(p, s, self, t))
+        path = self.circle(p, s, t)
         point, slope = p.x + s.delta, full(p.x, 2.0)
         waiting = unspent(p)
         for _ in range(_ANGLES):
@@ -171,25 +200,3 @@ class CGBAH(Attack[State]):
             slope = slope / 2
         delta = bisect(p, point, tolerance=self.tolerance) - p.x
         return State(delta, s.slope)
-
-    def finished(self, p: Problem, s: State) -> Mask:
-        return p.ledger.found.logical_not()
-
-
-# 2 to the power of minus 12 of a quarter circle gains nothing.
-_ANGLES = 12
-
-
-def _at_boundary(p: Problem, tries: int, tolerance: float) -> State:
-    start, _ = starting_point(p, p.rng(-1), tries)
-    point = bisect(p, start, p.ledger.found, tolerance)
-    return State(point - p.x, full(p.x, 0.5))
-
-
-def _across(p: Problem, s: State, attack: CGBA | CGBAH, t: int) -> Batch:
-    """The estimated normal of the boundary."""
-    count = np.full(p.size, int(attack.probes * np.sqrt(t + 1)))
-    size = attack.size * magnitude(s.delta, 2)
-    subspace = subspace_of(p, "frequencies", attack.share)
-    normal = estimate_normal(p, p.x + s.delta, size, count, p.rng(t), noise(subspace))
-    return normal.direction

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from robustkit.attacks.score.schedule import Schedule, check_share
 from robustkit.engine.attack import FixedBudget, broken
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
@@ -26,10 +27,11 @@ from robustkit.numerics.tensors import (
 
 __all__ = ["PatchRS"]
 
-# Of 10,000 questions: after these, the share to repaint is divided by these.
-_AFTER = np.array([10, 50, 200, 500, 1000, 4000, 8000])
-_DIVISORS = np.array([1, 2, 4, 8, 16, 32, 64, 128])
-_HORIZON = 10_000
+# How the share to repaint falls.
+_SCHEDULE = Schedule(
+    after=(10, 50, 200, 500, 1000, 4000, 8000),
+    divisors=(1, 2, 4, 8, 16, 32, 64, 128),
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class PatchRS(FixedBudget[State]):
         chance = to_numpy(rng.uniform((4,)))
         signs = rng.uniform((p.x.shape[1], 1, 1), -1.0, 1.0).sign()
         done, side = to_numpy(progress), to_numpy(s.side)
-        small = np.maximum(np.floor(np.sqrt(self._share(done)) * side), 1)
+        small = np.maximum(np.floor(np.sqrt(_SCHEDULE.share(self, done)) * side), 1)
         at = np.floor(chance[:, :2] * (side - small + 1)[:, None]).astype(_dtype(p))
         here = _inside(p.x, like(p.x, at), like(p.x, small.astype(_dtype(p))))
         painted = p.bounds.clip(content + signs * p.bounds.width)
@@ -165,21 +167,13 @@ class PatchRS(FixedBudget[State]):
         return broken(p, s.epsilon) if self.stop else None
 
     def check(self, p: Problem) -> None:
-        if not 0 < self.share <= 1:
-            raise BadInput(
-                f"PatchRS needs a share above 0 and at most 1; got {self.share}"
-            )
+        check_share(self)
         super().check(p)
         if p.x.ndim != 4:
             raise BadInput(
                 "PatchRS needs images (n, channels, height, width); these inputs have "
                 f"the shape {p.x.shape}"
             )
-
-    def _share(self, progress: Array) -> Array:
-        """(n,) of the patch, that a square covers."""
-        asked = progress * (_HORIZON if self.rescale else self.steps)
-        return np.asarray(self.share / _DIVISORS[(asked[:, None] > _AFTER).sum(axis=1)])
 
 
 def _side(p: Problem, epsilon: PerSample) -> Array:

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from robustkit.attacks.score.schedule import Schedule, check_share
 from robustkit.engine.attack import FixedBudget, broken
 from robustkit.engine.problem import Problem
-from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.norms import L0
 from robustkit.numerics.random import Rng
@@ -30,10 +30,11 @@ from robustkit.numerics.thresholds import largest
 
 __all__ = ["SparseRS"]
 
-# Of 10,000 questions: after these, the share to exchange is divided by these.
-_AFTER = np.array([0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000])
-_DIVISORS = np.array([1, 2, 4, 5, 6, 8, 10, 12, 15, 20])
-_HORIZON = 10_000
+# How the share to exchange falls.
+_SCHEDULE = Schedule(
+    after=(0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000),
+    divisors=(1, 2, 4, 5, 6, 8, 10, 12, 15, 20),
+)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,9 @@ class SparseRS(FixedBudget[State]):
         better = a.margin < s.margin
         chosen = where(better, s.proposed, s.chosen)
         delta = where(better, a.delta, s.delta)
-        count = np.floor(self._share(to_numpy(progress)) * to_numpy(s.epsilon))
+        count = np.floor(
+            _SCHEDULE.share(self, to_numpy(progress)) * to_numpy(s.epsilon)
+        )
         proposed = _exchanged(chosen, np.maximum(count, 1), rng)
         fresh = proposed * (1 - chosen) * _corners(p, rng)
         proposal = delta * proposed * chosen + fresh
@@ -142,16 +145,8 @@ class SparseRS(FixedBudget[State]):
         return broken(p, s.epsilon) if self.stop else None
 
     def check(self, p: Problem) -> None:
-        if not 0 < self.share <= 1:
-            raise BadInput(
-                f"SparseRS needs a share above 0 and at most 1; got {self.share}"
-            )
+        check_share(self)
         super().check(p)
-
-    def _share(self, progress: Array) -> Array:
-        """(n,) of the changed units, to exchange."""
-        asked = progress * (_HORIZON if self.rescale else self.steps)
-        return np.asarray(self.share / _DIVISORS[(asked[:, None] > _AFTER).sum(axis=1)])
 
 
 def _units(p: Problem, values: Batch) -> Tensor:

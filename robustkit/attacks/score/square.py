@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from robustkit.attacks.score.schedule import Schedule, check_share
 from robustkit.engine.attack import FixedBudget, broken
 from robustkit.engine.problem import Problem
-from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
@@ -28,9 +28,11 @@ from robustkit.numerics.thresholds import nonzero
 
 __all__ = ["Square", "State", "as_images"]
 
-# Of 10,000 questions: after these the squares are made smaller.
-_HALVINGS = np.array([10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000])
-_HORIZON = 10_000
+# How the squares shrink.
+_SCHEDULE = Schedule(
+    after=(10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000),
+    divisors=tuple(2**halved for halved in range(10)),
+)
 # Tiles along each side of the image in the first perturbation.
 _TILES = 5
 # How fast the pyramids of a perturbation fall off from their centre.
@@ -142,7 +144,7 @@ class Square(FixedBudget[State]):
             progress: (n,) from 0 to below 1, on which the size of the squares depends.
             rng: Random numbers.
         """
-        share = self._share(to_numpy(progress))
+        share = _SCHEDULE.share(self, to_numpy(progress))
         change = _fill if p.norm.name == "linf" else _shift
         proposal = change(p, as_images(delta), epsilon, share, rng)
         proposal = proposal.reshape(delta.shape)
@@ -152,17 +154,8 @@ class Square(FixedBudget[State]):
         return broken(p, s.epsilon) if self.stop else None
 
     def check(self, p: Problem) -> None:
-        if not 0 < self.share <= 1:
-            raise BadInput(
-                f"Square needs a share above 0 and at most 1; got {self.share}"
-            )
+        check_share(self)
         super().check(p)
-
-    def _share(self, progress: Array) -> Array:
-        """(n,) of the image, that a square covers."""
-        asked = progress * (_HORIZON if self.rescale else self.steps)
-        halved = (asked[:, None] > _HALVINGS).sum(axis=1)
-        return np.asarray(self.share / 2.0**halved)
 
 
 @dataclass(frozen=True)
