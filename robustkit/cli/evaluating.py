@@ -26,7 +26,7 @@ from robustkit.errors import BadInput
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from robustkit.adaptive.adapt import Adaptation
+    from robustkit.adaptive.adaptation import Adaptation
     from robustkit.checks.check import Findings
     from robustkit.evaluation.results import Results
 

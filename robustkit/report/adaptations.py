@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from robustkit.adaptive.adapt import ADAPTIVE
+from robustkit.adaptive.adaptation import ADAPTIVE
 from robustkit.errors import BadInput
 from robustkit.evaluation.description import printable
 from robustkit.evaluation.results import Results

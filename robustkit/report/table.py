@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from robustkit.adaptive.adapt import Adaptation, Step
+from robustkit.adaptive.adaptation import Adaptation, Step
 from robustkit.checks.check import Findings
 from robustkit.checks.finding import Severity, as_json
 from robustkit.evaluation.compare import Comparison

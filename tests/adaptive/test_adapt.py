@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import robustkit as rk
-from robustkit.adaptive.adapt import ADAPTIVE
+from robustkit.adaptive.adaptation import ADAPTIVE
 from robustkit.adaptive.catalogue import REMEDIES
 from robustkit.adaptive.plain import attacks_that_run
 from robustkit.adaptive.remedy import Plan, Remedy
