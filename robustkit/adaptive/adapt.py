@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from robustkit.adaptive.adaptation import Adaptation, Step
+from robustkit.adaptive.adaptation import Adaptation, LeftOut, Step
 from robustkit.adaptive.answering import Answering
 from robustkit.adaptive.attempt import Best
 from robustkit.adaptive.beginning import (
@@ -28,8 +28,8 @@ from robustkit.numerics.tensors import Tensor
 
 __all__ = ["adapt"]
 
-# Passes per sample for a remedy of cost 1.
-_BUDGET = 1000
+# Passes per sample for a remedy of cost 1, and for all together, in such.
+_BUDGET, _TOTAL = 1000, 30
 # Samples that findings are looked for at.
 _CHECKED = 64
 
@@ -40,6 +40,7 @@ def adapt(
     data: Any,
     *,
     budget: int | None = None,
+    total: int | None = None,
     epsilon: float | None = None,
     criterion: Callable[[Tensor], Criterion] | None = None,
     remedies: Sequence[Remedy] = REMEDIES,
@@ -63,6 +64,10 @@ def adapt(
         data: Likewise.
         budget: Model passes per sample for a remedy of cost 1; None: that of the
             evaluation, else 1,000. The costs are those of `REMEDIES`.
+        total: Model passes per sample that all remedies of a norm together may take, on
+            average over the samples: those that are broken early leave theirs to the
+            others. A remedy that might take more than is left is left out, and named
+            (`Adaptation.left_out`). None: 30 budgets.
         epsilon: The size of most interest, in norm units; None: the largest of the
             evaluation's at which half of the accuracy is left, else the smallest.
         criterion: As it was given to the evaluation.
@@ -91,7 +96,9 @@ def adapt(
     (True, True)
     """
     config = results.run["config"]
-    check_settings(results, criterion, budget, draws)
+    check_settings(results, criterion, budget, total, draws)
+    each = budget or config["budget"] or _BUDGET
+    most = total or _TOTAL * each
     adapted, dataset = model_and_data(
         model,
         data,
@@ -111,9 +118,14 @@ def adapt(
     say = progress or _silent
     steps: list[Step] = []
     found: list[Finding] = []
+    left_out: list[LeftOut] = []
     best: dict[str, Best] = {}
     sizes = {norm: tuple(config["epsilons"][norm]) for norm in results.norms}
     chosen: dict[str, float] = {}
+    say(
+        f"remedies may take {each:,} passes per sample and unit of their cost, and "
+        f"all of a norm together {most:,}"
+    )
     say("looking for symptoms")
     plain = list(
         check(
@@ -144,6 +156,7 @@ def adapt(
             draws=draws if random else 1,
             seed=config["seed"],
             batch_size=config["batch_size"],
+            limit=most * len(x),
             say=say,
         )
         case = Case(
@@ -155,7 +168,7 @@ def adapt(
             norm=norm,
             epsilon=chosen[name],
             step=customary(norm, chosen[name], x, adapted.bounds),
-            budget=budget or config["budget"] or _BUDGET,
+            budget=each,
             classes=examined.classes,
             random=random,
             seed=config["seed"],
@@ -165,6 +178,7 @@ def adapt(
         best[name] = one.run(case, remedies)
         steps += one.steps
         found += one.found
+        left_out += one.left_out
     return Adaptation(
         steps=tuple(steps),
         epsilons=sizes,
@@ -174,7 +188,9 @@ def adapt(
         index=results.index,
         label=label,
         draws=draws if random else 1,
-        budget=budget or config["budget"] or _BUDGET,
+        budget=each,
+        total=most,
+        left_out=tuple(left_out),
     )
 
 

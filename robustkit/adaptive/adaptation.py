@@ -1,5 +1,6 @@
 """What answering the findings of an evaluation changed: steps, numbers, files."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from robustkit.evaluation.curve import ROUNDING, Curve, Interval
 from robustkit.evaluation.store import write_json
 from robustkit.numerics.tensors import Array
 
-__all__ = ["ADAPTIVE", "Adaptation", "Step"]
+__all__ = ["ADAPTIVE", "PLAIN", "Adaptation", "LeftOut", "Step"]
 
 ADAPTIVE = "adaptive.json"
 """The file of a run folder that holds what its remedies changed."""
+
+PLAIN = "plain"
+"""The name of the first step, the evaluation as it was."""
 
 _ARRAYS = "adaptive.npz"
 _SCHEMA = 1
@@ -76,6 +80,23 @@ class Step:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A remedy that findings called for, and that the limit had no room for.
+
+    Attributes:
+        norm: In which distances are measured.
+        remedy: Its name.
+        findings: Ids of those it answers.
+        most: Forward passes that it might have taken, over all samples.
+    """
+
+    norm: str
+    remedy: str
+    findings: tuple[str, ...]
+    most: int
+
+
+@dataclass(frozen=True)
 class Adaptation:
     """What answering the findings of an evaluation changed, step by step.
 
@@ -90,6 +111,9 @@ class Adaptation:
         draws: How often each adversarial was asked about; 1 where answers are not
             random.
         budget: Passes per sample for a remedy of cost 1.
+        total: Passes per sample that all remedies of a norm together might take, on
+            average over the samples.
+        left_out: Remedies for which that was not enough.
     """
 
     steps: tuple[Step, ...]
@@ -101,11 +125,32 @@ class Adaptation:
     label: Array
     draws: int
     budget: int
+    total: int
+    left_out: tuple[LeftOut, ...] = ()
 
     def of(self, norm: str | None = None) -> tuple[Step, ...]:
         """The steps of one norm."""
         norm = self._norm(norm)
         return tuple(step for step in self.steps if step.norm == norm)
+
+    def spent(self, norm: str | None = None) -> tuple[int, int]:
+        """Forward passes of the plain evaluation and of all remedies, as counted.
+
+        Over all samples, without those for measuring and confirming.
+        """
+        plain, *remedies = self.of(norm)
+        return plain.forwards, sum(step.forwards for step in remedies)
+
+    def enough(self, norm: str | None = None) -> int | None:
+        """The total with which no remedy had been left out; None: none was.
+
+        Unless what these change calls for further ones.
+        """
+        name = self._norm(norm)
+        left = [one.most for one in self.left_out if one.norm == name]
+        if not left:
+            return None
+        return math.ceil((self.spent(norm)[1] + sum(left)) / len(self.index))
 
     def robust_accuracy(self, epsilon: float, norm: str | None = None) -> Interval:
         """After all remedies, as `Results.robust_accuracy`."""
@@ -122,6 +167,7 @@ class Adaptation:
             "samples": len(self.index),
             "draws": self.draws,
             "budget": self.budget,
+            "total": self.total,
             "findings": [as_json(finding) for finding in self.findings],
             "norms": {norm: self._norm_json(norm) for norm in self.epsilons},
         }
@@ -151,8 +197,17 @@ class Adaptation:
         return path
 
     def _norm_json(self, norm: str) -> dict[str, Any]:
+        plain, remedies = self.spent(norm)
         return {
             "epsilon": self.epsilon[norm],
+            "plain_passes": plain,
+            "remedy_passes": remedies,
+            "left_out": [
+                {"remedy": one.remedy, "findings": list(one.findings), "most": one.most}
+                for one in self.left_out
+                if one.norm == norm
+            ],
+            "enough": self.enough(norm),
             "steps": [self._step_json(step) for step in self.of(norm)],
         }
 

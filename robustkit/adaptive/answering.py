@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from robustkit.adaptive.adaptation import Step
+from robustkit.adaptive.adaptation import PLAIN, LeftOut, Step
 from robustkit.adaptive.attempt import Best, attempt, confirmed
 from robustkit.adaptive.remedy import Case, Remedy
 from robustkit.adaptive.symptoms import (
@@ -45,9 +45,11 @@ class Answering:
         draws: How often to ask about each adversarial; 1: answers are not random.
         seed: Of all randomness.
         batch_size: How many samples to work on at once.
+        limit: Forward passes that all remedies together may take, over all samples.
         say: Called with what is being done.
         steps: What was done so far, and what it changed.
         found: Findings that showed on the way.
+        left_out: Remedies for which that was not enough.
     """
 
     results: Results
@@ -60,9 +62,16 @@ class Answering:
     draws: int
     seed: int
     batch_size: int
+    limit: int
     say: Callable[[str], None]
     steps: list[Step] = field(default_factory=list)
     found: list[Finding] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def spent(self) -> int:
+        """Forward passes that remedies have taken, over all samples."""
+        return sum(step.forwards for step in self.steps if step.remedy != PLAIN)
 
     def run(self, case: Case, remedies: Sequence[Remedy]) -> Best:
         """Apply all remedies that findings call for, in their order.
@@ -93,9 +102,18 @@ class Answering:
 
     def _apply(self, remedy: Remedy, case: Case, best: Best) -> tuple[Best, Case]:
         start = time.perf_counter()
-        self.say(f"{remedy.name}: measuring")
-        funded = replace(case, budget=round(case.budget * remedy.cost))
+        rows = np.flatnonzero(self._open(best))
+        funded = replace(
+            case, pool=self.x[rows], budget=round(case.budget * remedy.cost)
+        )
         answered = tuple(id for id in case.findings if id in remedy.answers)
+        most = funded.budget * len(rows)
+        if self.spent + most > self.limit:
+            self.say(f"{remedy.name}: left out, the limit has no room for it")
+            name = repr(self.norm)
+            self.left_out.append(LeftOut(name, remedy.name, answered, most))
+            return best, case
+        self.say(f"{remedy.name}: measuring")
         try:
             plan = remedy.build(funded)
         except Exception as error:
@@ -107,7 +125,6 @@ class Answering:
             return best, case
         if plan is None:
             return best, case
-        rows = np.flatnonzero(self._open(best))
         outcome = attempt(
             replace(plan, criterion=plan.criterion or case.criterion),
             self.model,
@@ -116,6 +133,7 @@ class Answering:
             self.label[rows],
             self.norm,
             name=remedy.name,
+            budget=(most - plan.lessons) // len(rows),
             draws=self.draws,
             seed=self.seed,
             batch_size=self.batch_size,
@@ -169,7 +187,7 @@ class Answering:
             Step(
                 norm=name,
                 findings=(),
-                remedy="plain",
+                remedy=PLAIN,
                 what="the evaluation as it was",
                 details="",
                 attacks=dict(self.results.run["config"]["attacks"][name]),

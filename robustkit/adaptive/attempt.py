@@ -74,6 +74,7 @@ def attempt(
     norm: Norm,
     *,
     name: str,
+    budget: int,
     draws: int,
     seed: int,
     batch_size: int,
@@ -81,7 +82,8 @@ def attempt(
 ) -> Outcome:
     """Attack samples by a plan, and verify what it finds.
 
-    An attack that raises is noted, and the others go on.
+    The plan's attacks have equal parts of the budget, and end where theirs does. An
+    attack that raises is noted, and the others go on.
 
     Args:
         plan: What to do.
@@ -91,6 +93,7 @@ def attempt(
         label: (n,) their classes.
         norm: In which distances are measured.
         name: Of the remedy.
+        budget: Forward passes per sample for all of its attacks.
         draws: How often to ask about each adversarial.
         seed: Of all randomness.
         batch_size: How many samples to work on at once.
@@ -105,6 +108,7 @@ def attempt(
     )
     forwards = backwards = 0
     failures: dict[str, str] = {}
+    limit = _limit(plan, budget)
     for attack_name, attack in plan.attacks.items():
         for start in range(0, len(x), batch_size):
             rows = np.arange(start, min(start + batch_size, len(x)))
@@ -112,7 +116,7 @@ def attempt(
             problem = None
             try:
                 problem = _problem(plan, make, x[rows], label[rows], norm, seed)
-                run(attack, problem)
+                run(attack, problem, budget=limit)
             except Exception as error:
                 said = " ".join(f"{type(error).__name__}: {error}".split())
                 failures[attack_name] = said
@@ -165,6 +169,15 @@ def confirmed(
         successes = np.array([int(not flaw) for flaw in flaws])
     fine = np.array([not flaw for flaw in flaws])
     return Best(points, np.where(fine, sizes, np.inf), successes, draws, names)
+
+
+def _limit(plan: Plan, budget: int) -> int:
+    """Passes per sample after which an attack asks no more.
+
+    A gradient may be asked for with the last pass, and take several more.
+    """
+    each = budget // max(len(plan.attacks), 1) - plan.model.passes_per_gradient
+    return max(each, 1)
 
 
 def _problem(

@@ -26,6 +26,7 @@ def check_settings(
     results: Results,
     criterion: Any,
     budget: int | None,
+    total: int | None,
     draws: int,
 ) -> None:
     """Raise BadInput where answering the findings could not work."""
@@ -42,6 +43,10 @@ def check_settings(
         )
     if budget is not None and budget < 1:
         raise BadInput(f"the budget must be at least 1 pass; got {budget}")
+    if total is not None and total < 1:
+        raise BadInput(
+            f"all remedies together need at least 1 pass per sample; got {total}"
+        )
     if draws < 10:
         raise BadInput(f"fewer than 10 draws confirm nothing; got {draws}")
 

@@ -1,6 +1,8 @@
 """The remedies there are, in the order in which they are tried."""
 
+import itertools
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,8 +37,9 @@ _QUESTIONS, _REACHES = 50, (0.5, 1.0, 2.0)
 # Draws that measure how much a margin varies, and by how much of that the mean margin
 # has to fall below zero: then some 70 % of single draws do.
 _DRAWS, _SURE = 20, 0.5
-# The fewest steps with which an attack is worth its name.
-_FEWEST = 20
+# The fewest steps with which an attack is worth its name, and with which it is planned
+# where there is not enough for that; fewer draws than the first are no mean.
+_FEWEST, _LEAST, _MEAN = 20, 5, 20
 # The most questions that a student is taught by.
 _LESSONS = 20_000
 # Of probabilities.
@@ -44,17 +47,61 @@ _TOLERANCE = 1e-4
 
 
 def _questions(model: Model, budget: float, gradients: bool = True) -> int:
-    """How many questions so many passes are enough for."""
+    """How many questions so many passes are enough for; one at least."""
     cost = model.passes_per_question
     if gradients:
         cost += model.passes_per_gradient
-    return max(int(budget) // cost, _FEWEST)
+    return max(int(budget) // cost, 1)
 
 
-def _apgd(case: Case, steps: int, **settings: Any) -> Attack[Any]:
-    """APGD that first takes half its steps at the size of most interest."""
-    attack = APGD(1.0, steps=max(steps // 2, 1), **settings)
-    return Minimise(attack, steps=steps, first=case.epsilon)
+def _shared(
+    case: Case,
+    model: Model,
+    makers: Mapping[str, Callable[[int], Attack[Any]]],
+    *,
+    share: float = 1.0,
+    gradients: bool = True,
+) -> dict[str, Attack[Any]]:
+    """Attacks that share a budget equally.
+
+    The first of them only, where all could not take `_FEWEST` steps each.
+
+    Args:
+        case: Whose budget it is.
+        model: To be asked.
+        makers: By name, from the number of its steps to an attack.
+        share: Of the budget.
+        gradients: Whether these attacks follow gradients.
+    """
+    steps = _questions(model, share * case.budget, gradients)
+    count = min(len(makers), max(steps // _FEWEST, 1))
+    each = max(steps // count, _LEAST)
+    return {name: make(each) for name, make in itertools.islice(makers.items(), count)}
+
+
+def _apgd(case: Case, **settings: Any) -> Callable[[int], Attack[Any]]:
+    """Makes an APGD that first takes half its steps at the size of most interest."""
+
+    def make(steps: int) -> Attack[Any]:
+        attack = APGD(1.0, steps=max(steps // 2, 1), **settings)
+        return Minimise(attack, steps=steps, first=case.epsilon)
+
+    return make
+
+
+def _aimed(case: Case, loss: str = "margin") -> Callable[[int], Attack[Any]]:
+    """Makes one that aims at the likeliest classes one after the other."""
+
+    def make(steps: int) -> Attack[Any]:
+        targets = min(max(case.classes - 1, 1), 9)
+        targets = max(min(targets, steps // 2), 1)
+        return _apgd(case, loss=loss, targets=targets)(steps)
+
+    return make
+
+
+def _auto(case: Case) -> Callable[[int], Attack[Any]]:
+    return lambda steps: auto(case.norm, steps)
 
 
 def _sparse(norm: Norm) -> bool:
@@ -64,11 +111,10 @@ def _sparse(norm: Norm) -> bool:
 
 def _descents(case: Case, model: Model, share: float = 1.0) -> dict[str, Attack[Any]]:
     """What attacks a model once its gradients are mended."""
-    steps = _questions(model, share * case.budget)
+    other: dict[str, Callable[[int], Attack[Any]]] = {"apgd": _apgd(case)}
     if _sparse(case.norm):
-        return {"auto": auto(case.norm, steps), "fmn": FMN(steps=steps)}
-    half = max(steps // 2, _FEWEST)
-    return {"auto": auto(case.norm, half), "apgd": _apgd(case, half)}
+        other = {"fmn": lambda steps: FMN(steps=steps)}
+    return _shared(case, model, {"auto": _auto(case), **other}, share=share)
 
 
 def _measured(case: Case, model: Model) -> float:
@@ -123,7 +169,7 @@ def _expectation(case: Case) -> Plan | None:
     if not case.random or isinstance(case.current, EOT):
         return None
     if case.current.access < Access.GRADIENT:
-        model = EOT(case.current, _FEWEST, seed=case.seed, batched=True)
+        model = EOT(case.current, _MEAN, seed=case.seed, batched=True)
         attacks = _blind(case, model)
     else:
         measured = EOT(case.current, example=case.x[:16], seed=case.seed)
@@ -219,33 +265,25 @@ def _second_margin(case: Case) -> Plan | None:
             said += f", with the detector's score times {gap / spread:.3g}"
     if _sparse(case.norm):
         return Plan(model, _descents(case, model), said, keep=True)
-    steps = max(_questions(model, case.budget) // 3, _FEWEST)
     attacks = {
-        "auto": auto(case.norm, steps),
-        "apgd-joint": _apgd(case, steps, loss="joint"),
-        "apgd-targets": _aimed(case, steps),
+        "auto": _auto(case),
+        "apgd-joint": _apgd(case, loss="joint"),
+        "apgd-targets": _aimed(case),
     }
-    return Plan(model, attacks, said, keep=True)
-
-
-def _aimed(case: Case, steps: int, loss: str = "margin") -> Attack[Any]:
-    targets = min(max(case.classes - 1, 1), 9)
-    targets = max(min(targets, steps // 2), 1)
-    return _apgd(case, steps, loss=loss, targets=targets)
+    return Plan(model, _shared(case, model, attacks), said, keep=True)
 
 
 def _losses(case: Case) -> Plan | None:
     if case.current.access < Access.GRADIENT or _sparse(case.norm):
         return None
-    steps = max(_questions(case.current, case.budget) // 4, _FEWEST)
     attacks = {
-        "apgd-cross-entropy": _apgd(case, steps, loss="cross-entropy"),
-        "apgd-dlr": _apgd(case, steps, loss="dlr", random_start=True),
-        "apgd-targets": _aimed(case, steps),
-        "apgd-targets-cross-entropy": _aimed(case, steps, "cross-entropy"),
+        "apgd-cross-entropy": _apgd(case, loss="cross-entropy"),
+        "apgd-dlr": _apgd(case, loss="dlr", random_start=True),
+        "apgd-targets": _aimed(case),
+        "apgd-targets-cross-entropy": _aimed(case, "cross-entropy"),
     }
     said = "one class after another, and other losses than the margin"
-    return Plan(case.current, attacks, said)
+    return Plan(case.current, _shared(case, case.current, attacks), said)
 
 
 def _matching(case: Case) -> Plan | None:
@@ -255,8 +293,8 @@ def _matching(case: Case) -> Plan | None:
     if len(np.unique(logits.argmax(axis=1))) < 2:
         return None
     criterion = _towards_honest(case, logits)
-    steps = _questions(case.current, case.budget)
-    attacks = {"apgd-matching": _apgd(case, steps, loss="matching", random_start=True)}
+    makers = {"apgd-matching": _apgd(case, loss="matching", random_start=True)}
+    attacks = _shared(case, case.current, makers)
     said = "outputs shall be those of the nearest honest sample of another class"
     return Plan(case.current, attacks, said, criterion)
 
@@ -294,8 +332,8 @@ def _features(case: Case) -> Plan | None:
         return None
     if len(np.unique(outputs[:, : case.classes].argmax(axis=1))) < 2:
         return None
-    steps = _questions(model, case.budget)
-    attacks = {"apgd-features": _apgd(case, steps, loss="matching", random_start=True)}
+    makers = {"apgd-features": _apgd(case, loss="matching", random_start=True)}
+    attacks = _shared(case, model, makers)
     said = (
         f"the features at '{layer}' shall be those of the nearest honest sample of "
         "another class"
@@ -306,10 +344,11 @@ def _features(case: Case) -> Plan | None:
 def _more(case: Case) -> Plan | None:
     if case.current.access < Access.GRADIENT:
         return Plan(case.current, _blind(case, case.current), "more passes")
-    attacks = _descents(case, case.current)
-    if not _sparse(case.norm):
-        steps = max(_questions(case.current, case.budget) // 4, _FEWEST)
-        attacks["apgd-restart"] = _apgd(case, steps, random_start=True)
+    makers = {"auto": _auto(case), "apgd": _apgd(case)}
+    makers["apgd-restart"] = _apgd(case, random_start=True)
+    attacks = _shared(case, case.current, makers)
+    if _sparse(case.norm):
+        attacks = _descents(case, case.current)
     said = "more passes for the same attacks, and a restart from a random point"
     return Plan(case.current, attacks, said)
 
@@ -319,14 +358,15 @@ def _without_gradients(case: Case) -> Plan | None:
 
 
 def _blind(case: Case, model: Model) -> dict[str, Attack[Any]]:
-    """Attacks that follow no gradients, each with half of the budget."""
-    steps = _questions(model, case.budget, gradients=False) // 2
-    decisions = auto(case.norm, steps, Access.DECISION)
-    attacks: dict[str, Attack[Any]] = {"decisions": decisions}
+    """Attacks that follow no gradients."""
+    makers: dict[str, Callable[[int], Attack[Any]]] = {
+        "decisions": lambda steps: auto(case.norm, steps, Access.DECISION)
+    }
     if case.model.access >= Access.SCORE:
-        scores = auto(case.norm, steps, Access.SCORE, epsilon=case.epsilon)
-        attacks["scores"] = scores
-    return attacks
+        makers["scores"] = lambda steps: auto(
+            case.norm, steps, Access.SCORE, epsilon=case.epsilon
+        )
+    return _shared(case, model, makers, gradients=False)
 
 
 def _logits(model: Model, x: Array) -> Array:
@@ -414,7 +454,7 @@ REMEDIES: tuple[Remedy, ...] = (
         _ids("S1", "S2", "S4", "C1", "C3", "C4", "C10"),
         "more steps and restarts",
         _more,
-        cost=4,
+        cost=6,
     ),
     Remedy(
         "no gradients",

@@ -1,5 +1,7 @@
 """Checks of how a model answers: gradients, randomness, outputs."""
 
+import math
+
 import numpy as np
 
 from robustkit.checks.finding import Finding, Severity
@@ -97,7 +99,7 @@ def _misleading_gradients(p: Probe) -> list[Finding]:
     known = ~np.isnan(p.ratio[:, -1])
     if p.no_gradient or known.sum() < max(0.1 * len(known), 1):
         return []
-    near, middle, far = np.nanmedian(p.ratio[known], axis=0)
+    near, middle, far = (_median(column) for column in p.ratio[known].T)
     backwards = p.ratio[known, -1] < 0
     evidence = {
         f"ratio at {share:g} epsilon": float(value)
@@ -330,6 +332,12 @@ def _company(p: Probe) -> list[Finding]:
             {"change": p.company},
         )
     ]
+
+
+def _median(values: Array) -> float:
+    """Of those that are known; NaN where none is."""
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else math.nan
 
 
 def _one_hot(logits: Array) -> bool:

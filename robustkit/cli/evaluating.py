@@ -32,7 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate_command", "merge_command"]
 
-_WITH_RESUME = ("resume", "lower", "warrant", "adaptive", "strict", "as_json")
+_WITH_RESUME = (
+    "resume",
+    "lower",
+    "warrant",
+    "adaptive",
+    "adaptive_budget",
+    "strict",
+    "as_json",
+)
 """Parameters that change nothing of what is evaluated."""
 
 _EVAL_HELP = """Find the smallest adversarial perturbation of every sample, verified.
@@ -129,6 +137,13 @@ Examples:
     help="Then answer the findings: remedies in turn, each with its new number.",
 )
 @click.option(
+    "--adaptive-budget",
+    type=click.IntRange(min=1),
+    metavar="PASSES",
+    help="Per sample, for all remedies of a norm together.  [default: 30 x --budget, "
+    "or 30,000]",
+)
+@click.option(
     "--lower",
     metavar="METHOD|FILE",
     help="Then bound distances from below: interval, crown, exact, or a file.",
@@ -165,6 +180,7 @@ def evaluate_command(
     headers: tuple[tuple[str, str], ...],
     warrant: bool,
     adaptive: bool,
+    adaptive_budget: int | None,
     lower: str | None,
     out: str | None,
     resume: str | None,
@@ -190,6 +206,8 @@ def evaluate_command(
                 "--adaptive mends gradients; with --access "
                 f"{settings['access']} there are none to mend"
             )
+        if adaptive_budget is not None and not adaptive:
+            raise BadInput("--adaptive-budget is for --adaptive, which was not given")
         if folder is None:
             folder = fresh_folder(str(model))
         bounds = two(settings.pop("bounds"))
@@ -252,7 +270,7 @@ def evaluate_command(
 
             warranted(results, model, data, names, progress=say)
         findings = _findings(results)
-        adapted = _adapted(results) if adaptive else None
+        adapted = _adapted(results, adaptive_budget) if adaptive else None
         show(results, as_json, Console(), findings, adapted)
     if strict and findings.invalid:
         sys.exit(3)
@@ -312,7 +330,7 @@ def _attacks_that_run(
     return found
 
 
-def _adapted(results: "Results") -> "Adaptation":
+def _adapted(results: "Results", total: int | None) -> "Adaptation":
     """What answering the findings changed, kept in the run folder."""
     from robustkit.adaptive.adapt import adapt
 
@@ -320,7 +338,7 @@ def _adapted(results: "Results") -> "Adaptation":
         click.echo(what, err=True)
 
     asked = results.run["asked"]
-    adapted = adapt(results, asked["model"], asked["data"], progress=say)
+    adapted = adapt(results, asked["model"], asked["data"], total=total, progress=say)
     adapted.save(results.path)
     return adapted
 
@@ -372,7 +390,7 @@ def _check_alone(context: click.Context) -> None:
     if others:
         raise BadInput(
             "--resume goes on with a run as it was begun, so it goes with --lower, "
-            "--warrant, --adaptive, --strict, --json, --progress and the choice of an "
-            "engine only; leave out "
+            "--warrant, --adaptive, --adaptive-budget, --strict, --json, --progress "
+            "and the choice of an engine only; leave out "
             f"{', '.join(sorted(others))}"
         )

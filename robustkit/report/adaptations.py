@@ -26,7 +26,7 @@ def adaptations(results: Results) -> list[dict[str, Any]]:
     bounds = tuple(results.run["config"]["bounds"])
     try:
         return [
-            _table(norm, found["steps"], bounds, content)
+            _table(norm, found, bounds, content)
             for norm, found in content["norms"].items()
         ]
     except (
@@ -44,19 +44,45 @@ def adaptations(results: Results) -> list[dict[str, Any]]:
 
 def _table(
     norm: str,
-    steps: list[dict[str, Any]],
+    found: Mapping[str, Any],
     bounds: tuple[float, float],
     content: Mapping[str, Any],
 ) -> dict[str, Any]:
     letter, subscript = words.symbol(norm)
+    steps, count = found["steps"], int(content["samples"])
     sizes = [float(entry["epsilon"]) for entry in steps[0]["robust_accuracy"]]
     return {
         "letter": letter,
         "subscript": subscript,
         "sizes": [words.epsilon(size, norm, bounds) for size in sizes],
-        "steps": [_step(step, int(content["samples"])) for step in steps],
+        "steps": [_step(step, count) for step in steps],
+        "cost": _cost(found, content.get("total"), count),
+        "left_out": [
+            (str(one["remedy"]), ", ".join(map(str, one["findings"])))
+            for one in found.get("left_out", ())
+        ],
+        "enough": _enough(found.get("enough")),
         "draws": int(content["draws"]),
     }
+
+
+def _cost(found: Mapping[str, Any], total: Any, count: int) -> str:
+    """What the remedies took and might have; empty for files without."""
+    if total is None:
+        return ""
+    plain, remedies = (
+        f"{int(found[name]) / max(count, 1):,.0f}"
+        for name in ("plain_passes", "remedy_passes")
+    )
+    return (
+        f"Passes per sample: {plain} of the plain evaluation, {remedies} of all "
+        f"remedies, of {int(total):,} at most; those for measuring and confirming are "
+        "not counted."
+    )
+
+
+def _enough(passes: Any) -> str:
+    return "" if passes is None else f"{int(passes)}"
 
 
 def _step(step: Mapping[str, Any], count: int) -> dict[str, Any]:

@@ -91,12 +91,41 @@ def print_adaptation(found: Adaptation, console: Console) -> None:
         for step in found.of(norm):
             for line in _about(step):
                 console.print(line, highlight=False, markup=False)
+        console.print(_cost(found, norm), highlight=False, markup=False)
+        for one in found.left_out:
+            if one.norm == norm:
+                console.print(
+                    f"left out: {one.remedy}, for {', '.join(one.findings)}: it might "
+                    f"have taken {_each(one.most, found)} passes per sample more",
+                    style="yellow",
+                    highlight=False,
+                )
+        if (enough := found.enough(norm)) is not None:
+            console.print(
+                f"with --adaptive-budget {enough} none of these had been left out",
+                style="yellow",
+                highlight=False,
+            )
     if found.draws > 1:
         console.print(
             f"the model's answers are random: an adversarial counts if it is one in "
             f"more than half of {found.draws} fresh draws, at 95 % confidence",
             highlight=False,
         )
+
+
+def _cost(found: Adaptation, norm: str) -> str:
+    """What the remedies took, and what they might have."""
+    plain, remedies = found.spent(norm)
+    return (
+        f"passes per sample: {_each(plain, found)} of the plain evaluation, "
+        f"{_each(remedies, found)} of all remedies, of {found.total:,} at most; for "
+        "measuring and confirming some more"
+    )
+
+
+def _each(passes: int, found: Adaptation) -> str:
+    return f"{passes / len(found.index):,.0f}"
 
 
 def _about(step: Step) -> list[str]:

@@ -136,6 +136,71 @@ def test_a_wrapped_model_that_lies_is_not_believed(behind, digits):
     assert found.robust_accuracy(0.05) == results.robust_accuracy(0.05)
 
 
+def costs(found):
+    """By remedy, passes taken and the most that its cost allows, over all samples."""
+    allowed = {r.name: r.cost * found.budget for r in REMEDIES}
+    return {
+        step.remedy: (step.forwards, allowed[step.remedy] * step.attacked)
+        for step in found.of()
+        if step.remedy in allowed
+    }
+
+
+@pytest.mark.parametrize("budget", [30, 120])
+def test_no_remedy_takes_more_than_its_cost_not_even_on_estimated_gradients(
+    budget, behind, digits
+):
+    """The model's gradients are cut, and remedies build on estimates of them."""
+    chosen = ("smoothed gradients", "other losses", "more passes", "no gradients")
+    remedies = [r for r in REMEDIES if r.name in chosen]
+    model = behind(before=lambda x: torch.from_numpy(x.detach().numpy().round(1)))
+    _, found = adapted(
+        model, digits, budget=budget, attacks=["square"], remedies=remedies
+    )
+    took = costs(found)
+    assert {"smoothed gradients", "other losses", "no gradients"} <= took.keys()
+    assert found.of()[1].kept
+    for name, (passes, most) in took.items():
+        assert 0 < passes <= most, name
+    assert not any(step.failures for step in found.of())
+
+
+def test_all_remedies_together_stay_within_the_total(behind, digits):
+    """What has no room is left out by name, and has it with the number that is told."""
+    remedies = [r for r in REMEDIES if r.name in ("straight-through", "no gradients")]
+    remedies = [dataclasses.replace(r, answers=frozenset({"C9"})) for r in remedies]
+    model = behind(before=lambda x: (2 * x).round() / 2 + 0.001 * x)
+    settings = {"budget": 40, "epsilon": EPSILON, "remedies": remedies}
+    results = evaluated(model, digits, ["fgsm"], epsilons=[0.001, EPSILON])
+    said = []
+    found = rk.adapt(
+        results, model, digits, total=100, progress=said.append, **settings
+    )
+    assert "all of a norm together 100" in said[0]
+    plain, remedies_took = found.spent()
+    assert (
+        plain == results.summary()["norms"]["linf"]["attacks"]["fgsm"]["forward_passes"]
+    )
+    assert remedies_took == sum(step.forwards for step in found.of()[1:])
+    assert remedies_took <= 100 * len(digits[0])
+    (left,) = found.left_out
+    assert (left.norm, left.remedy, left.findings) == ("linf", "no gradients", ("C9",))
+    # Cost 4, of a budget of 40, for those that are still attacked.
+    assert left.most == 160 * int((found.distances() > 0.001).sum())
+    enough = found.enough()
+    assert (enough - 1) * len(digits[0]) < remedies_took + left.most
+    content = found.to_json()
+    assert content["total"] == 100
+    assert content["norms"]["linf"]["left_out"][0]["remedy"] == "no gradients"
+    assert content["norms"]["linf"]["enough"] == enough
+    again = rk.adapt(results, model, digits, total=enough, **settings)
+    assert not again.left_out
+    assert again.enough() is None
+    assert again.spent()[1] <= enough * len(digits[0])
+    less = rk.adapt(results, model, digits, total=enough - 1, **settings)
+    assert [one.remedy for one in less.left_out] == ["no gradients"]
+
+
 def test_a_remedy_that_fails_is_told_and_stops_nothing(behind, digits):
     def broken(case):
         raise RuntimeError("no such luck")
@@ -306,6 +371,8 @@ def test_bad_settings(behind, digits):
         rk.adapt(results, model, (digits[0][:4], digits[1][:4]))
     with pytest.raises(BadInput, match="at least 1 pass"):
         rk.adapt(results, model, digits, budget=0)
+    with pytest.raises(BadInput, match="at least 1 pass per sample; got 0"):
+        rk.adapt(results, model, digits, total=0)
     with pytest.raises(BadInput, match="confirm nothing; got 3"):
         rk.adapt(results, model, digits, draws=3)
     with pytest.raises(BadInput, match="epsilon must be positive"):
@@ -358,11 +425,28 @@ def test_the_command(tmp_path):
     assert done.exit_code == 0, done.output
     assert "robust accuracy as the findings are answered" in done.stdout
     assert "straight-through" in done.stdout
+    told = " ".join(done.stdout.split())
+    assert "of all remedies, of 1,500 at most" in told
     content = json.loads((out / ADAPTIVE).read_text())
     assert content["samples"] == 12
     page = (out / "report.html").read_text()
     assert "the findings answered" in page
     assert "straight-through" in page
+    assert "of all remedies, of 1,500 at most" in page
+    tight = ["eval", "--resume", str(out), "--adaptive", "--adaptive-budget", "60"]
+    done = CliRunner().invoke(main, tight)
+    assert done.exit_code == 0, done.output
+    (enough,) = {
+        norm["enough"]
+        for norm in json.loads((out / ADAPTIVE).read_text())["norms"].values()
+    }
+    assert f"with --adaptive-budget {enough} none of these" in " ".join(
+        done.stdout.split()
+    )
+    assert f"--adaptive-budget {enough}" in (out / "report.html").read_text()
+    refused = CliRunner().invoke(main, ["eval", "digits", "--adaptive-budget", "9"])
+    assert refused.exit_code == 2
+    assert "is for --adaptive" in refused.output
     refused = CliRunner().invoke(
         main, ["eval", "digits", "--adaptive", "--access", "score"]
     )
