@@ -17,6 +17,7 @@ from robustkit.adaptive.catalogue import REMEDIES
 from robustkit.adaptive.remedy import Case, Remedy
 from robustkit.checks.check import check
 from robustkit.checks.finding import Finding
+from robustkit.checks.model_checks import REMEMBERS
 from robustkit.engine.criteria import Criterion
 from robustkit.evaluation.goals import make_criterion
 from robustkit.evaluation.opening import model_and_data
@@ -137,9 +138,15 @@ def adapt(
             seed=config["seed"],
         ).findings
     )
-    random = examined.random or any(
-        finding.id == "R1" and "spread" in finding.evidence for finding in plain
-    )
+    of_answers = [finding for finding in plain if finding.id == "R1"]
+    random = examined.random or any("spread" in f.evidence for f in of_answers)
+    if any(REMEMBERS in f.evidence for f in of_answers):
+        # Repeated questions would ask its memory.
+        random = False
+        say(
+            "the model remembers what it was asked, so what is found below is about "
+            "its memory, too: attack it without its memory"
+        )
     if random and config["target"] == "least-likely":
         make = settled(make, adapted, x, config["batch_size"])
     for name in results.norms:

@@ -8,7 +8,10 @@ from robustkit.checks.finding import Finding, Severity
 from robustkit.checks.probe import SHARES, Probe
 from robustkit.numerics.tensors import Array
 
-__all__ = ["check_model"]
+__all__ = ["REMEMBERS", "check_model"]
+
+REMEMBERS = "samples with other answers"
+"""In the evidence of a finding that a model remembers earlier questions."""
 
 # Where the cross-entropy's gradient at the true class is exactly zero in float32.
 _SATURATED = 17.0
@@ -33,6 +36,7 @@ def check_model(p: Probe) -> list[Finding]:
         _zero_gradients,
         _misleading_gradients,
         _random,
+        _remembers,
         _unstable,
         _probabilities,
         _rectified,
@@ -74,7 +78,7 @@ def _unavailable(p: Probe) -> list[Finding]:
 
 
 def _zero_gradients(p: Probe) -> list[Finding]:
-    if p.no_gradient or not p.zero.any():
+    if p.no_gradient or p.memory.found or not p.zero.any():
         return []
     share = float(p.zero.mean())
     return [
@@ -94,7 +98,7 @@ def _zero_gradients(p: Probe) -> list[Finding]:
 
 def _misleading_gradients(p: Probe) -> list[Finding]:
     """G3: what the margin does along its gradient, over what the gradient says."""
-    if p.random:
+    if p.random or p.memory.found:
         return []
     known = ~np.isnan(p.ratio[:, -1])
     if p.no_gradient or known.sum() < max(0.1 * len(known), 1):
@@ -172,7 +176,7 @@ def _random(p: Probe) -> list[Finding]:
             "R1",
             Severity.INVALIDATES if flips > 0.05 else Severity.SUSPICIOUS,
             f"the model answers equal questions differently (predictions of "
-            f"{100 * flips:.0f} % of the samples changed within five questions; "
+            f"{100 * flips:.0f} % of the samples changed within seven questions; "
             f"{_cause(p)}). One lucky draw is no adversarial, and one unlucky gradient "
             "no failure",
             f"{_switch_off(p)}average the gradient over draws (EOT) and let several "
@@ -180,6 +184,42 @@ def _random(p: Probe) -> list[Finding]:
             "you evaluate",
             {"samples with flips": flips, "spread": float(p.spread.max())},
             _at(p, p.flips > 0),
+        )
+    ]
+
+
+def _remembers(p: Probe) -> list[Finding]:
+    """R1, where not chance but earlier questions decide."""
+    m = p.memory
+    if not m.found:
+        return []
+    flips = float(m.flipped.mean())
+    once = m.once.sum() >= m.drifted.sum()
+    what = (
+        "the first answer about an input is another than all later ones, and these "
+        "agree"
+        if once
+        else "answers agree in a row, and are others after many questions about near "
+        "copies"
+    )
+    return [
+        Finding(
+            "R1",
+            Severity.INVALIDATES if flips > 0.05 else Severity.SUSPICIOUS,
+            f"the model remembers what it was asked: {what} (predictions of "
+            f"{100 * flips:.0f} % of the samples changed). It may look for near copies "
+            "of earlier questions, or adapt to its inputs; so an attack that asks "
+            "often sees another model than the one that is used, and what it does not "
+            "find says nothing",
+            "attack the model without its memory, or with the memory emptied before "
+            "each question; and try points that need one question: of that model, or "
+            "of other networks, tried once on one that remembers nothing yet",
+            {
+                REMEMBERS: float((m.once | m.drifted).mean()),
+                "samples with flips": flips,
+                "median change": float(np.median(m.change)),
+            },
+            _at(p, (m.once | m.drifted)[p.index]),
         )
     ]
 
@@ -201,7 +241,7 @@ def _switch_off(p: Probe) -> str:
 def _unstable(p: Probe) -> list[Finding]:
     """R2, on the margin."""
     change = float(np.median(p.noise))
-    if p.random or change <= 0.3:
+    if p.random or p.memory.found or change <= 0.3:
         return []
     return [
         Finding(
@@ -318,7 +358,7 @@ def _differentiates(p: Probe) -> list[Finding]:
 
 
 def _company(p: Probe) -> list[Finding]:
-    if p.random or p.company < 1e-3:
+    if p.random or p.memory.found or p.company < 1e-3:
         return []
     return [
         Finding(

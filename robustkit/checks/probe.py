@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.checks.calls import Calls, calls
+from robustkit.checks.memory import Memory, remembers
 from robustkit.engine.criteria import Misclassification
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, NoGradient
@@ -20,7 +21,7 @@ __all__ = ["SHARES", "NothingCorrect", "Probe", "probe"]
 SHARES = (0.01, 0.1, 0.5)
 """Lengths, as shares of epsilon, at which gradients meet finite differences."""
 
-_REPEATS = 5
+_REPEATS = 3
 _NOISES = 20
 _ALONE = 8
 
@@ -39,8 +40,9 @@ class Probe:
         logits: (n, classes) of the originals.
         margin: (n,) of the originals.
         flips: (n,) the share of repeated questions with another prediction.
-        spread: (n,) the largest distance (L2) between repeated answers, as a share of
-            the answer's length.
+        spread: (n,) the largest distance (L2) of repeated answers from the first one,
+            as a share of its length.
+        memory: Whether answers depend on what was asked before, and how that showed.
         company: The largest change of a prediction's logits, likewise, when the
             samples are asked one by one and not together.
         inner_gradients: How often the model differentiated something by itself while it
@@ -66,6 +68,7 @@ class Probe:
     margin: Array
     flips: Array
     spread: Array
+    memory: Memory
     company: float
     inner_gradients: int
     declared: bool
@@ -80,12 +83,16 @@ class Probe:
 
     @property
     def random(self) -> bool:
-        """Whether equal questions got different answers."""
-        return bool(self.flips.any() or (self.spread > 1e-4).any())
+        """Whether equal questions got different answers by chance."""
+        changes = bool(self.flips.any() or (self.spread > 1e-4).any())
+        return changes and not self.memory.found
 
 
 def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -> Probe:
     """Ask a model about samples, their neighbours, and its gradients.
+
+    The first question about each sample comes first, in two halves, then the same
+    again; and once more at the very end, after many questions about near copies.
 
     Costs some 30 forward passes and one backward pass per sample, and one forward pass
     more for each of the first 8 samples.
@@ -101,8 +108,10 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
         NothingCorrect: The model classifies no sample correctly.
     """
     with _inner_gradients() as inner:
-        logits = _logits(model, x)
-    correct = np.flatnonzero(logits.argmax(axis=1) == label)
+        first = _in_parts(model, x)
+    early = np.stack([_in_parts(model, x) for _ in range(_REPEATS)])
+    everyone = x
+    correct = np.flatnonzero(first.argmax(axis=1) == label)
     if len(correct) == 0:
         raise NothingCorrect(
             f"the model classifies none of {len(x)} samples as labelled, so there is "
@@ -110,9 +119,7 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
         )
     total, x, label = len(x), x[correct], label[correct]
     logits = _logits(model, x)
-    repeats = np.stack([_logits(model, x) for _ in range(_REPEATS)])
     length = np.linalg.norm(logits, axis=1) + 1e-12
-    spread = np.linalg.norm(repeats - logits, axis=2) / length
     margin = _margins(logits, label)
     few = min(_ALONE, len(x))
     alone = np.concatenate([_logits(model, x[i : i + 1]) for i in range(few)])
@@ -126,20 +133,31 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
     gradient = np.where(np.isfinite(gradient), gradient, 0)
     zero = np.asarray(~gradient.reshape(len(x), -1).any(axis=1) & ~broken)
     noise, foretold = _noise(model, x, label, margin, gradient, epsilon, seed)
+    ratio = _ratios(model, x, label, margin, gradient, epsilon)
+    # Again, now that many near copies were asked about.
+    late = np.stack([_in_parts(model, everyone) for _ in range(_REPEATS)])
+    memory = remembers(first, early, late)
+    again = np.concatenate([early, late])[:, correct]
+    first = first[correct]
+    apart = np.linalg.norm(again - first, axis=2)
+    if memory.found:
+        # What it said before it remembered.
+        logits, margin = first, _margins(first, label)
     return Probe(
         index=correct,
         total=total,
         logits=logits,
         margin=margin,
-        flips=(repeats.argmax(axis=2) != logits.argmax(axis=1)).mean(axis=0),
-        spread=spread.max(axis=0),
+        flips=(again.argmax(axis=2) != first.argmax(axis=1)).mean(axis=0),
+        spread=(apart / (np.linalg.norm(first, axis=1) + 1e-12)).max(axis=0),
+        memory=memory,
         company=float(company.max()),
         inner_gradients=inner[0],
         declared=model.access >= Access.GRADIENT,
         no_gradient=why,
         zero=zero,
         broken=broken,
-        ratio=_ratios(model, x, label, margin, gradient, epsilon),
+        ratio=ratio,
         noise=noise,
         foretold=foretold,
         epsilon=epsilon,
@@ -149,6 +167,14 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
 
 def _logits(model: Model, x: Array) -> Array:
     return np.array(to_numpy(model.logits(model.to_tensor(x))), dtype=np.float64)
+
+
+def _in_parts(model: Model, x: Array) -> Array:
+    """(n, classes), the two halves asked about one after the other."""
+    half = (len(x) + 1) // 2
+    return np.concatenate(
+        [_logits(model, part) for part in (x[:half], x[half:]) if len(part)]
+    )
 
 
 def _margins(logits: Array, label: Array) -> Array:

@@ -76,8 +76,10 @@ def examine(model: Model, x: Array) -> Examined:
     random = not _same(_ask(model, x[:1]), answers[0])
     if random:
         notes += (
-            f"the model '{model.name}' gives different answers to the same input; "
-            "distances are then those of lucky draws, and its robustness is not told",
+            f"the model '{model.name}' gives different answers to the same input, by "
+            "chance or because it remembers what it was asked (robustkit check tells "
+            "which); distances are then those of lucky draws, and its robustness is "
+            "not told",
         )
     elif len(x) > 1 and len(logits) > 1 and not _same(_ask(model, x), logits):
         notes += (
