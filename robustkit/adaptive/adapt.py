@@ -30,7 +30,7 @@ from robustkit.numerics.tensors import Tensor
 __all__ = ["adapt"]
 
 # Passes per sample for a remedy of cost 1, and for all together, in such.
-_BUDGET, _TOTAL = 1000, 30
+_BUDGET, _TOTAL = 1000, 20
 # Samples that findings are looked for at.
 _CHECKED = 64
 
@@ -68,7 +68,7 @@ def adapt(
         total: Model passes per sample that all remedies of a norm together may take, on
             average over the samples: those that are broken early leave theirs to the
             others. A remedy that might take more than is left is left out, and named
-            (`Adaptation.left_out`). None: 30 budgets.
+            (`Adaptation.left_out`). None: 20 budgets.
         epsilon: The size of most interest, in norm units; None: the largest of the
             evaluation's at which half of the accuracy is left, else the smallest.
         criterion: As it was given to the evaluation.

@@ -140,8 +140,8 @@ Examples:
     "--adaptive-budget",
     type=click.IntRange(min=1),
     metavar="PASSES",
-    help="Per sample, for all remedies of a norm together.  [default: 30 x --budget, "
-    "or 30,000]",
+    help="Per sample, for all remedies of a norm together.  [default: 20 x --budget, "
+    "or 20,000]",
 )
 @click.option(
     "--lower",

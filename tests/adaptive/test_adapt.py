@@ -426,13 +426,13 @@ def test_the_command(tmp_path):
     assert "robust accuracy as the findings are answered" in done.stdout
     assert "straight-through" in done.stdout
     told = " ".join(done.stdout.split())
-    assert "of all remedies, of 1,500 at most" in told
+    assert "of all remedies, of 1,000 at most" in told
     content = json.loads((out / ADAPTIVE).read_text())
     assert content["samples"] == 12
     page = (out / "report.html").read_text()
     assert "the findings answered" in page
     assert "straight-through" in page
-    assert "of all remedies, of 1,500 at most" in page
+    assert "of all remedies, of 1,000 at most" in page
     tight = ["eval", "--resume", str(out), "--adaptive", "--adaptive-budget", "60"]
     done = CliRunner().invoke(main, tight)
     assert done.exit_code == 0, done.output

@@ -182,7 +182,7 @@ def test_no_other_model_is_called_one_that_remembers(digits, wrapped, change):
 
 def test_remedies_do_not_ask_a_memory_again_and_again(digits):
     _, x, y = digits
-    model = Refusing(digits[0], 30).eval()
+    model = Refusing(digits[0], 15).eval()
     said = []
     results = rk.evaluate(model, (x, y), attacks=["fgsm"], samples=12)
     model.seen = model.seen[:0]
