@@ -10,6 +10,7 @@ from robustkit.engine.attack import Attack
 from robustkit.engine.ledger import Ledger
 from robustkit.engine.problem import Listener, Problem
 from robustkit.errors import BadInput
+from robustkit.numerics.fused import compiling
 from robustkit.numerics.tensors import Array, take, to_numpy
 
 __all__ = ["Observer", "run"]
@@ -30,6 +31,7 @@ def run(
     *,
     budget: int | None = None,
     observers: Iterable[Observer] = (),
+    compiled: bool = False,
 ) -> Ledger:
     """Run an attack on a problem and return what it found and what that cost.
 
@@ -44,6 +46,7 @@ def run(
             pass) per sample. A step may overdraw it: that is billed, not rewarded.
         observers: Called after each step; those that are listeners too
             (`engine.problem.Listener`) hear every question.
+        compiled: Compile the attack's arithmetic (`numerics.fused`).
 
     Returns:
         The problem's ledger, speaking of all samples in their order.
@@ -60,7 +63,7 @@ def run(
     problem.tell(listeners)
     ledger = problem.ledger
     try:
-        with problem.model.session():
+        with problem.model.session(), compiling(compiled):
             known = to_numpy(ledger.distance <= 0)
             if known.any():
                 problem.drop(known)

@@ -13,6 +13,7 @@ from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, NoGradient, PullBack
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.random import Rng, sample_keys
+from robustkit.numerics.steps import descended
 from robustkit.numerics.tensors import (
     Array,
     Batch,
@@ -22,8 +23,6 @@ from robustkit.numerics.tensors import (
     finite_or_zero,
     like,
     maximum,
-    minus,
-    plus,
     put,
     take,
     to_numpy,
@@ -182,8 +181,8 @@ class Problem:
         self._access = model.access
         self._seed = seed
         self._keys = keys
-        # Known to lie within the bounds.
-        self._inside: Batch | None = None
+        # What the last step led to: a valid point, its perturbation and its size.
+        self._arrived: tuple[Batch, Batch, PerSample] | None = None
         self._head = head
         self._listeners: tuple[Listener, ...] = ()
 
@@ -290,8 +289,9 @@ class Problem:
         """
         self._allow(Access.GRADIENT)
         loss = get_loss(loss) if isinstance(loss, str) else loss
-        inside = x if x is self._inside else self.bounds.clip(x)
-        point = self._model.shown(inside)
+        arrived = self._arrived
+        inside = arrived is not None and x is arrived[0]
+        point = self._model.shown(x if inside else self.bounds.clip(x))
         with self._model.session():
             logits, pull_back = self._linearised(point, None)
             value, slopes = loss(self._criterion, logits)
@@ -301,7 +301,8 @@ class Problem:
         is_margin = loss is LOSSES["margin"]
         margin = value if is_margin else self._criterion.margin(logits)
         extra = self._model.passes_per_gradient
-        answer = self._recorded(point, margin, backward=extra == 0)
+        known = arrived if inside and point is x else None
+        answer = self._recorded(point, margin, backward=extra == 0, known=known)
         self.ledger.forwards += extra
         for listener in self._listeners:
             listener.after_gradient(self, point, value, gradient, None)
@@ -312,9 +313,6 @@ class Problem:
         here: GradientAnswer,
         radius: PerSample,
         share: PerSample | float,
-        *,
-        gradient: Batch | None = None,
-        norm: Norm | None = None,
     ) -> Batch:
         """The points (n, ...) one step down the gradient, in ball and bounds again.
 
@@ -324,17 +322,20 @@ class Problem:
             here: Where the step starts.
             radius: (n,) of the ball around the originals, in norm units.
             share: How long the step is, as a share of the ball; (n,) or one for all.
-            gradient: (n, ...) to go down; None: that of `here`.
-            norm: Whose ball it is; None: the problem's.
         """
-        norm = self.norm if norm is None else norm
-        gradient = here.gradient if gradient is None else gradient
-        stride = norm.stride(gradient, radius, share, here.point, self.bounds)
-        moved = minus(here.delta, stride, reuse=True)
-        delta = norm.project_loosely(moved, radius, self.low, self.high)
-        point = plus(delta, self.x, reuse=True)
-        self._inside = self.bounds.clip(point, reuse=True)
-        return self._inside
+        self._arrived = descended(
+            self.norm,
+            self.bounds,
+            self.x,
+            self.low,
+            self.high,
+            here.point,
+            here.delta,
+            here.gradient,
+            radius,
+            share,
+        )
+        return self._arrived[0]
 
     def logits(self, x: Batch, rows: Array | None = None) -> Tensor:
         """Ask for the scores themselves: one forward pass per row.
@@ -497,9 +498,13 @@ class Problem:
         rows: Array | None = None,
         backward: bool = False,
         decision: bool = False,
+        known: tuple[Batch, Batch, PerSample] | None = None,
     ) -> Answer:
-        delta = point - (self.x if rows is None else take(self.x, rows))
-        distance = self.norm(delta)
+        if known is None:
+            delta = point - (self.x if rows is None else take(self.x, rows))
+            distance = self.norm(delta)
+        else:
+            _, delta, distance = known
         margins, distances = together(margin, distance)
         unknown = np.isnan(margins)
         if unknown.any():

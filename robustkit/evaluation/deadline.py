@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from types import FrameType
 
 from robustkit.errors import BadInput
+from robustkit.numerics.fused import is_building
 
 __all__ = ["OutOfTime", "check_time_limit", "deadline"]
 
 
 _AGAIN = 0.01
-"""Seconds after which to see whether an import is over."""
+"""Seconds after which to see whether it may be raised."""
 
 
 class OutOfTime(BaseException):
@@ -43,15 +44,15 @@ def deadline(seconds: float | None) -> Iterator[None]:
     """Raise `OutOfTime` in the block after so many seconds; None: never.
 
     It is raised between two instructions of Python, so not before a call into compiled
-    code returns, and not while a module is imported: one that is cut off there would be
-    half a module to everything that comes after.
+    code returns, and not while a module is imported or a step is compiled: what is cut
+    off there would be half a module, or half a program, to everything that comes after.
     """
     if seconds is None:
         yield
         return
 
     def expire(_: int, frame: FrameType | None) -> None:
-        if _importing(frame):
+        if _building(frame):
             signal.setitimer(signal.ITIMER_REAL, _AGAIN)
             return
         raise OutOfTime
@@ -65,9 +66,11 @@ def deadline(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
-def _importing(frame: FrameType | None) -> bool:
-    """Whether a frame is one of an import, or called from there."""
+def _building(frame: FrameType | None) -> bool:
+    """Whether a frame imports or compiles something, or is called from there."""
     while frame is not None:
+        if is_building(frame.f_code):
+            return True
         if frame.f_code.co_filename.startswith("<frozen importlib."):
             return True
         frame = frame.f_back

@@ -9,6 +9,7 @@ import numpy as np
 from robustkit.errors import BadInput, MissingPackage
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
 from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.padding import Padding, filled, first_rows
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor
 
 try:
@@ -19,8 +20,6 @@ except ImportError as error:
 
 __all__ = ["JaxModel"]
 
-# Of batches between which a model is compiled anew.
-_MOST_SIZES = 4
 _UNTRACEABLE = (
     jax.errors.ConcretizationTypeError,
     jax.errors.NonConcreteBooleanIndexError,
@@ -62,13 +61,13 @@ class JaxModel(Model):
         self.name = name or native_name(function)
         self._function = function
         self._compiles = True
-        self._largest = 0
+        self._padding = Padding()
         self._compiled_scores = jax.jit(self._scores)
         self._compiled_linearisation = jax.jit(self._linearisation)
 
     def logits(self, x: Batch) -> Tensor:
         out = self._ask(self._compiled_scores, self._scores, self._filled(x.raw))
-        return as_tensor(_first_rows(out, x.shape[0]))
+        return as_tensor(first_rows(out, x.shape[0]))
 
     def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
         point = self._filled(x.raw)
@@ -87,10 +86,10 @@ class JaxModel(Model):
         apply = _compiled_pull_back if self._compiles else _pull_back
 
         def pull_back(slopes: Tensor) -> Batch:
-            filled = _fill(slopes.raw, point.shape[0])
-            return as_tensor(_first_rows(apply(way_back, filled), x.shape[0]))
+            gradient = apply(way_back, filled(slopes.raw, point.shape[0]))
+            return as_tensor(first_rows(gradient, x.shape[0]))
 
-        return as_tensor(_first_rows(logits, x.shape[0])), pull_back
+        return as_tensor(first_rows(logits, x.shape[0])), pull_back
 
     def to_tensor(self, x: Array) -> Batch:
         # Not asarray: it may share memory that the caller writes to later.
@@ -146,13 +145,8 @@ class JaxModel(Model):
         count = raw.shape[0]
         if not self._compiles or count == 0:
             return raw
-        size = self._largest = max(self._largest, count)
-        for _ in range(_MOST_SIZES - 1):
-            quarter = -(-size // 4)
-            if quarter < count:
-                break
-            size = quarter
-        return _fill(raw, size)
+        more: jax.Array = filled(raw, self._padding.size(count))
+        return more
 
 
 def _pull_back(way_back: Callable[..., Any], slopes: jax.Array) -> jax.Array:
@@ -161,16 +155,3 @@ def _pull_back(way_back: Callable[..., Any], slopes: jax.Array) -> jax.Array:
 
 
 _compiled_pull_back = jax.jit(_pull_back)
-
-
-def _fill(raw: jax.Array, size: int) -> jax.Array:
-    """The last row repeated up to `size` rows."""
-    count = raw.shape[0]
-    if count == size:
-        return raw
-    # By NumPy, because JAX would compile an indexing for each number of rows.
-    return jnp.array(np.asarray(raw)[np.minimum(np.arange(size), count - 1)])
-
-
-def _first_rows(raw: jax.Array, count: int) -> jax.Array:
-    return raw if raw.shape[0] == count else jnp.array(np.asarray(raw)[:count])

@@ -26,6 +26,7 @@ from robustkit.numerics.tensors import (
     flatten,
     full,
     inner_product,
+    is_symbolic,
     like,
     magnitude,
     maximum,
@@ -35,6 +36,7 @@ from robustkit.numerics.tensors import (
     plus_times,
     put,
     reaches,
+    signed,
     take,
     times,
     to_numpy,
@@ -59,9 +61,16 @@ _FURTHEST = 1e30
 
 
 class Norm(ABC):
-    """A way to measure perturbations, and the geometry of its ball."""
+    """A way to measure perturbations, and the geometry of its ball.
+
+    Attributes:
+        name: For people and tables.
+        pure: Whether projections on ball and box decide nothing by the numbers in a
+            tensor, so that they can be compiled (`numerics.fused`) as a part of others.
+    """
 
     name: ClassVar[str]
+    pure: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, delta: Batch) -> PerSample:
@@ -258,6 +267,7 @@ class Linf(Norm):
     """The largest change of any feature."""
 
     name: ClassVar[str] = "linf"
+    pure: ClassVar[bool] = True
 
     def __call__(self, delta: Batch) -> PerSample:
         return magnitude(delta, math.inf)
@@ -298,7 +308,7 @@ class Linf(Norm):
         bounds: Bounds,
     ) -> Batch:
         """The corner of the ball: blocked features need no care, they cost nothing."""
-        return times(gradient.sign(), expand(radius * share, gradient), reuse=True)
+        return signed(gradient, radius * share)
 
 
 @dataclass(frozen=True, repr=False)
@@ -509,6 +519,10 @@ def tamed(gradient: Batch) -> tuple[Batch, PerSample, PerSample]:
     Those of tiny values would vanish, and those of huge ones be infinite. Nearly all
     gradients come back as they are, in units of 1.
     """
+    if is_symbolic(gradient):
+        unit = nonzero(magnitude(gradient, math.inf))
+        gradient = gradient / expand(unit, gradient)
+        return gradient, magnitude(gradient, 2), unit
     with np.errstate(over="ignore", under="ignore"):
         size = magnitude(gradient, 2)
     lengths, unit = to_numpy(size), full(gradient, 1.0)

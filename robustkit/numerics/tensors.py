@@ -32,9 +32,11 @@ __all__ = [
     "expand",
     "finite_or_zero",
     "flatten",
+    "framework_of",
     "full",
     "highest",
     "inner_product",
+    "is_symbolic",
     "lead",
     "like",
     "magnitude",
@@ -49,6 +51,7 @@ __all__ = [
     "put",
     "reaches",
     "rounding",
+    "signed",
     "spread",
     "stack_columns",
     "stack_rows",
@@ -90,7 +93,7 @@ def as_tensor(values: Any) -> Tensor:
 
 def to_numpy(x: Tensor) -> Array:
     """A NumPy copy or view of `x`, detached, on the host."""
-    if _framework(x) == "torch":
+    if framework_of(x) == "torch":
         raw = x.raw.detach() if x.raw.requires_grad else x.raw
         return np.asarray(raw.cpu().numpy())
     return np.asarray(x.numpy())
@@ -102,7 +105,7 @@ def together(*parts: PerSample) -> list[Array]:
     Args:
         parts: (n,) each, of one dtype.
     """
-    if _framework(parts[0]) == "torch" and not _on_host(parts[0]):
+    if framework_of(parts[0]) == "torch" and not _on_host(parts[0]):
         import torch
 
         return list(to_numpy(as_tensor(torch.stack([part.raw for part in parts]))))
@@ -143,7 +146,7 @@ def where(mask: Tensor, yes: Tensor | float, no: Tensor | float) -> Tensor:
     for choice in choices:
         if choice.ndim > mask.ndim:
             mask = expand(mask, choice)
-    if choices and _framework(mask) == "torch":
+    if choices and framework_of(mask) == "torch":
         # eagerpy would fill a tensor with the number first.
         import torch
 
@@ -153,7 +156,7 @@ def where(mask: Tensor, yes: Tensor | float, no: Tensor | float) -> Tensor:
 
 def minimum(x: Tensor, y: Tensor | float) -> Tensor:
     """The smaller of the two, element by element."""
-    if _framework(x) == "torch":
+    if framework_of(x) == "torch":
         if isinstance(y, (int, float)):
             return type(x)(x.raw.clamp(max=y))
         return type(x)(x.raw.minimum(y.raw))
@@ -162,7 +165,7 @@ def minimum(x: Tensor, y: Tensor | float) -> Tensor:
 
 def maximum(x: Tensor, y: Tensor | float) -> Tensor:
     """The larger of the two, element by element."""
-    if _framework(x) == "torch":
+    if framework_of(x) == "torch":
         if isinstance(y, (int, float)):
             return type(x)(x.raw.clamp(min=y))
         return type(x)(x.raw.maximum(y.raw))
@@ -178,14 +181,15 @@ def clip(
     memory costs as much as the work on it.
     """
     if isinstance(lower, (int, float)) and isinstance(upper, (int, float)):
-        if reuse and _framework(x) == "torch":
+        if reuse and _reusable(x):
             return type(x)(x.raw.clamp_(lower, upper))
         return x.clip(lower, upper)
     tensors = isinstance(lower, Tensor) and isinstance(upper, Tensor)
-    if tensors and _framework(x) == "torch":
+    if tensors and framework_of(x) == "torch":
         import torch
 
-        least, most, memory = _raw(lower), _raw(upper), x.raw if reuse else None
+        least, most = _raw(lower), _raw(upper)
+        memory = x.raw if reuse and _reusable(x) else None
         if least.shape == most.shape == x.raw.shape:
             return type(x)(torch.clamp(x.raw, least, most, out=memory))
         # Twice as fast as one clamp where bounds broadcast.
@@ -196,14 +200,14 @@ def clip(
 
 def plus(x: Tensor, y: Tensor, *, reuse: bool = False) -> Tensor:
     """The sum, in the shape of `x`."""
-    if reuse and _framework(x) == "torch":
+    if reuse and _reusable(x):
         return type(x)(x.raw.add_(y.raw))
     return x + y
 
 
 def plus_times(x: Tensor, y: Tensor, factor: float) -> Tensor:
     """The sum of `x` and `factor` times `y`, which may be infinite."""
-    if _framework(x) == "torch":
+    if framework_of(x) == "torch":
         return type(x)(x.raw.add(y.raw, alpha=factor))
     with np.errstate(over="ignore"):
         return x + y * factor
@@ -211,7 +215,7 @@ def plus_times(x: Tensor, y: Tensor, factor: float) -> Tensor:
 
 def minus(x: Tensor, y: Tensor, *, reuse: bool = False) -> Tensor:
     """The difference, in the shape of both; `reuse` takes the memory of `y`."""
-    if reuse and _framework(x) == "torch":
+    if reuse and _reusable(x):
         import torch
 
         return type(x)(torch.sub(x.raw, y.raw, out=y.raw))
@@ -220,9 +224,21 @@ def minus(x: Tensor, y: Tensor, *, reuse: bool = False) -> Tensor:
 
 def times(x: Tensor, y: Tensor | float, *, reuse: bool = False) -> Tensor:
     """The product, in the shape of `x`."""
-    if reuse and _framework(x) == "torch":
+    if reuse and _reusable(x):
         return type(x)(x.raw.mul_(_raw(y)))
     return x * y
+
+
+def signed(x: Tensor, size: PerSample) -> Tensor:
+    """A number of each sample's `size` with the sign of `x`; zero where that is."""
+    size = expand(size, x)
+    if framework_of(x) == "torch" and is_symbolic(x):
+        import torch
+
+        # Compiled, this takes half as long as a sign.
+        lower = torch.where(x.raw < 0, -size.raw, 0.0)
+        return type(x)(torch.where(x.raw > 0, size.raw, lower))
+    return times(x.sign(), size, reuse=True)
 
 
 def differs(x: Tensor, y: Tensor | float, *, reuse: bool = False) -> Tensor:
@@ -231,17 +247,17 @@ def differs(x: Tensor, y: Tensor | float, *, reuse: bool = False) -> Tensor:
     Numbers, here and below, because products are many times faster than choices by a
     mask.
     """
-    if _framework(x) == "torch":
+    if framework_of(x) == "torch":
         import torch
 
-        out = x.raw if reuse else torch.empty_like(x.raw)
+        out = x.raw if reuse and _reusable(x) else torch.empty_like(x.raw)
         return type(x)(torch.ne(x.raw, _raw(y), out=out))
     return (x != y).astype(x.dtype)
 
 
 def reaches(x: Tensor, y: Tensor | float) -> Tensor:
     """1 where x >= y, else 0, in the shape and dtype of `x`."""
-    if _framework(x) == "torch":
+    if framework_of(x) == "torch":
         import torch
 
         return type(x)(torch.ge(x.raw, _raw(y), out=torch.empty_like(x.raw)))
@@ -250,7 +266,7 @@ def reaches(x: Tensor, y: Tensor | float) -> Tensor:
 
 def excess(x: Tensor, level: PerSample) -> tuple[PerSample, PerSample]:
     """What of a matrix (n, m) lies above each row's level: its sum, and of how many."""
-    if _framework(x) == "torch":
+    if framework_of(x) == "torch":
         over = (x.raw - level.raw[:, None]).relu_()
         return type(x)(over.sum(dim=1)), type(x)(over.sign_().sum(dim=1))
     over = maximum(x - level.expand_dims(1), 0.0)
@@ -264,7 +280,7 @@ def total(x: Batch) -> PerSample:
 
 def inner_product(x: Batch, y: Batch) -> PerSample:
     """The inner product of each sample of `x` with that of `y`."""
-    if _framework(x) == "numpy" or _on_host(x):
+    if framework_of(x) == "numpy" or _on_host(x):
         # Twice as fast as a product and its sum.
         one, other = (to_numpy(flatten(part)) for part in (x, y))
         if one.shape[1] <= _EINSUM_BUFFER:
@@ -281,7 +297,7 @@ def magnitude(x: Batch, order: float) -> PerSample:
     flat = flatten(x)
     if flat.shape[1] == 0:
         return flat.sum(axis=1)
-    if _framework(x) == "torch":
+    if framework_of(x) == "torch":
         return type(x)(_torch_magnitude(flat.raw, order))
     if order == 1:
         return flat.abs().sum(axis=1)
@@ -295,7 +311,7 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
 
     Each by itself, so that no rounding depends on how many there are.
     """
-    framework = _framework(x)
+    framework = framework_of(x)
     if framework == "torch":
         import torch
 
@@ -315,13 +331,25 @@ def cumulative_sum(x: Tensor) -> Tensor:
 
 def finite_or_zero(x: Tensor) -> Tensor:
     """`x` with every NaN and infinity replaced by zero."""
-    if _framework(x) == "torch":
+    if framework_of(x) == "torch":
         # One broken value makes the sum no number, and a sum is cheap, except that a
         # device would have to be waited for.
         if _on_host(x) and math.isfinite(x.raw.sum().item()):
             return x
         return type(x)(x.raw.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
     return eagerpy.where(x.abs() < math.inf, x, x.zeros_like())
+
+
+def is_symbolic(x: Tensor) -> bool:
+    """Whether `x` holds no numbers, but stands for those of later calls.
+
+    Such are what `numerics.fused` compiles with: nothing can be decided by them.
+    """
+    if framework_of(x) == "jax":
+        import jax
+
+        return isinstance(x.raw, jax.core.Tracer)
+    return hasattr(x.raw, "fake_mode")
 
 
 def rounding(x: Tensor) -> float:
@@ -339,7 +367,7 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
 
 def best_other(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
     """The highest entry (n,) of each row except at its label, and its place (n,)."""
-    if _framework(logits) == "torch":
+    if framework_of(logits) == "torch":
         others = logits.raw.scatter(1, labels.raw.unsqueeze(1), -math.inf)
         value, place = others.max(dim=1)
         return type(logits)(value), type(logits)(place)
@@ -349,7 +377,7 @@ def best_other(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
 
 def top(x: Tensor, count: int) -> Tensor:
     """The `count` highest entries of each row of a matrix, descending."""
-    if _framework(x) == "numpy" or _on_host(x):
+    if framework_of(x) == "numpy" or _on_host(x):
         # Faster than torch's own selection, and eagerpy's is wrong for wide rows.
         rows, start = to_numpy(x), x.shape[1] - count
         if 4 * count < x.shape[1]:
@@ -368,7 +396,7 @@ def highest(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
         values = x.take_along_axis(candidates, axis=1)
         values, order = values.topk(count, sorted=True)
         return values, candidates.take_along_axis(order, axis=1)
-    if _framework(x) == "numpy":
+    if framework_of(x) == "numpy":
         # eagerpy's own is wrong for wide rows.
         places = np.argsort(-x.raw, axis=1, kind="stable")[:, :count]
         return type(x)(np.take_along_axis(x.raw, places, axis=1)), type(x)(places)
@@ -378,7 +406,7 @@ def highest(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def spread(values: Tensor, places: Tensor, size: int) -> Tensor:
     """(n, size) zeros with the values (n, m) at their places (n, m), all different."""
-    framework = _framework(values)
+    framework = framework_of(values)
     if framework == "torch":
         raw = values.raw.new_zeros((values.shape[0], size))
         return type(values)(raw.scatter_(1, places.raw, values.raw))
@@ -402,7 +430,7 @@ def spread(values: Tensor, places: Tensor, size: int) -> Tensor:
 
 def one_less_another(logits: Tensor, plus: Tensor, minus: Tensor) -> Tensor:
     """Like `logits` (n, classes): 1 at `plus` (n,), -1 at `minus` (n,), else 0."""
-    if _framework(logits) == "torch":
+    if framework_of(logits) == "torch":
         out = logits.raw.new_zeros(logits.shape)
         out.scatter_(1, plus.raw.unsqueeze(1), 1.0)
         return type(logits)(out.scatter_(1, minus.raw.unsqueeze(1), -1.0))
@@ -415,7 +443,7 @@ def lead(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
 
     And the slopes of that: 1 at the label, -1 at the best other, else 0.
     """
-    if _framework(logits) == "numpy" or _on_host(logits):
+    if framework_of(logits) == "numpy" or _on_host(logits):
         # Tiny arrays: one call of a framework costs as much as all of this.
         values, own = to_numpy(logits), to_numpy(labels)
         rows, others = np.arange(len(values)), np.array(values)
@@ -433,7 +461,7 @@ def lead(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
 
 def at_label(logits: Tensor, labels: Tensor) -> PerSample:
     """The entry of each row of `logits` (n, classes) at its label."""
-    if _framework(logits) == "torch":
+    if framework_of(logits) == "torch":
         return type(logits)(logits.raw.gather(1, labels.raw[:, None])[:, 0])
     return logits.take_along_axis(labels.expand_dims(1), axis=1).squeeze(axis=1)
 
@@ -446,7 +474,7 @@ def differentiate(
     By the tensor's own framework; on NumPy by central differences in double precision,
     which calls the function 2 m times more.
     """
-    if _framework(at) == "torch":
+    if framework_of(at) == "torch":
         import torch
 
         with torch.enable_grad():
@@ -455,12 +483,12 @@ def differentiate(
             (slopes,) = torch.autograd.grad(values.raw.sum(), raw, allow_unused=True)
         slopes = torch.zeros_like(raw) if slopes is None else slopes
         return type(at)(values.raw.detach()), type(at)(slopes)
-    if _framework(at) == "jax":
+    if framework_of(at) == "jax":
         import jax
 
         values, back = jax.vjp(lambda raw: function(type(at)(raw)).raw, at.raw)
         return type(at)(values), type(at)(back(values * 0 + 1)[0])
-    if _framework(at) == "tensorflow":
+    if framework_of(at) == "tensorflow":
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
@@ -536,7 +564,7 @@ def put(x: Batch, rows: Array, values: Batch, *, reuse: bool = False) -> Batch:
 
     With `reuse`, the memory of `x` may be taken for the result; else it is a copy.
     """
-    if _framework(x) == "torch":
+    if framework_of(x) == "torch":
         out = x if reuse else type(x)(x.raw.clone())
         if _on_host(x):
             # Twice as fast as torch's own.
@@ -544,9 +572,9 @@ def put(x: Batch, rows: Array, values: Batch, *, reuse: bool = False) -> Batch:
         else:
             out.raw.index_copy_(0, _index(x, rows), values.raw)
         return out
-    if _framework(x) == "jax":
+    if framework_of(x) == "jax":
         return type(x)(x.raw.at[rows].set(values.raw))
-    if _framework(x) == "tensorflow":
+    if framework_of(x) == "tensorflow":
         import tensorflow as tf
 
         return type(x)(tf.tensor_scatter_nd_update(x.raw, rows[:, None], values.raw))
@@ -567,26 +595,34 @@ def _torch_magnitude(flat: Any, order: float) -> Any:
 
 
 def _take_rows(x: Tensor, rows: Array) -> Tensor:
-    if _framework(x) == "tensorflow":
+    if framework_of(x) == "tensorflow":
         import tensorflow as tf
 
         return type(x)(tf.gather(x.raw, rows))
-    if _framework(x) == "torch":
+    if framework_of(x) == "torch":
         return type(x)(x.raw.index_select(0, _index(x, rows)))
     return type(x)(x.raw[rows])
 
 
 def _index(x: Tensor, rows: Array) -> Any:
     """`rows` as something the framework of `x` accepts as an index."""
-    if _framework(x) != "torch":
+    if framework_of(x) != "torch":
         return rows
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)).to(x.raw.device)
 
 
+def _reusable(x: Tensor) -> bool:
+    # What is compiled plans its memory itself.
+    return framework_of(x) == "torch" and not is_symbolic(x)
+
+
 def _on_host(x: Tensor) -> bool:
-    return _framework(x) == "torch" and bool(x.raw.device.type == "cpu")
+    """Whether NumPy can look at a tensor of torch where it lies."""
+    if framework_of(x) != "torch" or x.raw.device.type != "cpu":
+        return False
+    return not is_symbolic(x)
 
 
 def _raw(x: Tensor | float) -> Any:
@@ -594,7 +630,8 @@ def _raw(x: Tensor | float) -> Any:
     return x if isinstance(x, (int, float)) else x.raw
 
 
-def _framework(x: Tensor) -> str:
+def framework_of(x: Tensor) -> str:
+    """What `x` belongs to: "torch", "jax", "tensorflow" or "numpy"."""
     return _FRAMEWORKS[type(x).__name__]
 
 

@@ -133,11 +133,13 @@ def ours(
     module: torch.nn.Module,
     x: torch.Tensor,
     y: torch.Tensor,
+    *,
+    compiled: bool = False,
 ) -> None:
     """One run of an attack of this package."""
     criterion = Misclassification(as_tensor(y))
     problem = Problem(TorchModel(module), as_tensor(x), criterion, get_norm(norm))
-    run(chosen, problem)
+    run(chosen, problem, compiled=compiled)
 
 
 def attacks(passes: int) -> dict[str, tuple[Attack[Any], str]]:
@@ -220,6 +222,7 @@ def speed(
         }
         for label, (chosen, norm) in attacks(count).items():
             work[label] = partial(ours, chosen, norm, module, x, y)
+            work[f"{label} compiled"] = partial(work[label], compiled=True)
         work |= peers(module, x, y, count)
         if only:
             kept = ["bare passes", *only]

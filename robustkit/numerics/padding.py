@@ -1,0 +1,52 @@
+"""Batches of few sizes, for what JAX compiles anew for each size."""
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["MOST_SIZES", "Padding", "filled", "first_rows"]
+
+MOST_SIZES = 4
+"""Of batches, however many samples leave them one after the other."""
+
+
+class Padding:
+    """To what size batches are filled up: the largest seen, or a part of it.
+
+    >>> padding = Padding()
+    >>> [padding.size(count) for count in (100, 80, 24, 1)]
+    [100, 100, 25, 2]
+    """
+
+    def __init__(self) -> None:
+        self._largest = 0
+
+    def size(self, count: int) -> int:
+        """At least `count`: the largest yet, a quarter, a sixteenth or a 64th of it."""
+        size = self._largest = max(self._largest, count)
+        for _ in range(MOST_SIZES - 1):
+            quarter = -(-size // 4)
+            if quarter < count:
+                break
+            size = quarter
+        return size
+
+
+def filled(raw: Any, size: int) -> Any:
+    """A JAX array with its last row repeated up to `size` rows."""
+    count = raw.shape[0]
+    if count == size:
+        return raw
+    import jax.numpy as jnp
+
+    # By NumPy, because JAX would compile an indexing for each number of rows.
+    return jnp.array(np.asarray(raw)[np.minimum(np.arange(size), count - 1)])
+
+
+def first_rows(raw: Any, count: int) -> Any:
+    """The first rows of a JAX array."""
+    if raw.shape[0] == count:
+        return raw
+    import jax.numpy as jnp
+
+    return jnp.array(np.asarray(raw)[:count])

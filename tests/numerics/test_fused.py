@@ -1,0 +1,186 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from robustkit.numerics.fused import compiler_missing, compiles, compiling, fused
+from robustkit.numerics.norms import get_norm, tamed
+from robustkit.numerics.tensors import as_tensor, expand, like, to_numpy
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    if reason := compiler_missing():
+        pytest.skip(f"torch cannot compile here: {reason}")
+
+
+def tensors(kind, count, features=5, seed=0):
+    """A batch, and a number per sample, in one framework."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, features)).astype(np.float32)
+    size = rng.uniform(size=count).astype(np.float32)
+    if kind == "jax":
+        jnp = pytest.importorskip("jax.numpy")
+        return as_tensor(jnp.asarray(x)), as_tensor(jnp.asarray(size))
+    if kind == "torch":
+        return as_tensor(torch.from_numpy(x)), as_tensor(torch.from_numpy(size))
+    return as_tensor(x), as_tensor(size)
+
+
+class Counted:
+    """A function that counts how often its Python runs."""
+
+    def __init__(self):
+        self.times = 0
+        self.call = fused(self.function)
+
+    def function(self, norm, x, size, share):
+        self.times += 1
+        inside = norm.project(x * share, size)
+        return inside, norm(inside)
+
+
+def both(function, *args):
+    plain = function(*args)
+    with compiling():
+        return plain, function(*args)
+
+
+@pytest.mark.parametrize("kind", ["torch", "jax"])
+@pytest.mark.usefixtures("compiler")
+def test_compiled_is_the_same_and_once_for_all_numbers_of_samples(kind):
+    counted, norm = Counted(), get_norm("linf")
+    with compiling():
+        counted.call(norm, *tensors(kind, 40), 2.0)
+    assert counted.times == 1
+    for count, share in [(40, 0.5), (39, 3.0), (33, 1.0), (12, 0.25), (11, 2.0)]:
+        args = (norm, *tensors(kind, count, seed=count), share)
+        before = counted.times
+        plain, fast = both(counted.call, *args)
+        # The plain call; and for JAX one for each size that batches are filled up to.
+        assert counted.times - before in ((1,) if kind == "torch" else (1, 2))
+        for one, other in zip(plain, fast, strict=True):
+            assert type(one) is type(other)
+            assert one.shape == other.shape
+            assert np.allclose(to_numpy(one), to_numpy(other), rtol=1e-6)
+
+
+def test_jax_compiles_for_at_most_four_numbers_of_samples():
+    counted, norm = Counted(), get_norm("linf")
+    with compiling():
+        for count in (70, 69, 18, 17, 5, 4, 2, 1):
+            inside, size = counted.call(norm, *tensors("jax", count), 1.0)
+            assert inside.shape == (count, 5)
+            assert size.shape == (count,)
+    assert counted.times == 4
+
+
+def test_a_single_sample_of_torch_and_numpy_are_worked_on_plainly(monkeypatch):
+    monkeypatch.setattr(torch, "compile", None)
+    counted, norm = Counted(), get_norm("linf")
+    for number, args in enumerate([tensors("torch", 1), tensors("numpy", 8)]):
+        with compiling():
+            counted.call(norm, *args, 1.0)
+            counted.call(norm, *args, 1.0)
+        assert counted.times == 2 * number + 2
+
+
+@pytest.mark.usefixtures("compiler")
+def test_what_a_function_calls_is_compiled_with_it():
+    inner = Counted()
+
+    @fused
+    def outer(norm, x, size):
+        return inner.call(norm, x, size, 1.0)[1] * 2
+
+    x, size = tensors("torch", 6)
+    with compiling():
+        first = outer(get_norm("linf"), x, size)
+        again = outer(get_norm("linf"), x, size)
+    assert inner.times == 1
+    assert np.allclose(to_numpy(first), to_numpy(again))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once():
+    @fused
+    def shrunk(x, size):
+        largest = max(to_numpy(size).tolist())
+        return x * largest
+
+    x, size = tensors("torch", 4)
+    with compiling():
+        with pytest.warns(UserWarning, match="'shrunk' cannot be compiled"):
+            first = shrunk(x, size)
+        again = shrunk(x, size)
+    assert np.array_equal(to_numpy(first), to_numpy(again))
+    assert np.array_equal(to_numpy(first), to_numpy(shrunk(x, size)))
+
+
+def test_without_a_compiler_it_runs_as_it_is(monkeypatch):
+    def missing(*_, **__):
+        raise RuntimeError("no C++ compiler\nand much more")
+
+    monkeypatch.setattr(torch, "compile", missing)
+    counted = Counted()
+    x, size = tensors("torch", 4)
+    with compiling(), pytest.warns(UserWarning, match=r"no C\+\+ compiler\)$"):
+        inside, _ = counted.call(get_norm("linf"), x, size, 1.0)
+    assert np.array_equal(to_numpy(inside), to_numpy(get_norm("linf").project(x, size)))
+
+
+def test_errors_of_the_function_itself_are_its_own(monkeypatch):
+    @fused
+    def wrong(x):
+        raise ValueError("no such norm")
+
+    monkeypatch.setattr(torch, "compile", None)
+    with (
+        compiling(),
+        pytest.warns(UserWarning, match="'wrong' cannot be compiled"),
+        pytest.raises(ValueError, match="no such norm"),
+    ):
+        wrong(tensors("torch", 4)[0])
+
+
+def test_the_wish_to_compile_ends_with_its_block():
+    assert not compiles()
+    with compiling():
+        with compiling(False):
+            assert not compiles()
+        assert compiles()
+    assert not compiles()
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradients_are_tamed_alike(dtype):
+    """Tiny and huge ones too, whose squares are no numbers of the dtype."""
+    norm = get_norm("l2")
+
+    @fused
+    def dual(x):
+        gradient, size, unit = tamed(x)
+        return gradient / expand(size, gradient), size * unit
+
+    x, _ = tensors("torch", 4)
+    scale = np.array([[1.0], [1e-25], [1e25], [1e-3]])
+    x = like(x, (to_numpy(x) * scale).astype(dtype))
+    plain, fast = both(dual, x)
+    for one, other in zip(plain, fast, strict=True):
+        assert np.allclose(to_numpy(one), to_numpy(other), rtol=1e-5)
+        assert np.isfinite(to_numpy(other)).all()
+    assert math.isclose(to_numpy(norm(plain[0]))[1], 1.0, rel_tol=1e-5)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_double_precision_stays_double():
+    @fused
+    def scaled(x, share):
+        return x * share
+
+    x = as_tensor(torch.ones(3, 2, dtype=torch.float64))
+    _, fast = both(scaled, x, 1 / 3)
+    assert fast.dtype == torch.float64
+    assert to_numpy(fast)[0, 0] == 1 / 3
