@@ -52,9 +52,10 @@ class Progress:
             much there is.
         passes_per_second: Forward passes of samples, since the run began or went on;
             None: no attack on a batch is finished yet.
-        seconds_left: A guess from the time so far; None: there is none.
+        seconds_left: A guess from what finished parts took; None: none is finished.
         median: Of the smallest perturbations known in this norm, in norm units, over
             the samples of finished parts; NaN: there are none.
+        busy: How many parts are worked on at the same time.
     """
 
     first: int
@@ -66,6 +67,7 @@ class Progress:
     passes_per_second: float | None = None
     seconds_left: float | None = None
     median: float = math.nan
+    busy: int = 1
 
 
 @dataclass(frozen=True)

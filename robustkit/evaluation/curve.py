@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from robustkit.engine.attack import ROUNDING
 from robustkit.numerics.tensors import Array
@@ -35,8 +35,8 @@ def proportion(successes: int, total: int, confidence: float = CONFIDENCE) -> In
         return Interval(math.nan, 0.0, 1.0)
     tail = (1 - confidence) / 2
     misses = total - successes
-    lower = beta.ppf(tail, successes, misses + 1) if successes else 0.0
-    upper = beta.ppf(1 - tail, successes + 1, misses) if misses else 1.0
+    lower = betaincinv(successes, misses + 1, tail) if successes else 0.0
+    upper = betaincinv(successes + 1, misses, 1 - tail) if misses else 1.0
     return Interval(successes / total, float(lower), float(upper))
 
 

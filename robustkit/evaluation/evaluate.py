@@ -173,7 +173,7 @@ def evaluate(
     }
     monitor = Monitor(
         in_part(dataset.count, batch_size, *(shard or (1, 1))),
-        sum(map(len, chosen.values())),
+        {(repr(n), k): a.steps for n, some in chosen.items() for k, a in some.items()},
         progress,
         trackers,
         {
@@ -208,6 +208,7 @@ def evaluate(
         pool=_pool(pool, adapted),
         random=examined.random,
         time_limit=time_limit,
+        fingerprint=adapted.fingerprint(),
     )
     config = {
         "model": _name(model) or adapted.name,
@@ -256,7 +257,7 @@ def evaluate(
             "classes": examined.classes,
             "abstains": adapted.abstains,
             "access": adapted.access.name.lower(),
-            "fingerprint": adapted.fingerprint(),
+            "fingerprint": recipe.fingerprint,
         },
         "data": {"name": dataset.name, "class_names": dataset.class_names},
         "versions": package_versions(),

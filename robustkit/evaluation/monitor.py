@@ -19,9 +19,11 @@ from robustkit.numerics.tensors import Array
 
 __all__ = ["Monitor", "in_part"]
 
-_INDEX, _DISTANCE, _PASSES = (
-    COLUMNS.index(name) for name in ("index", "distance", "forward_passes")
+_INDEX, _DISTANCE, _PASSES, _SECONDS = (
+    COLUMNS.index(name) for name in ("index", "distance", "forward_passes", "seconds")
 )
+_MOST, _FEW = 2**17, 8
+"""Samples from which the present median is told, at most, unless batches are so few."""
 
 
 class Monitor:
@@ -29,7 +31,7 @@ class Monitor:
 
     Args:
         samples: How many there are to evaluate; None: not known.
-        parts: Attacks on each of them, over all norms.
+        steps: The most that each attack takes, by norm and name.
         progress: Called with each step of progress, or None.
         trackers: See `as_tracker`.
         settings: For the trackers.
@@ -41,23 +43,23 @@ class Monitor:
     def __init__(
         self,
         samples: int | None,
-        parts: int,
+        steps: Mapping[tuple[str, str], int],
         progress: Callable[[Progress], None] | None,
         trackers: Sequence[Any],
         settings: Mapping[str, str],
     ) -> None:
-        self._rows = None if samples is None else samples * parts
-        self._parts = parts
+        self._rows = None if samples is None else samples * len(steps)
+        self._parts = len(steps)
+        self._ahead = None if samples is None else _Ahead(samples, steps)
         self._callback = progress
         self._trackers = [as_tracker(native) for native in trackers]
         self._settings = settings
         self.listener = None if progress is None else self._progress
         self._began: float | None = None
         self._by_batch: dict[int, int] = {}
-        self._before, self._done, self._passes, self._shards = 0, 0, 0, 0
+        self._done, self._passes, self._shards = 0, 0, 0
         self._first_of: dict[int, int] = {}
-        # The nearest of each sample so far, by norm and batch.
-        self._nearest: dict[str, dict[int, Array]] = {}
+        self._nearest: dict[str, _Nearest] = {}
 
     def begin(self) -> None:
         """The run begins, or goes on, now."""
@@ -75,12 +77,17 @@ class Monitor:
         self._done += len(rows)
         self._by_batch[key.batch] = self._by_batch.get(key.batch, 0) + len(rows)
         self._first_of[int(rows[0][_INDEX])] = key.batch
-        known = self._nearest.setdefault(key.norm, {})
         # What is unknown for one attack is known if another finds something.
         far = np.where(np.isnan(distance), np.inf, distance)
-        known[key.batch] = np.minimum(known.get(key.batch, far), far)
+        self._nearest.setdefault(key.norm, _Nearest()).add(key.batch, far)
+        if self._ahead is not None:
+            attack = key.norm, key.attack
+            if new:
+                seconds = sum(float(row[_SECONDS]) for row in rows)
+                self._ahead.finished(attack, len(rows), seconds)
+            else:
+                self._ahead.finished_before(attack, len(rows))
         if not new:
-            self._before += len(rows)
             return
         self._passes += sum(int(row[_PASSES]) for row in rows)
         self._shards += 1
@@ -120,10 +127,8 @@ class Monitor:
         overall = left = None
         if self._rows:
             overall = min((self._done + partly) / self._rows, 1.0)
-            worked = self._done + partly - self._before
-            if self._began is not None and worked > 0:
-                still = max(self._rows - self._done - partly, 0.0)
-                left = (time.monotonic() - self._began) * still / worked
+        if self._ahead is not None:
+            left = self._ahead.seconds((event.norm, event.attack), partly, event.busy)
         self._callback(
             replace(
                 event,
@@ -143,9 +148,99 @@ class Monitor:
     def _median(self, norm: str) -> float:
         """Of the smallest perturbations known; NaN: none yet."""
         known = self._nearest.get(norm)
-        if not known:
-            return math.nan
-        return Curve(np.concatenate(list(known.values()))).quantile(0.5)
+        return math.nan if known is None else known.median()
+
+
+class _Nearest:
+    """The nearest adversarials of samples, for the median of all.
+
+    Of a large set only some batches are kept, so that memory does not grow with it.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[int, Array] = {}
+        self._one_in, self._kept = 1, 0
+        self._median: float | None = None
+
+    def add(self, batch: int, distance: Array) -> None:
+        """What an attack found for a batch: distances (n,), infinite where nothing."""
+        if not self._chosen(batch):
+            return
+        known = self._of.get(batch)
+        self._kept += len(distance) if known is None else 0
+        nearest = distance if known is None else np.minimum(known, distance)
+        self._of[batch], self._median = nearest, None
+        while self._kept > _MOST and len(self._of) > _FEW:
+            self._one_in *= 2
+            self._of = {b: d for b, d in self._of.items() if self._chosen(b)}
+            self._kept = sum(map(len, self._of.values()))
+
+    def _chosen(self, batch: int) -> bool:
+        # Scattered, since the batches of a part of the data are every so many.
+        return batch * 2654435761 % 2**32 < 2**32 // self._one_in
+
+    def median(self) -> float:
+        """NaN: there are none."""
+        if self._median is None:
+            values = list(self._of.values())
+            self._median = (
+                Curve(np.concatenate(values)).quantile(0.5) if values else math.nan
+            )
+        return self._median
+
+
+class _Ahead:
+    """Guesses how long the rest takes, from what was finished since the run went on.
+
+    An attack that was not yet is taken to last as long per step as the others.
+    """
+
+    def __init__(self, samples: int, steps: Mapping[tuple[str, str], int]) -> None:
+        self._steps = steps
+        self._left = {attack: float(samples) for attack in steps}
+        self._rows = dict.fromkeys(steps, 0)
+        self._spent = dict.fromkeys(steps, 0.0)
+        self._parts, self._began, self._last = 0, 0.0, 0.0
+
+    def finished(self, attack: tuple[str, str], rows: int, seconds: float) -> None:
+        """An attack on so many samples, which took so long in its process."""
+        self._last = time.monotonic()
+        if self._parts == 0:
+            # Without the start of workers, which comes once.
+            self._began = self._last - seconds
+        self._parts += 1
+        self._left[attack] -= rows
+        self._rows[attack] += rows
+        self._spent[attack] += seconds
+
+    def finished_before(self, attack: tuple[str, str], rows: int) -> None:
+        """An attack on so many samples, before the run went on."""
+        self._left[attack] -= rows
+
+    def seconds(
+        self, attack: tuple[str, str], partly: float, busy: int
+    ) -> float | None:
+        """Until the end; None: nothing has been finished yet.
+
+        Args:
+            attack: The one at hand.
+            partly: Samples for which it is done, in a batch that is not finished.
+            busy: How many batches are attacked at the same time; all but one are taken
+                to be half done.
+        """
+        if self._parts == 0:
+            return None
+        spent = sum(self._spent.values())
+        steps = sum(self._rows[one] * self._steps[one] for one in self._steps)
+        each = {
+            one: self._spent[one] / rows if rows else spent / steps * self._steps[one]
+            for one, rows in self._rows.items()
+        }
+        left = sum(each[one] * max(rows, 0.0) for one, rows in self._left.items())
+        left -= each[attack] * partly + (busy - 1) / 2 * spent / self._parts
+        # What is done between attacks counts too, where they follow one another.
+        slower = (self._last - self._began) / max(spent, 1e-9) if busy == 1 else 1.0
+        return max(left * slower / busy, 0.0)
 
 
 def in_part(count: int | None, size: int, part: int, parts: int) -> int | None:

@@ -1,59 +1,26 @@
 """Shards on many workers, by Ray: on one machine, or on a cluster."""
 
-import logging
-import os
-import signal
 import socket
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-
-from robustkit.errors import BadInput, MissingPackage
-from robustkit.evaluation.batch import BatchEvaluator, Looked, Progress, Work
+from robustkit.errors import BadInput
+from robustkit.evaluation.batch import BatchEvaluator, Progress, Work
+from robustkit.evaluation.ray_cluster import check_room, connected, the_ray
+from robustkit.evaluation.ray_worker import Orders, Worker
 from robustkit.evaluation.recipe import Recipe
 from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import RunFolder
 from robustkit.models.base import Model
 from robustkit.numerics.tensors import Array
 
-
-@contextmanager
-def _keeping_sigterm() -> Iterator[None]:
-    """Ray takes the signal for itself; who called us may have plans for it."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread() and before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
 __all__ = ["RayEngine"]
 
 _PATIENCE = 60.0
 """Seconds until it is said that no worker has started."""
-
-
-def _ray() -> Any:
-    """The package, which is large, and which few need.
-
-    Raises:
-        MissingPackage: It is not installed.
-    """
-    try:
-        with _keeping_sigterm():
-            import ray
-    except ImportError as error:
-        raise MissingPackage("ray", "ray", "the engine 'ray'") from error
-    return ray
 
 
 @dataclass(frozen=True)
@@ -67,8 +34,8 @@ class RayEngine:
     anew by Ray, on another node if need be, and its shard done again.
 
     A model that is named must be found under that name by the workers, so on a cluster
-    on a shared file system or on each node. One that is given as an object is sent to
-    them.
+    on a shared file system or on each node; one with other parameters than here is
+    refused. One that is given as an object is sent to them.
 
     Args:
         workers: How many; None: as many as the cluster has processors, or GPUs for
@@ -92,7 +59,7 @@ class RayEngine:
     retries: int = 3
 
     def __post_init__(self) -> None:
-        _ray()
+        the_ray()
         if self.workers is not None and self.workers < 1:
             raise BadInput(
                 f"the number of workers must be at least 1; got {self.workers}"
@@ -119,83 +86,37 @@ class RayEngine:
         model: Model,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        evaluator = recipe.make(model)
-        packed = _packed(recipe.portable())
+        tasks = _tasks(works, recipe.make(model), folder)
+        orders = Orders(_packed(recipe.portable()), self.num_cpus, socket.gethostname())
         # Of each batch, by its first sample; they do not end in their order.
         finished: Counter[int] = Counter()
-        with self._cluster():
-            crew = [self._hire(packed) for _ in range(self._count())]
+        with connected(self.address, self.num_cpus * (self.workers or 1)):
+            check_room(self.num_cpus, self.num_gpus)
+            crew = [self._hire(orders) for _ in range(self._count())]
             try:
-                for task, shard in self._done(crew, _tasks(works, evaluator, folder)):
-                    if shard is not None:
-                        folder.keep(shard)
-                        finished[task.first] += 1
-                        _tell(progress, task, finished[task.first])
+                for done in self._done(crew, tasks):
+                    if done.shard is not None:
+                        folder.keep(done.shard)
+                        finished[done.task.first] += 1
+                        _tell(progress, done, finished)
             finally:
                 for worker in crew:
-                    _ray().kill(worker)
-
-    @contextmanager
-    def _cluster(self) -> Iterator[None]:
-        """Connected to Ray, for as long as it takes."""
-        if _ray().is_initialized():
-            self._check_room()
-            yield
-            return
-        address = self.address or os.environ.get("RAY_ADDRESS")
-        settings: dict[str, Any] = {"address": address}
-        if address is None:
-            # Nobody was asked whether statistics may be sent.
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            cpus = self.num_cpus * (self.workers or 1)
-            settings = {
-                "address": "local",
-                "num_cpus": max(cpus, os.cpu_count() or 1),
-                "include_dashboard": False,
-            }
-        try:
-            if address is not None:
-                _check_reachable(address)
-            with _keeping_sigterm():
-                _ray().init(
-                    **settings, log_to_driver=False, logging_level=logging.ERROR
-                )
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise BadInput(
-                f"cannot use Ray at '{address or 'this machine'}': {reason}"
-            ) from error
-        try:
-            if address is None:
-                self._check_room()
-            yield
-        finally:
-            _ray().shutdown()
-
-    def _check_room(self) -> None:
-        """Refuse to wait for what will not come."""
-        there = _ray().cluster_resources()
-        for name, needed in (("CPU", self.num_cpus), ("GPU", self.num_gpus)):
-            if needed > there.get(name, 0):
-                raise BadInput(
-                    f"a worker needs {needed:g} {name}, and Ray has "
-                    f"{there.get(name, 0):g} in all"
-                )
+                    the_ray().kill(worker)
 
     def _count(self) -> int:
         """How many workers."""
         if self.workers is not None:
             return self.workers
-        there = _ray().cluster_resources()
+        there = the_ray().cluster_resources()
         if self.num_gpus:
             return max(int(there.get("GPU", 0) / self.num_gpus), 1)
         return max(int(there.get("CPU", 0) / self.num_cpus), 1)
 
-    def _hire(self, packed: bytes) -> Any:
+    def _hire(self, orders: Orders) -> Any:
         """A worker, which may still have to start."""
         kind = (
-            _ray()
-            .remote(_Worker)
+            the_ray()
+            .remote(Worker)
             .options(
                 num_cpus=self.num_cpus,
                 num_gpus=self.num_gpus,
@@ -203,55 +124,71 @@ class RayEngine:
                 max_task_retries=self.retries,
             )
         )
-        return kind.remote(packed, self.num_cpus)
+        return kind.remote(orders)
 
-    def _done(
-        self, crew: list[Any], tasks: Iterator["_Task"]
-    ) -> Iterator[tuple["_Task", Shard | None]]:
-        """Tasks with what came of them, as they end; a task to a worker at a time."""
+    def _done(self, crew: list[Any], tasks: Iterator["_Task"]) -> Iterator["_Done"]:
+        """Tasks with what came of them, as they end; a task to a worker at a time.
+
+        Whoever is free gets the next task before anything else is done, and that task
+        was made before anybody was free.
+        """
         starting = {worker.ready.remote(): worker for worker in crew}
         working: dict[Any, tuple[Any, _Task]] = {}
-        left, told = True, False
-        while working or left:
-            waiting = [*working, *starting]
-            (ended, _) = _ray().wait(waiting, num_returns=1, timeout=_PATIENCE)
-            if not ended and len(starting) == len(crew) and not told:
-                told = True
-                warnings.warn(
-                    f"no worker has started after {_PATIENCE:g} seconds; each needs "
-                    f"{self.num_cpus} CPU and {self.num_gpus:g} GPU, and the cluster "
-                    f"has {_ray().cluster_resources()}",
-                    stacklevel=2,
-                )
-            for reference in ended:
-                if reference in starting:
-                    worker = starting.pop(reference)
-                    self._answer(reference, None)
-                else:
-                    worker, task = working.pop(reference)
-                    yield task, self._answer(reference, task)
-                following = next(tasks, None) if left else None
-                left = following is not None
-                if following is not None:
-                    asked = worker.do.remote(
-                        following.work, following.key, following.kept
-                    )
-                    working[asked] = worker, following
+        following, given = next(tasks, None), 0
+        while working or following is not None:
+            reference = self._wait([*working, *starting], len(starting) == len(crew))
+            task = None
+            if reference in starting:
+                worker = starting.pop(reference)
+            else:
+                worker, task = working.pop(reference)
+            if following is not None:
+                asked = worker.do.remote(following.work, following.key, following.kept)
+                working[asked] = worker, following
+                following, given = next(tasks, None), given + 1
+                if following is None and given < len(crew):
+                    _say_too_few(given, len(crew))
+            shard = self._answer(reference, task)
+            if task is not None:
+                yield _Done(task, shard, len(working))
+
+    def _wait(self, references: list[Any], nobody_yet: bool) -> Any:
+        """The first of them that is there."""
+        ended, _ = the_ray().wait(references, timeout=_PATIENCE if nobody_yet else None)
+        if ended:
+            return ended[0]
+        warnings.warn(
+            f"no worker has started after {_PATIENCE:g} seconds; each needs "
+            f"{self.num_cpus} CPU and {self.num_gpus:g} GPU, and the cluster "
+            f"has {the_ray().cluster_resources()}",
+            stacklevel=2,
+        )
+        return the_ray().wait(references)[0][0]
 
     def _answer(self, reference: Any, task: "_Task | None") -> Shard | None:
         """What a worker returned, or its error as if it had been raised here."""
         try:
-            shard: Shard | None = _ray().get(reference)
-        except _ray().exceptions.RayTaskError as error:
+            shard: Shard | None = the_ray().get(reference)
+        except the_ray().exceptions.RayTaskError as error:
             raise error.cause from error
-        except _ray().exceptions.RayActorError as error:
-            what = "starting" if task is None else f"at work on {task.name()}"
-            reason = str(error).splitlines()[0]
-            raise RuntimeError(
-                f"a worker was lost {self.retries + 1} times {what} ({reason}); did it "
-                "run out of memory? Fewer workers, or a smaller batch size, take less"
-            ) from error
+        except the_ray().exceptions.RayActorError as error:
+            raise self._lost(error, task) from error
         return shard
+
+    def _lost(self, error: Exception, task: "_Task | None") -> Exception:
+        """What to say of a worker that is gone for good."""
+        said = str(error).strip()
+        if "failed to import" in said:
+            return BadInput(
+                f"a worker cannot import robustkit ({said.splitlines()[-1]}); the same "
+                "version of it and of Python must be installed on every node"
+            )
+        what = "starting" if task is None else f"at work on {task.name()}"
+        return RuntimeError(
+            f"a worker was lost {self.retries + 1} times {what} "
+            f"({said.splitlines()[0]}); did it run out of memory? Fewer workers, or a "
+            "smaller batch size, take less"
+        )
 
 
 @dataclass(frozen=True)
@@ -283,14 +220,39 @@ class _Task:
         return samples if key is None else f"{samples}: {key.norm} {key.attack}"
 
 
+@dataclass(frozen=True)
+class _Done:
+    """A task that has ended.
+
+    Attributes:
+        task: Which.
+        shard: What was found; None: there was nothing to find.
+        busy: How many others workers are at, by now.
+    """
+
+    task: _Task
+    shard: Shard | None
+    busy: int
+
+
 def _tell(
-    progress: Callable[[Progress], None] | None, task: _Task, finished: int
+    progress: Callable[[Progress], None] | None, done: _Done, finished: Counter[int]
 ) -> None:
-    """Report that a part of the work is done, and so many of its batch by now."""
+    """Report that a part of the work is done, after so many of each batch."""
+    task = done.task
     if progress is None or task.key is None:
         return
-    share = (task.before + finished) / task.parts
-    progress(Progress(task.first, task.samples, task.key.norm, task.key.attack, share))
+    share = (task.before + finished[task.first]) / task.parts
+    progress(
+        Progress(
+            task.first,
+            task.samples,
+            task.key.norm,
+            task.key.attack,
+            share,
+            busy=max(done.busy, 1),
+        )
+    )
 
 
 def _tasks(
@@ -302,7 +264,7 @@ def _tasks(
         keys = evaluator.keys(work)
         kept = {key: folder.kept(key) for key in keys}
         first, count = int(work.index[0]), len(work.x)
-        reference = _ray().put(work)
+        reference = the_ray().put(work)
         done = tuple(shard.prediction for shard in kept.values() if shard is not None)
         if done:
             yield _Task(reference, first, count, None, len(keys), len(done), done)
@@ -311,78 +273,17 @@ def _tasks(
                 yield _Task(reference, first, count, key, len(keys), len(done))
 
 
-class _Worker:
-    """A process that has the model, and does one part of the work after the other.
-
-    Args:
-        packed: The recipe.
-        threads: That torch may use.
-    """
-
-    def __init__(self, packed: bytes, threads: int) -> None:
-        self._packed, self._threads = packed, threads
-        self._last: tuple[int, Looked] | None = None
-
-    @cached_property
-    def _evaluator(self) -> BatchEvaluator:
-        # Not when made: what is raised there cannot be told from a lost worker.
-        torch.set_num_threads(self._threads)
-        try:
-            recipe: Recipe = _ray().cloudpickle.loads(self._packed)
-            return recipe.make()
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise BadInput(
-                f"a worker cannot load the model ({reason}); what a model is made of "
-                "must be found on every node under the same name"
-            ) from error
-
-    def ready(self) -> None:
-        """Load the model."""
-        _ = self._evaluator
-
-    def do(
-        self, work: Work, key: ShardKey | None, kept: tuple[Array, ...]
-    ) -> Shard | None:
-        """One part of the work on a batch; without a key, see if the model is the same.
-
-        Raises:
-            BadInput: It is not.
-        """
-        batch = self._look(work)
-        if key is not None:
-            return self._evaluator.attack(key, batch)
-        for prediction in kept:
-            self._evaluator.check_unchanged(prediction, batch)
-        return None
-
-    def _look(self, work: Work) -> Looked:
-        if self._last is None or self._last[0] != work.number:
-            # Copies, since what Ray hands out cannot be written to.
-            own = replace(
-                work,
-                x=np.array(work.x),
-                label=np.array(work.label),
-                index=np.array(work.index),
-            )
-            self._last = work.number, self._evaluator.look(own)
-        return self._last[1]
-
-
-def _check_reachable(address: str) -> None:
-    """Whether anybody listens there; Ray itself would try for minutes.
-
-    Raises:
-        OSError: Nobody does.
-    """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+def _say_too_few(parts: int, workers: int) -> None:
+    warnings.warn(
+        f"{workers} workers for {parts} parts of work, an attack on a batch each: some "
+        "have nothing to do; a smaller batch size makes more parts",
+        stacklevel=2,
+    )
 
 
 def _packed(recipe: Recipe) -> bytes:
     try:
-        packed: bytes = _ray().cloudpickle.dumps(recipe)
+        packed: bytes = the_ray().cloudpickle.dumps(recipe)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BadInput(

@@ -38,6 +38,8 @@ class Recipe:
         pool: (m, ...) other inputs that attacks may use, or None.
         random: Whether the model gives different answers to the same input.
         time_limit: Seconds for each attack on a batch; None: no limit.
+        fingerprint: Of the model, where it has one: what is loaded elsewhere under the
+            same name must be the same.
     """
 
     model: Any
@@ -55,6 +57,7 @@ class Recipe:
     pool: Array | None
     random: bool
     time_limit: float | None
+    fingerprint: str | None
 
     def make(
         self,

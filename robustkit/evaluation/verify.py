@@ -1,7 +1,7 @@
 """No attack's word is trusted: every adversarial is asked about once more."""
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from robustkit.engine.criteria import Criterion
 from robustkit.evaluation.curve import CONFIDENCE
@@ -134,7 +134,7 @@ def held(successes: Array, draws: int) -> Array:
     [False, False, True]
     """
     tail = (1 - CONFIDENCE) / 2
-    lower = beta.ppf(tail, np.maximum(successes, 1), draws - successes + 1)
+    lower = betaincinv(np.maximum(successes, 1), draws - successes + 1, tail)
     return np.asarray((successes > 0) & (lower > 0.5))
 
 

@@ -1,10 +1,14 @@
 """What a second worker brings, and what large data sets take.
 
-`python tests/benchmarks/scaling.py` evaluates 256 CIFAR-10 images on a small
-convolutional network (auto, linf) with one worker of Ray and with two, in turn, so that
-whatever else the machine does slows both. Times are by the clock and include the start
-of the workers and the loading of the model. Then a table for sets of the size of
-ImageNet's validation set and of LAION-400M, from the passes per second of one worker.
+`python tests/benchmarks/scaling.py` evaluates 256 samples of CIFAR-10 (150 images, and
+the mirror images of the first 106) on a small convolutional network (auto, linf) with
+one worker of Ray and with two, in turn, so that whatever else the machine does slows
+both. Ray itself is started before. For each run it says what the workers did when;
+then what the second worker brings: to the whole call, in which workers are started and
+load the model; from the first attack's start to the last one's end; and to the whole
+call on a machine with nothing else to do, predicted from processor times. Last, a table
+for sets of the size of ImageNet's validation set and of LAION-400M, from the passes per
+second of one worker. Linux only.
 """
 
 import argparse
@@ -12,10 +16,13 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
+from timeline import NOTES, Timeline, recorded
 
 import robustkit as rk
 
@@ -44,35 +51,69 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     (folder / "model.py").write_text(MODEL)
     with np.load(SHARED / "models" / "cifar10_images.npz") as file:
-        x, y = (file[k][: settings.samples] for k in ("x_uint8", "y"))
-    np.savez(folder / "data.npz", x=x, y=y.astype(np.int64))
+        x, y = file["x_uint8"], file["y"].astype(np.int64)
+    # There are 150 images; their mirror images are as good.
+    x, y = np.concatenate([x, x[..., ::-1]]), np.concatenate([y, y])
+    if settings.samples > len(x):
+        parser.error(f"there are {len(x)} samples")
+    np.savez(folder / "data.npz", x=x[: settings.samples], y=y[: settings.samples])
     os.chdir(folder)
+    (folder / "notes").mkdir()
+    os.environ[NOTES] = str(folder / "notes")
+    # Workers need the notes' module, too.
+    here = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, here))
+    began = time.perf_counter()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    seconds: dict[int, list[float]] = {1: [], 2: []}
-    passes, alone = 0.0, []
+    print(f"Ray started in {time.perf_counter() - began:.1f} s, which counts nowhere")
+
+    def evaluate(engine: rk.RayEngine, progress: Any) -> rk.Results:
+        return rk.evaluate(
+            "model.py:build",
+            "data.npz",
+            batch_size=settings.batch_size,
+            budget=settings.budget,
+            engine=engine,
+            progress=progress,
+        )
+
+    lines: dict[int, list[Timeline]] = {1: [], 2: []}
+    passes, pace = 0.0, []
     for turn in range(settings.rounds):
         for workers in (1, 2) if turn % 2 == 0 else (2, 1):
-            began = time.perf_counter()
-            results = rk.evaluate(
-                "model.py:build",
-                "data.npz",
-                batch_size=settings.batch_size,
-                budget=settings.budget,
-                engine=rk.RayEngine(workers=workers),
-            )
-            seconds[workers].append(time.perf_counter() - began)
+            results, line = recorded(evaluate, workers)
+            lines[workers].append(line)
             (attack,) = results.summary()["norms"]["linf"]["attacks"].values()
             passes = attack["forward_passes"]
             if workers == 1:
-                alone.append(passes / attack["seconds"])
-            print(f"{workers} worker(s): {seconds[workers][-1]:.1f} s", flush=True)
-    ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
-    print(
-        f"median of {settings.rounds} rounds: {statistics.median(seconds[1]):.1f} s "
-        f"and {statistics.median(seconds[2]):.1f} s; speed-up by the second worker "
-        f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
-    print_sizes(passes / settings.samples, statistics.median(alone))
+                pace.append(passes / attack["seconds"])
+            print(f"\n{workers} worker(s): {line.whole:.2f} s; {line.said()}")
+            print(line.chart(), flush=True)
+    print_speed_up(lines)
+    print_sizes(passes / settings.samples, statistics.median(pace))
+
+
+def print_speed_up(lines: dict[int, list[Timeline]]) -> None:
+    """What the second worker brings, by three measures."""
+    measures: dict[str, Callable[[Timeline, int], float]] = {
+        "whole call, start of the workers included": lambda line, _: line.whole,
+        "first part's start to last part's end": lambda line, _: line.attacking,
+        "whole call on a quiet machine, predicted": lambda line, workers: sum(
+            line.predicted(workers).values()
+        ),
+    }
+    print("\n| Seconds, median | 1 worker | 2 workers | speed-up | from | to |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, measure in measures.items():
+        one, two = ([measure(at, n) for at in lines[n]] for n in (1, 2))
+        ratios = [a / b for a, b in zip(one, two, strict=True)]
+        values = (one, two, ratios, [min(ratios)], [max(ratios)])
+        cells = (f"{statistics.median(value):.2f}" for value in values)
+        print(f"| {name} | {' | '.join(cells)} |")
+    for workers in lines:
+        parts = [line.predicted(workers) for line in lines[workers]]
+        said = (f"{k} {statistics.median(p[k] for p in parts):.2f}" for k in parts[0])
+        print(f"predicted for {workers} worker(s): {', '.join(said)}")
 
 
 def print_sizes(passes: float, pace: float) -> None:

@@ -1,3 +1,4 @@
+import functools
 import math
 
 import numpy as np
@@ -5,8 +6,11 @@ import pytest
 
 import robustkit as rk
 from robustkit.errors import BadInput
+from robustkit.evaluation.batch import Progress
 from robustkit.evaluation.curve import Curve
-from robustkit.evaluation.monitor import in_part
+from robustkit.evaluation.monitor import Monitor, _Nearest, in_part
+from robustkit.evaluation.shards import Shard, ShardKey
+from robustkit.evaluation.tables import COLUMNS
 
 
 class SummaryWriter:
@@ -142,13 +146,107 @@ def test_progress_adds_up(planted, monkeypatch):
     assert 0 < overall[0] < 0.1
     # The last attack had no need of all the steps it may take.
     assert 0.9 < overall[-1] <= 1
-    assert all(event.seconds_left >= 0 for event in seen)
+    # No guess before an attack on a batch is finished.
+    first = seen[0].first, seen[0].norm, seen[0].attack
+    for event in seen:
+        at_first = (event.first, event.norm, event.attack) == first
+        assert (event.seconds_left is None) == at_first
+    assert all(event.seconds_left >= 0 for event in seen if event.seconds_left)
     assert seen[0].passes_per_second is None
     assert math.isnan(seen[0].median)
     assert seen[-1].passes_per_second > 0
     last = next(e for e in reversed(seen) if (e.norm, e.attack) == ("l2", "fmn"))
     # What was known before the last batch.
     assert last.median == Curve(run.distances("l2")[:20]).quantile(0.5)
+
+
+def lines(batch, samples, seconds):
+    """Of samples.csv, so that the samples together took so long."""
+    row = dict.fromkeys(COLUMNS, "0")
+    row |= {"distance": "0.5", "forward_passes": "4"}
+    rows = [
+        row | {"index": str(batch * samples + i), "seconds": str(seconds / samples)}
+        for i in range(samples)
+    ]
+    return "".join(",".join(row[name] for name in COLUMNS) + "\n" for row in rows)
+
+
+def finished(batch, place, attack, samples=10, seconds=1.0):
+    none = np.zeros(0)
+    key = ShardKey(batch, place, "l2", attack, "")
+    return Shard(key, lines(batch, samples, seconds), none, none, none, none, none)
+
+
+class Guesses:
+    """Of a monitor whose clock stands still unless it is set."""
+
+    def __init__(self, monkeypatch, samples, steps):
+        self.now, self.seen = 0.0, []
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+        named = {("l2", name): count for name, count in steps.items()}
+        self.monitor = Monitor(samples, named, self.seen.append, [], {})
+        self.monitor.begin()
+
+    def after(self, shard, *, now, seconds, share, busy):
+        """The guess when a shard has ended."""
+        self.now = now
+        self.monitor.shard(shard(seconds=seconds), True)
+        at = shard(seconds=seconds).key
+        event = Progress(10 * at.batch, 10, "l2", at.attack, share, busy=busy)
+        self.monitor.listener(event)
+        return self.seen[-1].seconds_left
+
+
+def test_the_time_left_is_that_of_the_parts_and_not_of_the_start(monkeypatch):
+    """Eight batches of 10 s each on two workers that took 30 s to start."""
+    guesses = Guesses(monkeypatch, 80, {"one": 100})
+    shard = functools.partial(finished, place=0, attack="one")
+    left = []
+    for batch in range(8):
+        now = 30 + 10 * (batch // 2 + 1) + 0.1 * (batch % 2)
+        left.append(
+            guesses.after(
+                functools.partial(shard, batch),
+                now=now,
+                seconds=10.0,
+                share=1.0,
+                busy=min(2, 7 - batch) or 1,
+            )
+        )
+    # The first is told as if its neighbour were half done, and that is almost done.
+    np.testing.assert_allclose(left[:6], [32.5, 27.5, 22.5, 17.5, 12.5, 7.5])
+    assert left[-1] == 0.0
+
+
+def test_an_attack_that_was_not_run_yet_counts_by_its_steps(monkeypatch):
+    guesses = Guesses(monkeypatch, 10, {"short": 10, "long": 990})
+    shard = functools.partial(finished, 0, 0, "short")
+    assert guesses.after(shard, now=2.0, seconds=2.0, share=0.5, busy=1) == (
+        pytest.approx(198.0)
+    )
+
+
+def test_what_is_done_between_attacks_counts_towards_the_time_left(monkeypatch):
+    guesses = Guesses(monkeypatch, 30, {"one": 10})
+    for batch, expected in ((0, 20.0), (1, 15.0)):
+        shard = functools.partial(finished, batch, 0, "one")
+        # The second one ends 20 s after the first, of which the attack took 10.
+        guess = guesses.after(
+            shard, now=15 + 20.0 * batch, seconds=10.0, share=1.0, busy=1
+        )
+        assert guess == pytest.approx(expected)
+
+
+def test_the_median_of_very_many_samples_is_that_of_some(monkeypatch):
+    """In constant memory, also where batches are dealt out to 16 processes."""
+    monkeypatch.setattr("robustkit.evaluation.monitor._MOST", 200)
+    nearest = _Nearest()
+    rng = np.random.default_rng(0)
+    for batch in range(2, 32000, 16):
+        for further in (1.0, 0.0):
+            nearest.add(batch, rng.uniform(size=5) + further)
+    assert len(np.concatenate(list(nearest._of.values()))) <= 200
+    assert nearest.median() == pytest.approx(0.5, abs=0.15)
 
 
 def test_a_run_that_goes_on_counts_what_was_done(planted, tmp_path, monkeypatch):
