@@ -87,11 +87,13 @@ class RayEngine:
         progress: Callable[[Progress], None] | None,
     ) -> None:
         tasks = _tasks(works, recipe.make(model), folder)
-        orders = Orders(_packed(recipe.portable()), self.num_cpus, socket.gethostname())
+        packed = _packed(recipe.portable())
         # Of each batch, by its first sample; they do not end in their order.
         finished: Counter[int] = Counter()
         with connected(self.address, self.num_cpus * (self.workers or 1)):
             check_room(self.num_cpus, self.num_gpus)
+            sent = the_ray().put(packed)
+            orders = Orders(sent, self.num_cpus, socket.gethostname())
             crew = [self._hire(orders) for _ in range(self._count())]
             try:
                 for done in self._done(crew, tasks):

@@ -3,6 +3,7 @@
 import socket
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +23,13 @@ class Orders:
     """What a worker has to know before it is given any work.
 
     Attributes:
-        packed: The recipe, pickled, so that what cannot be unpickled is told as such.
+        recipe: Reference to it, pickled, so that what cannot be unpickled is told as
+            such. Ray keeps it for workers that start anew as long as the reference.
         threads: That torch may use.
         host: Where the process runs that called.
     """
 
-    packed: bytes
+    recipe: Any
     threads: int
     host: str
 
@@ -44,7 +46,8 @@ class Worker:
         # Not when made: what is raised there cannot be told from a lost worker.
         torch.set_num_threads(self._orders.threads)
         try:
-            recipe: Recipe = the_ray().cloudpickle.loads(self._orders.packed)
+            packed = the_ray().get(self._orders.recipe)
+            recipe: Recipe = the_ray().cloudpickle.loads(packed)
             evaluator = recipe.make()
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())

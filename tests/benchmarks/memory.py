@@ -4,7 +4,8 @@
 
 Each measurement is a process of its own. Two numbers: what the process had for itself
 at most, looked at with each step of progress (RssAnon), and the highest resident set
-(which counts what the system keeps of files that are mapped). Linux only.
+(which counts what the system keeps of files that are mapped). With workers, both are
+those of the process that calls. Linux only.
 """
 
 import json
@@ -21,7 +22,7 @@ import robustkit as rk
 
 FEW, TIMES = 400, 20
 SHAPE = (3, 32, 32)
-KINDS = ("iterator", "npy files", "memory maps")
+KINDS = ("iterator", "npy files", "memory maps", "npy files, 2 workers of Ray")
 
 
 def weights():
@@ -54,7 +55,7 @@ def data(kind, samples, w, folder):
     """The data as that kind."""
     if kind == "iterator":
         return batches(samples, w)
-    if kind == "npy files":
+    if kind.startswith("npy files"):
         return folder
     return tuple(np.load(folder / f"{name}.npy", mmap_mode="r") for name in "xy")
 
@@ -86,6 +87,7 @@ def measure(kind, samples, folder):
         attacks=["fmn"],
         budget=4,
         batch_size=100,
+        engine=rk.RayEngine(workers=2) if "Ray" in kind else "local",
         progress=look,
     )
     assert len(results.index) == samples
@@ -112,7 +114,7 @@ def main():
             found.append(json.loads(done.stdout))
         for name in ("own", "resident"):
             few, many = (entry[name] / 1e6 for entry in found)
-            print(f"{kind:12} {name:9} {few:7.1f} MB at 1x {many:7.1f} MB at {TIMES}x")
+            print(f"{kind:28} {name:9} {few:7.1f} MB at 1x {many:7.1f} MB at {TIMES}x")
 
 
 if __name__ == "__main__":

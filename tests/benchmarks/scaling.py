@@ -64,7 +64,7 @@ def main() -> None:
     here = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, here))
     began = time.perf_counter()
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     print(f"Ray started in {time.perf_counter() - began:.1f} s, which counts nowhere")
 
     def evaluate(engine: rk.RayEngine, progress: Any) -> rk.Results:

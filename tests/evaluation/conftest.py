@@ -1,5 +1,18 @@
+import signal
+
 import numpy as np
 import pytest
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray on this machine, which the engine uses as it is."""
+    ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    signal.signal(signal.SIGTERM, before)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture

@@ -34,13 +34,19 @@ def peak(samples, folder, kind):
             x = rng.random((10, 3, 32, 32), dtype=np.float32)
             yield x, (x.reshape(10, -1) @ weights).argmax(axis=1)
 
-    data = {
-        "iterator": batches,
-        "files": lambda: files(batches(), samples, folder.with_suffix(".data")),
-    }[kind]()
+    data = batches()
+    if kind == "files":
+        data = files(batches(), samples, folder.with_suffix(".data"))
     tracemalloc.start()
     results = rk.evaluate(
-        model, data, attacks=["fmn"], budget=2, batch_size=20, out=folder
+        model,
+        data,
+        attacks=["fmn"],
+        budget=2,
+        batch_size=20,
+        engine=rk.RayEngine(workers=1) if kind == "workers" else "local",
+        out=folder,
+        progress=lambda event: None,
     )
     used = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -49,9 +55,19 @@ def peak(samples, folder, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "few"), [("iterator", 100), ("files", 600)])
-def test_memory_does_not_grow_with_the_number_of_samples(tmp_path, kind, few):
+@pytest.mark.filterwarnings(
+    "ignore:os.fork:RuntimeWarning",
+    "ignore:.*_at_fork:pytest.PytestUnraisableExceptionWarning",
+)
+@pytest.mark.parametrize(
+    ("kind", "few"), [("iterator", 100), ("files", 600), ("workers", 100)]
+)
+def test_memory_does_not_grow_with_the_number_of_samples(request, tmp_path, kind, few):
     """Files are read 256 rows at a time, so that less than two such parts take less."""
+    if kind == "workers":
+        request.getfixturevalue("cluster")
+        # So that what is loaded at the start is there before.
+        peak(20, tmp_path / "first", kind)
     some = peak(few, tmp_path / "few", kind)
     many = peak(few + 900, tmp_path / "many", kind)
     # 900 more inputs are 11 MB, and as much again for what was found.

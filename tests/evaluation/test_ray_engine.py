@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,16 +56,6 @@ def gradient(x, slopes):
 def build():
     return rk.NumPyModel(logits, gradient=gradient, name="planted")
 """
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Ray on this machine, which the engine uses as it is."""
-    before = signal.getsignal(signal.SIGTERM)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    signal.signal(signal.SIGTERM, before)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
@@ -215,6 +209,32 @@ def test_models_that_python_holds_are_sent_to_the_workers(cluster, planted, name
     assert contents(runs[0].path) == contents(runs[1].path)
 
 
+def test_a_large_model_is_sent_again_to_a_worker_that_was_killed(
+    cluster, planted, tmp_path
+):
+    """What is large goes through Ray's store, and must still be there by then."""
+    driver, once, w = os.getpid(), tmp_path / "once", planted.w
+    large = np.zeros(1_000_000)
+
+    def logits(x):
+        if os.getpid() != driver and once.exists():
+            once.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x @ w + large[0]
+
+    once.touch()
+    run = rk.evaluate(
+        rk.NumPyModel(logits),
+        (planted.x, planted.y),
+        attacks=["gaussian-noise"],
+        budget=10,
+        batch_size=8,
+        engine=two(workers=1),
+    )
+    assert not once.exists()
+    assert run.run["status"] == "complete"
+
+
 def test_what_cannot_be_sent_is_to_be_named(cluster, planted):
     lock = threading.Lock()
 
@@ -255,6 +275,110 @@ def test_a_cluster_that_is_not_there_is_said(named, address):
         ray.shutdown()
     with pytest.raises(BadInput, match=rf"cannot use Ray at '{address}'"):
         evaluate(named / "run", two(address=address))
+
+
+def test_a_worker_that_loads_another_model_is_refused(cluster, named):
+    """As on a node whose file was not brought up to date."""
+    (named / "net.py").write_text(
+        "import os, torch\n"
+        "from pathlib import Path\n"
+        "def build():\n"
+        "    net = torch.nn.Linear(6, 3)\n"
+        "    driver = int((Path(__file__).parent / 'driver').read_text())\n"
+        "    torch.nn.init.constant_(net.weight, float(os.getpid() == driver))\n"
+        "    torch.nn.init.zeros_(net.bias)\n"
+        "    return net.eval()\n"
+    )
+    here = socket.gethostname()
+    message = rf"net.py:build' that a worker loaded on '{here}' is not .* on '{here}'"
+    with pytest.raises(BadInput, match=message) as caught:
+        rk.evaluate("net.py:build", "data.npz", attacks=["fmn"], engine=two(workers=1))
+    prints = re.findall(r"\b[0-9a-f]{16}\b", str(caught.value))
+    assert len(set(prints)) == 2
+
+
+def test_more_workers_than_parts_are_told(cluster, named):
+    with pytest.warns(UserWarning, match="2 workers for 1 parts of work"):
+        evaluate(named / "run", two(), norm="l2", attacks=["fmn"], batch_size=24)
+
+
+def test_gpus_are_shared_as_asked(named, monkeypatch):
+    """Ray takes our word for it that there is one; what each worker sees is told."""
+    code = (named / "model.py").read_text()
+    note = (
+        "    seen = os.environ.get('CUDA_VISIBLE_DEVICES')\n"
+        "    (FOLDER / f'gpu-{os.getpid()}').write_text(str(seen))\n"
+    )
+    (named / "model.py").write_text(
+        code.replace("def build():\n", f"def build():\n{note}")
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    if ray.is_initialized():
+        ray.shutdown()
+    ray.init("local", num_cpus=4, num_gpus=1, include_dashboard=False)
+    signal.signal(signal.SIGTERM, before)
+    try:
+        # As many workers as share the one that there is.
+        evaluate(named / "run", rk.RayEngine(num_gpus=0.5))
+        with pytest.raises(BadInput, match="a worker needs 2 GPU, and Ray has 1"):
+            evaluate(named / "other", rk.RayEngine(num_gpus=2))
+    finally:
+        ray.shutdown()
+    seen = {int(p.name[4:]): p.read_text() for p in named.glob("gpu-*")}
+    seen.pop(os.getpid())
+    assert list(seen.values()) == ["0", "0"]
+
+
+@pytest.fixture
+def running(tmp_path):
+    """The address of a cluster that was started from a shell."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = (
+        f"ray start --head --block --port {port} --num-cpus 1 --num-gpus 1 "
+        "--node-ip-address 127.0.0.1 --include-dashboard false --disable-usage-stats"
+    ).split()
+    with open(tmp_path / "ray.log", "wb") as log:
+        head = subprocess.Popen(
+            [Path(sys.executable).with_name(command[0]), *command[1:]],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        for _ in range(600):
+            assert head.poll() is None, (tmp_path / "ray.log").read_text()
+            if "Ray runtime started" in (tmp_path / "ray.log").read_text():
+                break
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}"
+        # It is not ours, so a run does not end it.
+        assert head.poll() is None
+    finally:
+        head.terminate()
+        head.wait(60)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_runs_already_is_used(running, named):
+    if ray.is_initialized():
+        ray.shutdown()
+    expected = contents(evaluate(named / "local").path)
+    command = textwrap.dedent(
+        f"""
+        eval model.py:build --data data.npz --norm l2,linf --attacks fmn,gaussian-noise
+        --budget 30 --batch-size 6 --engine ray --num-gpus 1 --ray-address {running}
+        --out run --json
+        """
+    ).split()
+    done = subprocess.run(
+        [sys.executable, "-m", "robustkit", *command], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert contents(named / "run") == expected
+    # What it has is what there is, and no more is waited for.
+    with pytest.raises(BadInput, match="a worker needs 2 GPU, and Ray has 1"):
+        evaluate(named / "other", two(num_gpus=2, address=running))
 
 
 @pytest.mark.slow
