@@ -117,7 +117,7 @@ class Minimise(Attack[State[S]], Generic[S]):
         wider = minimum(4 * s.epsilon, p.largest)
         epsilon = where(over, where(p.ledger.found, between, wider), s.epsilon)
         if bool(over.any()):
-            inner = choose(over, self.attack.start(p, epsilon, rng), inner)
+            inner = choose(over, self.attack.restart(p, inner, epsilon, rng), inner)
         return State(inner, epsilon, lower, best, where(over, 0.0, age))
 
     def check(self, p: Problem) -> None:

@@ -14,7 +14,7 @@ from robustkit.attacks.gradient.greedy import Greedy
 from robustkit.attacks.gradient.momentum import MIFGSM
 from robustkit.attacks.gradient.polish import Polish
 from robustkit.attacks.gradient.relay import Relay
-from robustkit.attacks.score import patch_rs, simba, sparse_rs, square, thompson
+from robustkit.attacks.score import patch_rs, random_search, simba, thompson
 from robustkit.attacks.score.patch_rs import PatchRS
 from robustkit.attacks.score.simba import SimBA
 from robustkit.attacks.score.sparse_rs import SparseRS
@@ -60,9 +60,9 @@ def auto(
     sample (`Compass`), for Linf blocks of signs (`RayS`), for L1 and L0 features set
     back (`Pointwise`).
 
-    With scores: for Linf and L2 guesses of the margin's slope and then squares
-    exchanged at random (`Thompson`), for L1 squares alone (`Square`), for L0 features
-    (`SparseRS`), each with a search over the radius.
+    With scores: for Linf, L2 and L0 guesses of the margin's slope, and squares or
+    features exchanged at random (`Thompson`), for L1 squares alone (`Square`), each
+    with a search over the radius.
 
     Args:
         norm: "linf", "l2", "l1" or "l0".
@@ -192,13 +192,13 @@ def minimum_norm_ni_fgsm() -> Minimise[momentum.State]:
     return Minimise(MIFGSM(epsilon=1.0, steps=20, nesterov=True, loss="margin"))
 
 
-def minimum_norm_square() -> Minimise[square.State]:
+def minimum_norm_square() -> Minimise[random_search.State]:
     """Square Attack with a search over its radius."""
     return Minimise(Square(epsilon=1.0, steps=1000), steps=5000)
 
 
 def minimum_norm_thompson() -> Minimise[thompson.State]:
-    """Guesses of the margin's slope, then squares, with a search over the radius."""
+    """Guesses of the margin's slope, random changes, and a search over the radius."""
     return Minimise(Thompson(epsilon=1.0, steps=1000), steps=5000)
 
 
@@ -207,7 +207,7 @@ def minimum_norm_simba() -> Minimise[simba.State]:
     return Minimise(SimBA(epsilon=1.0, steps=1000), steps=5000)
 
 
-def minimum_norm_sparse_rs() -> Minimise[sparse_rs.State]:
+def minimum_norm_sparse_rs() -> Minimise[random_search.State]:
     """Sparse-RS with a search over the number of features."""
     return Minimise(SparseRS(epsilon=1.0, steps=1000), steps=5000)
 
@@ -218,7 +218,7 @@ def minimum_norm_patch_rs() -> Minimise[patch_rs.State]:
 
 
 _SCORES: dict[str, Callable[[], Attack[Any]]] = {
-    "l0": minimum_norm_sparse_rs,
+    "l0": minimum_norm_thompson,
     "l1": minimum_norm_square,
     "l2": minimum_norm_thompson,
     "linf": minimum_norm_thompson,

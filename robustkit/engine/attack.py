@@ -109,6 +109,13 @@ class FixedBudget(Attack[S]):
         It starts from the best adversarials known, drawn into the ball.
         """
 
+    def restart(self, p: Problem, s: S, epsilon: PerSample, rng: Rng) -> S:
+        """The first state of another search, after one that ended in `s`.
+
+        As `start`, unless a subclass has learned what serves every radius.
+        """
+        return self.start(p, epsilon, rng)
+
     @abstractmethod
     def advance(self, p: Problem, s: S, progress: PerSample, rng: Rng) -> S:
         """The next state, by one question; `progress` (n,) grows from 0 to below 1."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from robustkit.attacks.score.schedule import Schedule, check_share
+from robustkit.attacks.score.random_search import Schedule, check_share
 from robustkit.engine.attack import FixedBudget, broken
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
@@ -141,7 +141,8 @@ class PatchRS(FixedBudget[State]):
         chance = to_numpy(rng.uniform((4,)))
         signs = rng.uniform((p.x.shape[1], 1, 1), -1.0, 1.0).sign()
         done, side = to_numpy(progress), to_numpy(s.side)
-        small = np.maximum(np.floor(np.sqrt(_SCHEDULE.share(self, done)) * side), 1)
+        share = _SCHEDULE.share(self, done, self.rescale)
+        small = np.maximum(np.floor(np.sqrt(share) * side), 1)
         at = np.floor(chance[:, :2] * (side - small + 1)[:, None]).astype(_dtype(p))
         here = _inside(p.x, like(p.x, at), like(p.x, small.astype(_dtype(p))))
         painted = p.bounds.clip(content + signs * p.bounds.width)

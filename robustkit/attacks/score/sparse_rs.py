@@ -6,7 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from robustkit.attacks.score.schedule import Schedule, check_share
+from robustkit.attacks.score.random_search import (
+    Schedule,
+    State,
+    check_share,
+    searched,
+)
 from robustkit.engine.attack import FixedBudget, broken
 from robustkit.engine.problem import Problem
 from robustkit.models.base import Access
@@ -35,29 +40,6 @@ _SCHEDULE = Schedule(
     after=(0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000),
     divisors=(1, 2, 4, 5, 6, 8, 10, 12, 15, 20),
 )
-
-
-@dataclass(frozen=True)
-class State:
-    """Where the search stands.
-
-    A unit is what the norm counts: a feature, or a pixel with all its channels.
-
-    Attributes:
-        chosen: (n, ...) 1 for the units that are changed, else 0.
-        delta: (n, ...) the best perturbation so far, in input units.
-        margin: (n,) of it; infinite before the first question.
-        proposal: (n, ...) the perturbation to be asked about next.
-        proposed: (n, ...) the units that it changes.
-        epsilon: (n,) how many units may change.
-    """
-
-    chosen: Tensor
-    delta: Batch
-    margin: PerSample
-    proposal: Batch
-    proposed: Tensor
-    epsilon: PerSample
 
 
 @dataclass(frozen=True)
@@ -116,30 +98,34 @@ class SparseRS(FixedBudget[State]):
         keys = chosen + rng.uniform(chosen.shape[1:])
         chosen = largest(flatten(keys), epsilon).reshape(chosen.shape)
         delta = where(known == 0, chosen * _corners(p, rng), known)
-        return State(chosen, delta, full(p.x, math.inf), delta, chosen, epsilon)
+        return State(delta, full(p.x, math.inf), delta, epsilon)
 
     def advance(self, p: Problem, s: State, progress: PerSample, rng: Rng) -> State:
-        a = p.score(p.x + s.proposal)
-        better = a.margin < s.margin
-        chosen = where(better, s.proposed, s.chosen)
-        delta = where(better, a.delta, s.delta)
-        count = np.floor(
-            _SCHEDULE.share(self, to_numpy(progress)) * to_numpy(s.epsilon)
-        )
-        proposed = _exchanged(chosen, np.maximum(count, 1), rng)
+        return searched(self, p, s, progress, rng)
+
+    def propose(
+        self,
+        p: Problem,
+        delta: Batch,
+        epsilon: PerSample,
+        progress: PerSample,
+        rng: Rng,
+    ) -> Batch:
+        """With some units exchanged; see `RandomSearch`.
+
+        A unit is what the norm counts: a feature, or a pixel with all its channels.
+        Where fewer are changed than may be, more are changed than put back.
+        """
+        chosen = differs(_units(p, delta.abs()), 0.0)
+        most = to_numpy(epsilon)
+        share = _SCHEDULE.share(self, to_numpy(progress), self.rescale)
+        count = np.floor(share * most)
+        proposed = _exchanged(chosen, np.maximum(count, 1), most, rng)
         fresh = proposed * (1 - chosen) * _corners(p, rng)
         proposal = delta * proposed * chosen + fresh
         # Where all may be changed there is nothing to exchange, but other bounds.
         turned = _turned(chosen, proposed, np.maximum(count, 1), rng)
-        proposal = where(turned, _corners(p, rng), proposal)
-        return State(
-            chosen=chosen,
-            delta=delta,
-            margin=where(better, a.margin, s.margin),
-            proposal=proposal,
-            proposed=proposed,
-            epsilon=s.epsilon,
-        )
+        return where(turned, _corners(p, rng), proposal)
 
     def finished(self, p: Problem, s: State) -> Mask | None:
         return broken(p, s.epsilon) if self.stop else None
@@ -161,15 +147,21 @@ def _corners(p: Problem, rng: Rng) -> Batch:
     return where(_units(p, there.abs()) == 0, back, there)
 
 
-def _exchanged(chosen: Tensor, count: Array, rng: Rng) -> Tensor:
-    """Of each row, `count` (n,) random units put back and as many others chosen."""
+def _exchanged(chosen: Tensor, count: Array, most: Array, rng: Rng) -> Tensor:
+    """Of each row, `count` (n,) random units put back, and others chosen up to `most`.
+
+    As many others, where `most` (n,) are chosen already.
+    """
     flat = to_numpy(flatten(chosen))
     keys = to_numpy(flatten(rng.uniform(chosen.shape[1:])))
     inside = flat.sum(axis=1)
-    count = np.minimum(count, np.minimum(inside, flat.shape[1] - inside))[:, None]
+    outside = flat.shape[1] - inside
+    count = np.minimum(count, np.minimum(inside, outside))
+    more = np.minimum(count + np.maximum(np.floor(most) - inside, 0), outside)
     # The lowest ranks are of those chosen, the highest of the others.
     rank = np.argsort(np.argsort(keys - flat, axis=1), axis=1)
-    leaving, joining = rank < count, rank >= flat.shape[1] - count
+    leaving = rank < count[:, None]
+    joining = rank >= flat.shape[1] - more[:, None]
     return like(chosen, flat - leaving + joining).reshape(chosen.shape)
 
 

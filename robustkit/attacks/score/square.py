@@ -6,7 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from robustkit.attacks.score.schedule import Schedule, check_share
+from robustkit.attacks.score.random_search import (
+    Schedule,
+    State,
+    check_share,
+    searched,
+)
 from robustkit.engine.attack import FixedBudget, broken
 from robustkit.engine.problem import Problem
 from robustkit.models.base import Access
@@ -26,7 +31,7 @@ from robustkit.numerics.tensors import (
 )
 from robustkit.numerics.thresholds import nonzero
 
-__all__ = ["Square", "State", "as_images"]
+__all__ = ["Square", "as_images"]
 
 # How the squares shrink.
 _SCHEDULE = Schedule(
@@ -37,23 +42,6 @@ _SCHEDULE = Schedule(
 _TILES = 5
 # How fast the pyramids of a perturbation fall off from their centre.
 _FALL = {"l1": 3.0, "l2": 1.0}
-
-
-@dataclass(frozen=True)
-class State:
-    """Where the search stands.
-
-    Attributes:
-        delta: (n, ...) the best perturbation so far, in input units.
-        margin: (n,) of it; infinite before the first question.
-        proposal: (n, ...) the perturbation to be asked about next.
-        epsilon: (n,) radius of the ball, in norm units.
-    """
-
-    delta: Batch
-    margin: PerSample
-    proposal: Batch
-    epsilon: PerSample
 
 
 @dataclass(frozen=True)
@@ -69,8 +57,10 @@ class Square(FixedBudget[State]):
         epsilon: Radius of the ball, in norm units.
         steps: How many; 1 question each.
         share: Of the image, that the first squares cover.
-        rescale: Squares shrink with the share of the steps taken. Else they shrink as
-            in a search of 10,000 questions, however many there are.
+        rescale: Whether squares shrink with the share of the steps taken. Else they
+            shrink as in a search of 10,000 questions, however many there are. None:
+            only for Linf, since small pyramids change too little to bring much in few
+            questions.
         stop: Stop working on a sample once an adversarial within epsilon is known.
 
     Source:
@@ -107,7 +97,7 @@ class Square(FixedBudget[State]):
     epsilon: float
     steps: int = 5000
     share: float = 0.8
-    rescale: bool = True
+    rescale: bool | None = None
     stop: bool = True
 
     def start(self, p: Problem, epsilon: PerSample, rng: Rng) -> State:
@@ -117,15 +107,7 @@ class Square(FixedBudget[State]):
         return State(delta, full(p.x, math.inf), delta, epsilon)
 
     def advance(self, p: Problem, s: State, progress: PerSample, rng: Rng) -> State:
-        a = p.score(p.x + s.proposal)
-        better = a.margin < s.margin
-        delta = where(better, a.delta, s.delta)
-        return State(
-            delta=delta,
-            margin=where(better, a.margin, s.margin),
-            proposal=self.propose(p, delta, s.epsilon, progress, rng),
-            epsilon=s.epsilon,
-        )
+        return searched(self, p, s, progress, rng)
 
     def propose(
         self,
@@ -135,17 +117,11 @@ class Square(FixedBudget[State]):
         progress: PerSample,
         rng: Rng,
     ) -> Batch:
-        """The perturbations (n, ...) of ball and box with a square of theirs changed.
-
-        Args:
-            p: The problem.
-            delta: (n, ...) perturbations.
-            epsilon: (n,) radius of the ball, in norm units.
-            progress: (n,) from 0 to below 1, on which the size of the squares depends.
-            rng: Random numbers.
-        """
-        share = _SCHEDULE.share(self, to_numpy(progress))
-        change = _fill if p.norm.name == "linf" else _shift
+        """With one square changed; see `RandomSearch`."""
+        in_corners = p.norm.name == "linf"
+        rescale = in_corners if self.rescale is None else self.rescale
+        share = _SCHEDULE.share(self, to_numpy(progress), rescale)
+        change = _fill if in_corners else _shift
         proposal = change(p, as_images(delta), epsilon, share, rng)
         proposal = proposal.reshape(delta.shape)
         return p.norm.project_box(proposal, epsilon, p.low, p.high)

@@ -1,5 +1,6 @@
 """Thompson sampling of the margin's slope, and squares after it."""
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -8,13 +9,15 @@ from typing import ClassVar
 import numpy as np
 from scipy import ndimage
 
-from robustkit.attacks.score import square
+from robustkit.attacks.score import random_search, square
+from robustkit.attacks.score.sparse_rs import SparseRS
 from robustkit.attacks.score.square import Square
 from robustkit.engine.attack import FixedBudget, broken
-from robustkit.engine.problem import Problem
+from robustkit.engine.problem import Answer, Problem
 from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.frequencies import Subspace, low_frequencies
+from robustkit.numerics.norms import L0
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
     Array,
@@ -23,14 +26,16 @@ from robustkit.numerics.tensors import (
     PerSample,
     Tensor,
     expand,
+    flatten,
     full,
     like,
+    maximum,
     put,
     take,
     to_numpy,
     where,
 )
-from robustkit.numerics.thresholds import nonzero
+from robustkit.numerics.thresholds import largest, nonzero
 
 __all__ = ["Thompson"]
 
@@ -71,16 +76,18 @@ class State:
     Attributes:
         best: The best perturbation, and the one to be asked about next.
         slopes: What slopes are expected.
-        features: (n, guesses, features) of the perturbations asked about.
+        features: (n, guesses, features) of the guesses asked about.
         margins: (n, guesses) the answers.
-        asked: (n,) how many of both there are.
+        asked: (n,) how many of both there are; all `guesses` where none are made.
+        turn: (n,) 0 where the next question is about a guess, while there are any left.
     """
 
-    best: square.State
+    best: random_search.State
     slopes: Slopes
     features: Tensor
     margins: Tensor
     asked: PerSample
+    turn: PerSample
 
 
 @dataclass(frozen=True)
@@ -95,20 +102,24 @@ class Thompson(FixedBudget[State]):
     (Thompson sampling), so that what is not known is tried and what is known is used.
     The first is about the way to the blurred picture.
 
-    A linear model can teach no more after some questions. Then the best perturbation is
-    improved by random squares, as `Square` does.
+    A linear model teaches less and less. So after some questions every other one is
+    about the best perturbation with a random part of it changed, as in `Square` or, for
+    L0, `SparseRS`, and in the end all are. A search over the radius (`Minimise`) takes
+    what was learned from one ball to the next.
 
     Args:
         epsilon: Radius of the ball, in norm units.
         steps: How many; 1 question each.
-        guesses: The first so many questions are about guesses.
-        share: Of the image, that the first squares cover, had they come at once.
+        guesses: So many questions are about guesses.
+        alone: The first so many of them follow each other.
+        share: Of the perturbation, that the first changes would replace, had they come
+            at once.
         stop: Stop working on a sample once an adversarial within epsilon is known.
 
     Source:
         The sampling: Thompson, Biometrika 1933, for linear functions Agrawal, Goyal,
-        ICML 2013. As an attack this project's. Squares: Andriushchenko et al., ECCV
-        2020.
+        ICML 2013. As an attack this project's. Random changes: Andriushchenko et al.,
+        ECCV 2020; Croce et al., AAAI 2022.
 
     >>> import robustkit as rk, torch
     >>> model = torch.nn.Linear(2, 2, bias=False).eval()
@@ -120,27 +131,34 @@ class Thompson(FixedBudget[State]):
     """
 
     access: ClassVar[Access] = Access.SCORE
-    norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "linf"})
+    norms: ClassVar[frozenset[str]] = frozenset({"l0", "l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward"
-    source: ClassVar[str] = "ours, with the squares of Andriushchenko et al., ECCV 2020"
+    source: ClassVar[str] = "ours, with the changes of Square and Sparse-RS"
 
     epsilon: float
     steps: int = 5000
     guesses: int = 100
+    alone: int = 50
     share: float = 0.8
     stop: bool = True
 
     def start(self, p: Problem, epsilon: PerSample, rng: Rng) -> State:
+        epsilon = maximum(epsilon, 1.0) if isinstance(p.norm, L0) else epsilon
         first = _to_edge(p, _to_blurred(p), epsilon)
         delta = where(p.ledger.found, p.ledger.best - p.x, first)
         delta = p.norm.project_box(delta, epsilon, p.low, p.high)
         slopes = _expected(p)
         size = self.guesses, _space(p.x).size + slopes.ways.shape[1]
         features = like(p.x, np.zeros((p.size, *size))).astype(p.x.dtype)
-        # Who has an adversarial from a larger ball goes on from it by squares.
+        # Who has an adversarial from elsewhere goes on from it.
         asked = where(p.ledger.found, full(p.x, float(self.guesses)), 0.0)
-        best = square.State(delta, full(p.x, math.inf), delta, epsilon)
-        return State(best, slopes, features, features[:, :, 0], asked)
+        best = random_search.State(delta, full(p.x, math.inf), delta, epsilon)
+        return State(best, slopes, features, features[:, :, 0], asked, 0 * asked)
+
+    def restart(self, p: Problem, s: State, epsilon: PerSample, rng: Rng) -> State:
+        best = self.start(p, epsilon, rng).best
+        # What the answers said of slopes holds in every ball.
+        return dataclasses.replace(s, best=best, turn=0 * s.turn)
 
     def advance(self, p: Problem, s: State, progress: PerSample, rng: Rng) -> State:
         a = p.score(p.x + s.best.proposal)
@@ -148,36 +166,16 @@ class Thompson(FixedBudget[State]):
         delta = where(better, a.delta, s.best.delta)
         margin = where(better, a.margin, s.best.margin)
         epsilon = s.best.epsilon
-        proposal = self._squares.propose(p, delta, epsilon, progress, rng)
-        drawn = to_numpy(rng.normal(s.features.shape[2:]))
-        rows = np.flatnonzero(to_numpy(s.asked) < self.guesses)
-        if len(rows) == 0:
-            best = square.State(delta, margin, proposal, epsilon)
-            return State(best, s.slopes, s.features, s.margins, s.asked)
-        slopes, space = take(s.slopes, rows), _space(p.x)
-        count = to_numpy(s.asked)[rows].astype(np.int64)
-        features = to_numpy(take(s.features, rows)).copy()
-        margins = to_numpy(take(s.margins, rows)).copy()
-        here = np.arange(len(rows)), count
-        features[here] = _features(space, slopes, take(a.delta, rows))
-        margins[here] = to_numpy(a.margin)[rows]
-        slope = _sampled(features, margins, count + 1, drawn[rows])
-        down = put(
-            delta,
-            rows,
-            _images(space, slopes, like(p.x, -slope).astype(p.x.dtype)).reshape(
-                (-1, *p.x.shape[1:])
-            ),
-        )
-        guessing = like(p.x, to_numpy(s.asked) + 1 < self.guesses)
-        proposal = where(guessing, _to_edge(p, down, epsilon), proposal)
-        return State(
-            square.State(delta, margin, proposal, epsilon),
-            s.slopes,
-            put(s.features, rows, like(p.x, features)),
-            put(s.margins, rows, like(p.x, margins)),
-            where(s.asked < self.guesses, s.asked + 1, s.asked),
-        )
+        proposal = self._search(p).propose(p, delta, epsilon, progress, rng)
+
+        s = self._learned(p, s, a)
+        guessing = self._guessing(s)
+        # The last draw of the step, since whether there is one depends on the company.
+        if guessing.any():
+            way = put(delta, np.flatnonzero(guessing), _guesses(p, s, guessing, rng))
+            proposal = where(like(p.x, guessing), _to_edge(p, way, epsilon), proposal)
+        best = random_search.State(delta, margin, proposal, epsilon)
+        return dataclasses.replace(s, best=best)
 
     def finished(self, p: Problem, s: State) -> Mask | None:
         return broken(p, s.best.epsilon) if self.stop else None
@@ -185,22 +183,62 @@ class Thompson(FixedBudget[State]):
     def check(self, p: Problem) -> None:
         if self.guesses < 1:
             raise BadInput(f"Thompson needs at least 1 guess; got {self.guesses}")
-        self._squares.check(p)
+        self._search(p).check(p)
         super().check(p)
 
-    @property
-    def _squares(self) -> Square:
-        return Square(self.epsilon, self.steps, self.share)
+    def _search(self, p: Problem) -> Square | SparseRS:
+        kind = SparseRS if isinstance(p.norm, L0) else Square
+        return kind(self.epsilon, self.steps, self.share)
+
+    def _guessing(self, s: State) -> Array:
+        """(n,) booleans: whose question is about a guess."""
+        left = to_numpy(s.asked) < self.guesses
+        return np.asarray(left & (to_numpy(s.turn) == 0))
+
+    def _learned(self, p: Problem, s: State, a: Answer) -> State:
+        """With the answers about guesses noted, and the next turn."""
+        rows = np.flatnonzero(self._guessing(s))
+        features, margins, asked = s.features, s.margins, to_numpy(s.asked).copy()
+        if len(rows):
+            known = to_numpy(take(features, rows)).copy()
+            answers = to_numpy(take(margins, rows)).copy()
+            here = np.arange(len(rows)), asked[rows].astype(np.int64)
+            slopes, moved = take(s.slopes, rows), take(a.delta, rows)
+            known[here] = _features(_space(p.x), slopes, moved)
+            answers[here] = to_numpy(a.margin)[rows]
+            features = put(features, rows, like(p.x, known))
+            margins = put(margins, rows, like(p.x, answers))
+            asked[rows] += 1
+        turn = where(like(p.x, asked < self.alone), 0.0, 1 - s.turn)
+        return State(s.best, s.slopes, features, margins, like(p.x, asked), turn)
 
 
 def _to_edge(p: Problem, way: Batch, epsilon: PerSample) -> Batch:
     """The perturbation (n, ...) of ball and box that goes farthest along a way."""
+    if isinstance(p.norm, L0):
+        room = where(way > 0, p.high, where(way < 0, p.low, 0 * way))
+        gain = p.norm.summed(way * room)
+        return room * largest(flatten(gain), epsilon).reshape(gain.shape)
     if p.norm.name == "linf":
         delta = way.sign() * expand(epsilon, way)
     else:
         # So far out that what the box cuts off goes to other features.
         delta = way * expand(4 * epsilon / nonzero(p.norm(way)), way)
     return p.norm.project_box(delta, epsilon, p.low, p.high)
+
+
+def _guesses(p: Problem, s: State, guessing: Array, rng: Rng) -> Batch:
+    """(m, ...) the ways down slopes drawn for those samples where `guessing` (n,)."""
+    rows = np.flatnonzero(guessing)
+    slopes = _sampled(
+        to_numpy(take(s.features, rows)),
+        to_numpy(take(s.margins, rows)),
+        to_numpy(s.asked)[rows].astype(np.int64),
+        to_numpy(rng.normal(s.features.shape[2:]))[rows],
+    )
+    down = like(p.x, -slopes).astype(p.x.dtype)
+    images = _images(_space(p.x), take(s.slopes, rows), down)
+    return images.reshape((-1, *p.x.shape[1:]))
 
 
 def _sampled(features: Array, margins: Array, count: Array, drawn: Array) -> Array:

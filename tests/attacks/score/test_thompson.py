@@ -4,19 +4,23 @@ import torch
 
 import robustkit as rk
 from robustkit.attacks.score import thompson
+from robustkit.attacks.score.sparse_rs import SparseRS
 from robustkit.attacks.score.square import Square
 from robustkit.attacks.score.thompson import Thompson
+from robustkit.combine import Minimise
 from robustkit.engine.loop import run
 from robustkit.errors import BadInput
-from robustkit.numerics.tensors import as_tensor, take
+from robustkit.numerics.tensors import as_tensor, full, take
 
-NORMS = ("l1", "l2", "linf")
-ORDER = {"l1": 1, "l2": 2, "linf": np.inf}
+NORMS = ("l0", "l0-pixels", "l1", "l2", "linf")
+ORDER = {"l0": 0, "l1": 1, "l2": 2, "linf": np.inf}
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 9, 7), (12,), (1, 1)])
 def test_every_question_lies_in_ball_and_box(watched, norm, shape):
+    if norm == "l0-pixels" and len(shape) < 3:
+        pytest.skip("no pixels")
     images, epsilon = watched(shape), 1.1
     images.offset = -1e9
     ledger = run(Thompson(epsilon, steps=40, guesses=20), images.problem(norm))
@@ -24,8 +28,11 @@ def test_every_question_lies_in_ball_and_box(watched, norm, shape):
     assert (ledger.backwards == 0).all()
     for point in images.asked:
         assert ((point >= -1) & (point <= 3)).all()
-        delta = (point - images.x).reshape(len(point), -1)
-        size = np.linalg.norm(delta, ord=ORDER[norm], axis=1)
+        delta = point - images.x
+        if norm == "l0-pixels":
+            delta = delta.any(axis=1).astype(float)
+        order = ORDER[norm.partition("-")[0]]
+        size = np.linalg.norm(delta.reshape(len(delta), -1), ord=order, axis=1)
         assert (size <= epsilon * (1 + 1e-9)).all()
 
 
@@ -71,6 +78,55 @@ def test_answers_that_are_no_numbers_teach_nothing(watched):
     slopes = thompson._sampled(features, margins, np.array([2, 3]), drawn)
     assert np.isfinite(slopes).all()
     assert np.array_equal(slopes[0], drawn[0])
+
+
+@pytest.mark.parametrize("norm", ["l0", "l0-pixels"])
+@pytest.mark.parametrize("count", [1, 4, 100])
+def test_the_edge_is_the_best_change_of_so_many_units(watched, norm, count):
+    problem = watched((2, 3, 4)).problem(norm)
+    way = np.random.default_rng(0).normal(size=problem.x.shape)
+    epsilon = full(problem.x, float(count))
+    edge = thompson._to_edge(problem, as_tensor(way), epsilon).numpy()
+    gain = np.maximum(way * problem.low.numpy(), way * problem.high.numpy())
+    gain = gain.sum(axis=1) if norm == "l0-pixels" else gain
+    best = np.sort(gain.reshape(len(way), -1), axis=1)[:, -count:].sum(axis=1)
+    assert np.allclose((edge * way).reshape(len(way), -1).sum(axis=1), best)
+
+
+def test_guesses_stand_alone_and_then_take_turns_with_changes(watched):
+    images = watched((2, 9, 7))
+    images.offset = -1e9
+    problem, attack = images.problem("linf"), Thompson(1.0, guesses=5, alone=3)
+    states = [attack.init(problem)]
+    for t in range(9):
+        states.append(attack.step(problem, states[-1], t))
+    asked = [state.asked.numpy()[0] for state in states]
+    assert asked == [0, 1, 2, 3, 3, 4, 4, 5, 5, 5]
+    # The answers are those to the questions asked then, and no others.
+    questions = [images.margin(point) for point in images.asked]
+    noted = states[-1].margins.numpy()
+    for place, question in enumerate((0, 1, 2, 4, 6)):
+        assert np.allclose(noted[:, place], questions[question])
+
+
+@pytest.mark.parametrize("norm", ["l0", "linf"])
+def test_a_search_over_the_radius_forgets_no_answer(watched, norm):
+    images = watched((1, 8, 8))
+    # So far away that some balls hold adversarials and smaller ones do not.
+    least = images.margin(np.where(images.w > 0, -1.0, 3.0)).max()
+    images.offset += least / 2
+    attack = Minimise(Thompson(1.0, steps=20), steps=60)
+    problem = images.problem(norm)
+    state = attack.init(problem)
+    radii = [state.epsilon.numpy()]
+    for t in range(60):
+        state = attack.step(problem, state, t)
+        radii.append(state.epsilon.numpy())
+    assert (np.diff(np.stack(radii), axis=0) != 0).any(axis=0).all()
+    # Alone for 50 questions, and then every other one.
+    assert (state.inner.asked.numpy() == 55).all()
+    told = np.stack([images.margin(point) for point in images.asked[:50]], axis=1)
+    assert np.allclose(state.inner.margins.numpy()[:, :50], told)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -155,3 +211,15 @@ def test_breaks_a_network_in_half_the_questions_that_squares_take(shared):
         )
         broken[kind] = int(result.found.sum())
     assert broken[Thompson] >= broken[Square]
+
+
+def test_needs_a_third_of_the_features_that_exchanges_alone_leave(shared):
+    module = shared.torch_model("mnist_conv_small_nat").requires_grad_(False)
+    x, y = map(torch.tensor, shared.images("mnist"))
+    right = (module(x).argmax(dim=1) == y).nonzero()[-24:, 0]
+    left = {}
+    for kind in (Thompson, SparseRS):
+        attack = Minimise(kind(1.0, steps=1000), steps=5000).within(100)
+        result = rk.run(attack, module, x[right], y[right], norm="l0", budget=100)
+        left[kind] = np.median(result.distance)
+    assert left[Thompson] < left[SparseRS] / 3

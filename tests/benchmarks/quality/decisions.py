@@ -120,7 +120,7 @@ def _options() -> argparse.Namespace:
 def _table(options: argparse.Namespace, norm: str, net: str, pool: bool) -> None:
     model, x, y = network(options.data, net, options.images)
     others = _others(options, net, x) if pool else None
-    asked = [q for q in QUERIES if q <= options.queries]
+    asked = [q for q in QUERIES if q <= options.queries] or [options.queries]
     print(f"\n{norm} {net}, {len(x)} images{', with a pool' if pool else ''}")
     print(f"{'median distance after':24}" + "".join(f"{q:>9}" for q in asked))
     best = np.full(len(asked), np.inf)

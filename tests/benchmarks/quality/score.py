@@ -121,7 +121,7 @@ def _within(
         peers = {name: run for name, run in peers.items() if name == "original square"}
     attacks = {
         "ours: square": ours(Square(epsilon, steps=budget, rescale=False)),
-        "  rescaled": ours(Square(epsilon, steps=budget)),
+        "  rescaled": ours(Square(epsilon, steps=budget, rescale=True)),
         "ours: auto": ours(auto(norm, budget, Access.SCORE, epsilon)),
         "  not told": ours(auto(norm, budget, Access.SCORE)),
     }
@@ -161,6 +161,7 @@ def _sparse(
     y: Tensor,
 ) -> None:
     counts = [q for q in (100, 300, 1000, 3000, 10_000) if q <= options.queries]
+    counts = counts or [options.queries]
     print(f"\n{norm} {net}, {len(x)} images, median number of features after queries")
     print(f"{'':22}" + "".join(f"{q:>8}" for q in counts))
 
