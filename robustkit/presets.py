@@ -60,9 +60,8 @@ def auto(
     sample (`Compass`), for Linf blocks of signs (`RayS`), for L1 and L0 features set
     back (`Pointwise`).
 
-    With scores: for Linf, L2 and L0 guesses of the margin's slope, and squares or
-    features exchanged at random (`Thompson`), for L1 squares alone (`Square`), each
-    with a search over the radius.
+    With scores: guesses of the margin's slope, and squares or for L0 features exchanged
+    at random (`Thompson`), with a search over the radius.
 
     Args:
         norm: "linf", "l2", "l1" or "l0".
@@ -80,9 +79,11 @@ def auto(
     """
     name = get_norm(norm).name
     if access < Access.GRADIENT:
-        attack = _DECISIONS[name]() if access is Access.DECISION else _SCORES[name]()
-        if epsilon is not None and isinstance(attack, Minimise):
-            attack = dataclasses.replace(attack, first=epsilon)
+        attack: Attack[Any] = (
+            _DECISIONS[name]()
+            if access is Access.DECISION
+            else dataclasses.replace(minimum_norm_thompson(), first=epsilon)
+        )
         return attack if budget is None else attack.within(budget)
     budget = 300 if budget is None else budget
     if name == "l0":
@@ -215,11 +216,3 @@ def minimum_norm_sparse_rs() -> Minimise[random_search.State]:
 def minimum_norm_patch_rs() -> Minimise[patch_rs.State]:
     """Patch-RS with a search over the size of the patch."""
     return Minimise(PatchRS(epsilon=1.0, steps=1000), steps=5000)
-
-
-_SCORES: dict[str, Callable[[], Attack[Any]]] = {
-    "l0": minimum_norm_thompson,
-    "l1": minimum_norm_square,
-    "l2": minimum_norm_thompson,
-    "linf": minimum_norm_thompson,
-}

@@ -59,8 +59,7 @@ class Square(FixedBudget[State]):
         share: Of the image, that the first squares cover.
         rescale: Whether squares shrink with the share of the steps taken. Else they
             shrink as in a search of 10,000 questions, however many there are. None:
-            only for Linf, since small pyramids change too little to bring much in few
-            questions.
+            not for L2, where small pyramids bring little in few questions.
         stop: Stop working on a sample once an adversarial within epsilon is known.
 
     Source:
@@ -118,10 +117,9 @@ class Square(FixedBudget[State]):
         rng: Rng,
     ) -> Batch:
         """With one square changed; see `RandomSearch`."""
-        in_corners = p.norm.name == "linf"
-        rescale = in_corners if self.rescale is None else self.rescale
+        rescale = p.norm.name != "l2" if self.rescale is None else self.rescale
         share = _SCHEDULE.share(self, to_numpy(progress), rescale)
-        change = _fill if in_corners else _shift
+        change = _fill if p.norm.name == "linf" else _shift
         proposal = change(p, as_images(delta), epsilon, share, rng)
         proposal = proposal.reshape(delta.shape)
         return p.norm.project_box(proposal, epsilon, p.low, p.high)

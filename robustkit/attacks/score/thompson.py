@@ -187,8 +187,11 @@ class Thompson(FixedBudget[State]):
         super().check(p)
 
     def _search(self, p: Problem) -> Square | SparseRS:
-        kind = SparseRS if isinstance(p.norm, L0) else Square
-        return kind(self.epsilon, self.steps, self.share)
+        if isinstance(p.norm, L0):
+            return SparseRS(self.epsilon, self.steps, self.share)
+        # Small pyramids bring little in few questions.
+        rescale = p.norm.name == "linf"
+        return Square(self.epsilon, self.steps, self.share, rescale)
 
     def _guessing(self, s: State) -> Array:
         """(n,) booleans: whose question is about a guess."""
