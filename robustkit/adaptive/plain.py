@@ -14,7 +14,8 @@ from robustkit.registry import choose_attacks
 
 __all__ = ["attacks_that_run"]
 
-_BY_SCORES = {"l0": "sparse-rs", "l1": "square", "l2": "square", "linf": "square"}
+# Those that `auto` searches the radius with, by scores.
+_BY_SCORES = {"l0": "sparse-rs", "l1": "square", "l2": "thompson", "linf": "thompson"}
 
 
 def attacks_that_run(
@@ -53,7 +54,7 @@ def attacks_that_run(
     >>> net = rk.load_model("digits").module
     >>> cut = lambda x: net(x.detach())
     >>> attacks_that_run(cut, "digits", ["auto"], ["linf"])
-    ['square']
+    ['thompson']
     """
     box = None if bounds is None else Bounds(*bounds)
     adapted, dataset = model_and_data(

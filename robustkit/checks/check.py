@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.checks.effort_checks import check_effort
 from robustkit.checks.finding import Finding, Severity, as_json
 from robustkit.checks.model_checks import check_model
 from robustkit.checks.probe import SHARES, NothingCorrect, Probe, probe
@@ -15,7 +16,7 @@ from robustkit.checks.run_checks import check_run
 from robustkit.checks.trace_checks import check_traces
 from robustkit.checks.transfer import ask_again, check_transfer
 from robustkit.checks.trial_checks import check_trials
-from robustkit.checks.trials import try_attack
+from robustkit.checks.trials import own_attack, try_attack
 from robustkit.engine.attack import FixedBudget
 from robustkit.errors import BadInput
 from robustkit.evaluation.opening import model_and_data
@@ -102,7 +103,8 @@ def check(
         trials: So many of them an attack is tried on, at several sizes, with more steps
             and with targets: up to 250 passes each, a tenth of that on weak models. 0:
             no trials.
-        attack: What to try; None: plain projected gradient descent.
+        attack: What to try; None: the first of the run's attacks that can be tried at
+            any size, else plain projected gradient descent.
         undefended: The same model without its defense, as `model`; then the attack is
             tried on that, too.
         seed: Of the noise.
@@ -133,9 +135,10 @@ def check(
     check_labels(y, examined.classes, 0)
     found: list[Finding] = []
     measured: dict[str, Any] = {}
+    results = None
     if run is not None:
         results = run if isinstance(run, Results) else Results(run)
-        found += check_run(results) + check_traces(results)
+        found += _of_run(results)
         for transfer in ask_again(opened, results, samples):
             found += check_transfer(transfer)
     seen = None
@@ -150,12 +153,14 @@ def check(
             bare, _ = model_and_data(
                 undefended, data, asked, samples, device=device, mean=mean, std=std
             )
+        ours = None if attack is not None or results is None else own_attack(results)
         tried = try_attack(
             opened,
             x[:trials],
             y[:trials],
             size,
-            attack=attack,
+            attack=attack or ours,
+            own=ours is not None,
             random=seen.random,
             undefended=bare,
             seed=seed,
@@ -179,7 +184,7 @@ def check_results(results: Results, samples: int = 32) -> Findings:
     """
     config, asked = results.run["config"], results.run["asked"]
     if config["access"] != "gradient":
-        return _ordered(check_run(results) + check_traces(results), 0)
+        return _ordered(_of_run(results), 0)
     return check(
         asked["model"],
         asked["data"],
@@ -192,6 +197,11 @@ def check_results(results: Results, samples: int = 32) -> Findings:
         std=config["std"],
         device=config["device"],
     )
+
+
+def _of_run(results: Results) -> list[Finding]:
+    """What a run's own records say."""
+    return check_run(results) + check_traces(results) + check_effort(results)
 
 
 def _gradients(seen: Probe) -> dict[str, Any]:

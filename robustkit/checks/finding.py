@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Finding", "Severity", "as_json"]
+__all__ = ["Finding", "Severity", "as_json", "of_samples"]
 
 
 class Severity(enum.IntEnum):
@@ -42,6 +42,15 @@ class Finding:
     remedy: str
     evidence: Mapping[str, float]
     samples: tuple[int, ...] = ()
+
+
+def of_samples(some: int, total: int) -> str:
+    """How many of how many samples, in words.
+
+    >>> of_samples(1, 1), of_samples(3, 40)
+    ('1 of 1 sample', '3 of 40 samples')
+    """
+    return f"{some} of {total} sample{'s' if total != 1 else ''}"
 
 
 def as_json(finding: Finding) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from robustkit.checks.finding import Finding, Severity
+from robustkit.checks.finding import Finding, Severity, of_samples
 from robustkit.checks.probe import SHARES, Probe
 from robustkit.numerics.tensors import Array
 
@@ -17,6 +17,8 @@ REMEMBERS = "samples with other answers"
 _SATURATED = 17.0
 # Of the margin's change that the gradient tells: enough, and so little that it is none.
 _GOOD, _USELESS = 0.4, 0.2
+# So much more than the gradient tells that it is another function's.
+_TOO_MUCH = 2.0
 # The correlation of what noise does with what the gradient says of it.
 _EXPLAINED = 0.5
 _BPDA = (
@@ -68,7 +70,7 @@ def _unavailable(p: Probe) -> list[Finding]:
         Finding(
             "G1",
             Severity.SUSPICIOUS,
-            f"the gradient is not finite at {p.broken.sum()} of {len(p.index)} samples",
+            f"the gradient is not finite at {of_samples(p.broken.sum(), len(p.index))}",
             "look for divisions, square roots and logarithms at zero in the model; "
             f"until then, {_BPDA}",
             {"share": float(p.broken.mean())},
@@ -85,8 +87,9 @@ def _zero_gradients(p: Probe) -> list[Finding]:
         Finding(
             "G2",
             Severity.INVALIDATES if share > 0.5 else Severity.SUSPICIOUS,
-            f"the margin's gradient is exactly zero at {p.zero.sum()} of "
-            f"{len(p.index)} samples: something in the model is flat there, such as "
+            "the margin's gradient is exactly zero at "
+            f"{of_samples(p.zero.sum(), len(p.index))}: something in the model is flat "
+            "there, such as "
             "rounding (int8?), thresholds, a saturated unit or a detached part"
             f"{p.calls.blamed('flat')}, and an attack that starts there does not move",
             f"start attacks from noise or from other samples (`auto` does); {_BPDA}",
@@ -112,7 +115,7 @@ def _misleading_gradients(p: Probe) -> list[Finding]:
     if far < -0.3:
         kind, what = "reversed", "going down the gradient raises the margin"
     elif far >= _GOOD and backwards.mean() <= 0.05:
-        return _partial_gradients(p, evidence)
+        return _understated(p, evidence) or _partial_gradients(p, evidence)
     elif near > _GOOD and middle < 0.3:
         kind = "shattered"
         what = "the gradient holds for tiny steps only, since the model is jagged"
@@ -141,6 +144,30 @@ def _misleading_gradients(p: Probe) -> list[Finding]:
             f"backward pass of the jagged part, or {_BPDA.partition(', or ')[2]}",
             evidence,
             _at(p, _spread(known, backwards)),
+        )
+    ]
+
+
+def _understated(p: Probe, evidence: dict[str, float]) -> list[Finding]:
+    """G3, where the gradient's direction is right, and far more happens than it says.
+
+    As where the members of an ensemble that are rounded leave their part of it out.
+    """
+    far = evidence[f"ratio at {SHARES[-1]:g} epsilon"]
+    if far <= _TOO_MUCH:
+        return []
+    return [
+        Finding(
+            "G3",
+            Severity.SUSPICIOUS,
+            f"the gradients are understated: at half an epsilon the margin falls "
+            f"{far:.1f} times as much as they say, so most of what decides is not in "
+            f"them. Something in the model is flat or saturated"
+            f"{p.calls.blamed('flat')}",
+            "let the gradient pass through all of the model, replacing what has none "
+            f"(BPDA); or {_BPDA.partition(', or ')[2]}",
+            evidence,
+            _at(p, ~(p.ratio[:, -1] <= _TOO_MUCH) & ~p.zero),
         )
     ]
 
@@ -178,10 +205,12 @@ def _random(p: Probe) -> list[Finding]:
             f"the model answers equal questions differently (predictions of "
             f"{100 * flips:.0f} % of the samples changed within seven questions; "
             f"{_cause(p)}). One lucky draw is no adversarial, and one unlucky gradient "
-            "no failure",
+            "no failure; but in a plain evaluation each question is decided by one "
+            "draw, and so is which class is least likely",
             f"{_switch_off(p)}average the gradient over draws (EOT) and let several "
-            "draws vote on each decision (MajorityVote); or fix the randomness while "
-            "you evaluate",
+            "draws vote on each decision (MajorityVote), or let --adaptive do so, "
+            "which confirms each adversarial in many draws; or fix the randomness "
+            "while you evaluate",
             {"samples with flips": flips, "spread": float(p.spread.max())},
             _at(p, p.flips > 0),
         )
@@ -314,7 +343,7 @@ def _saturated(p: Probe) -> list[Finding]:
         Finding(
             "O1",
             Severity.NOTE,
-            f"{saturated.sum()} of {len(p.index)} samples have a margin above "
+            f"at {of_samples(saturated.sum(), len(p.index))} the margin is above "
             f"{_SATURATED:g}, where the cross-entropy's gradient vanishes in single "
             "precision",
             'descend the margin (the default) and not the loss "cross-entropy"',

@@ -1,14 +1,11 @@
 """A few dozen passes that show how a model answers: what the model checks rest on."""
 
-import contextlib
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from robustkit.checks.calls import Calls, calls
+from robustkit.checks.inner import differentiations, inner_gradients
 from robustkit.checks.memory import Memory, remembers
 from robustkit.engine.criteria import Misclassification
 from robustkit.errors import BadInput
@@ -46,7 +43,8 @@ class Probe:
         company: The largest change of a prediction's logits, likewise, when the
             samples are asked one by one and not together.
         inner_gradients: How often the model differentiated something by itself while it
-            answered once; 0 where that cannot be seen.
+            first answered, by torch, or in the program of a JAX function; 0 where that
+            cannot be seen.
         declared: Whether the model shows its gradients, if it has any.
         no_gradient: Why there is no gradient; empty: there is one.
         zero: (n,) whether the margin's gradient is zero everywhere.
@@ -107,7 +105,7 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
     Raises:
         NothingCorrect: The model classifies no sample correctly.
     """
-    with _inner_gradients() as inner:
+    with inner_gradients() as inner:
         first = _in_parts(model, x)
     early = np.stack([_in_parts(model, x) for _ in range(_REPEATS)])
     everyone = x
@@ -152,7 +150,7 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
         spread=(apart / (np.linalg.norm(first, axis=1) + 1e-12)).max(axis=0),
         memory=memory,
         company=float(company.max()),
-        inner_gradients=inner[0],
+        inner_gradients=inner[0] + differentiations(model, x),
         declared=model.access >= Access.GRADIENT,
         no_gradient=why,
         zero=zero,
@@ -255,30 +253,3 @@ def _correlation(one: Array, other: Array) -> Array:
     scale = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
     product = (one * other).sum(axis=0)
     return np.where(scale > 0, product / np.where(scale > 0, scale, 1), np.nan)
-
-
-@contextlib.contextmanager
-def _inner_gradients() -> Iterator[list[int]]:
-    """Counts how often torch differentiates something in the block."""
-    count = [0]
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield count
-        return
-    autograd: Any = torch.autograd
-    originals = {name: getattr(autograd, name) for name in ("grad", "backward")}
-
-    def counting(original: Any) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
-            count[0] += 1
-            return original(*arguments, **options)
-
-        return call
-
-    for name, original in originals.items():
-        setattr(autograd, name, counting(original))
-    try:
-        yield count
-    finally:
-        for name, original in originals.items():
-            setattr(autograd, name, original)

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from robustkit.checks.finding import Finding, Severity
+from robustkit.checks.finding import Finding, Severity, of_samples
 from robustkit.evaluation.curve import Curve
 from robustkit.evaluation.results import Results
 from robustkit.models.base import Access
@@ -63,7 +63,6 @@ def check_run(results: Results) -> list[Finding]:
         _without_gradients,
         _noise_wins,
         _single_step_wins,
-        _little_variety,
         _one_attack_is_not_all,
         _unwarranted,
         _does_not_hold,
@@ -72,7 +71,7 @@ def check_run(results: Results) -> list[Finding]:
     for norm in results.norms:
         for check in checks:
             found += check(results, norm)
-    return found + _accuracy(results)
+    return found + _little_variety(results) + _accuracy(results)
 
 
 def _nothing_found(results: Results, norm: str) -> list[Finding]:
@@ -211,7 +210,7 @@ def _nearer(
             Severity.INVALIDATES if bad and id != "C3" else Severity.SUSPICIOUS,
             f"{norm}: {what} ({', '.join(weak.attacks)} against "
             f"{', '.join(strong.attacks)}), at "
-            f"{wins.sum()} of {attacked} samples",
+            f"{of_samples(wins.sum(), attacked)}",
             remedy,
             {
                 "share": share,
@@ -223,33 +222,40 @@ def _nearer(
     ]
 
 
-def _little_variety(results: Results, norm: str) -> list[Finding]:
-    """C9."""
+def _little_variety(results: Results) -> list[Finding]:
+    """C9, once for all norms that it is true of."""
     access = _access(results)
-    kinds = {access[name] for name in results.attacks(norm) if name in access}
-    names = set(results.attacks(norm))
-    if names <= {*_SINGLE_STEP, *_NOISE}:
-        return [
+    names = {norm: set(results.attacks(norm)) for norm in results.norms}
+    weak = [n for n in results.norms if names[n] <= {*_SINGLE_STEP, *_NOISE}]
+    kinds = {n: {access[a] for a in names[n] if a in access} for n in results.norms}
+    alike = [n for n in results.norms if kinds[n] == {Access.GRADIENT}]
+    alike = [n for n in alike if n not in weak]
+    found = []
+    if weak:
+        ran = sorted(set().union(*(names[n] for n in weak)))
+        found.append(
             Finding(
                 "C9",
                 Severity.SUSPICIOUS,
-                f"{norm}: only {', '.join(sorted(names))} was run, which says little",
+                f"{', '.join(weak)}: only {', '.join(ran)} was run, which says little",
                 "run auto, and an attack without gradients beside it",
-                {"attacks": len(names)},
+                {"attacks": len(ran)},
             )
-        ]
-    if Access.GRADIENT in kinds and len(kinds) == 1:
-        return [
+        )
+    if alike:
+        ran = sorted(set().union(*(names[n] for n in alike)))
+        blind = ",".join(dict.fromkeys(_blind(n) for n in alike))
+        found.append(
             Finding(
                 "C9",
                 Severity.NOTE,
-                f"{norm}: every attack followed gradients. If the model hides them, "
-                "none can tell",
-                f"add an attack without gradients: --attacks auto,{_blind(norm)}",
-                {"attacks": len(names)},
+                f"{', '.join(alike)}: every attack followed gradients. If the model "
+                "hides them, none can tell",
+                f"add an attack without gradients: --attacks auto,{blind}",
+                {"attacks": len(ran)},
             )
-        ]
-    return []
+        )
+    return found
 
 
 def _one_attack_is_not_all(results: Results, norm: str) -> list[Finding]:
@@ -324,7 +330,7 @@ def _does_not_hold(results: Results, norm: str) -> list[Finding]:
             "S3",
             Severity.INVALIDATES if share > 0.1 else Severity.SUSPICIOUS,
             f"{norm}: what attacks called adversarial did not hold when the model was "
-            f"asked again, at {undone.sum()} of {attacked} samples (at "
+            f"asked again, at {of_samples(undone.sum(), attacked)} (at "
             f"{(undone & nobody).sum()} nothing else was found): the model that "
             "was attacked is not the one that answers, or it answers at random",
             "if it is random, let several draws decide (MajorityVote) and average "

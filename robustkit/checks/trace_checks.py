@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from robustkit.checks.finding import Finding, Severity
+from robustkit.checks.finding import Finding, Severity, of_samples
 from robustkit.engine.trace import Trace
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.traces import Traced
@@ -20,6 +20,8 @@ _FAR = 0.5
 _LAST, _MARGIN_FALL, _DISTANCE_FALL = 0.1, 0.05, 0.02
 _SOME = 0.05
 _MANY = 0.2
+# Of fewer samples a share says nothing.
+_ENOUGH = 5
 
 
 def check_traces(results: Results) -> list[Finding]:
@@ -58,14 +60,14 @@ def lost(traced: Traced, attack: str, norm: str) -> list[Finding]:
     away = broken & (trace.first_margin > 0)
     away &= trace.last_margin > _FAR * trace.first_margin
     share = float(away.sum() / max(broken.sum(), 1))
-    if share <= _SOME:
+    if share <= _SOME or broken.sum() < _ENOUGH:
         return []
     return [
         Finding(
             "S1",
             Severity.NOTE,
             f"{norm}: {attack} had an adversarial and ended far from it, at "
-            f"{away.sum()} of {broken.sum()} samples. The number here stands, since "
+            f"{of_samples(away.sum(), broken.sum())}. The number here stands, since "
             "the nearest of all questions counts; by the attack's last points alone, "
             "as many packages report, robust accuracy would be up to "
             f"{100 * away.mean():.0f} points higher",
@@ -85,7 +87,7 @@ def unfinished(traced: Traced, attack: str, norm: str) -> list[Finding]:
         attack: Its name.
         norm: Whose distance it minimised.
     """
-    if len(traced) == 0:
+    if len(traced) < _ENOUGH:
         return []
     margin, distance = falls(traced.trace)
     still = (margin > _MARGIN_FALL) | (distance > _DISTANCE_FALL)
@@ -98,7 +100,7 @@ def unfinished(traced: Traced, attack: str, norm: str) -> list[Finding]:
             "S2",
             Severity.SUSPICIOUS,
             f"{norm}: {attack} was still getting nearer in the last tenth of its steps "
-            f"({steps} in the median), at {still.sum()} of {len(traced)} samples: it "
+            f"({steps} in the median), at {of_samples(still.sum(), len(traced))}: it "
             "was stopped before it was done",
             "give it more steps (--budget), or a larger first step",
             {

@@ -1,18 +1,15 @@
 """Checks of what an attack can do when it is let: larger sizes, more steps, targets."""
 
 import numpy as np
-from scipy.stats import beta, binom
 
-from robustkit.checks.finding import Finding, Severity
+from robustkit.checks.finding import Finding, Severity, of_samples
+from robustkit.checks.luck import LUCK, at_least, by_luck
 from robustkit.checks.trials import Trials
 from robustkit.numerics.tensors import Array
 
 __all__ = ["check_trials"]
 
-# Of McNemar's test: what chance alone may do.
-_LUCK = 0.01
 _POINT = 0.01
-_CONFIDENCE = 0.95
 _MUCH = 0.25
 # Of success where nothing stands in the way.
 _ENOUGH = 0.9
@@ -39,11 +36,11 @@ def check_trials(t: Trials) -> list[Finding]:
 
 def _falls_with_size(t: Trials) -> list[Finding]:
     """C1, for every pair of sizes; the worst counts."""
-    worst, pair = _LUCK, None
+    worst, pair = LUCK, None
     sizes = len(t.epsilons)
     for small in range(sizes):
         for large in range(small + 1, sizes):
-            chance = _by_luck(t.broken[:, small], t.broken[:, large])
+            chance = by_luck(t.broken[:, small], t.broken[:, large])
             # Of so many pairs, one is lucky.
             chance *= sizes * (sizes - 1) / 2
             if chance < worst:
@@ -75,7 +72,7 @@ def _falls_with_size(t: Trials) -> list[Finding]:
 def _steps_help(t: Trials) -> list[Finding]:
     """C4."""
     gained = t.doubled & ~t.broken[:, t.at]
-    least = _at_least(int(gained.sum()), len(gained))
+    least = at_least(int(gained.sum()), len(gained))
     if least <= _POINT:
         return []
     return [
@@ -146,10 +143,10 @@ def _fails_undefended(t: Trials) -> list[Finding]:
 
 def _targets_help(t: Trials) -> list[Finding]:
     """C8, at equal numbers of passes."""
-    chance = _by_luck(t.targeted, t.patient)
+    chance = by_luck(t.targeted, t.patient)
     better = t.targeted & ~t.patient
     # Several goals help a little on any model.
-    if chance >= _LUCK or better.mean() <= _MUCH:
+    if chance >= LUCK or better.mean() <= _MUCH:
         return []
     return [
         Finding(
@@ -173,7 +170,7 @@ def _targets_help(t: Trials) -> list[Finding]:
 def _unbounded_fails(t: Trials) -> list[Finding]:
     """S4: within the widest size lies every input of every class."""
     left = np.asarray(~t.broken.any(axis=1))
-    least = _at_least(int(left.sum()), len(left))
+    least = at_least(int(left.sum()), len(left))
     if least <= _POINT:
         return []
     return [
@@ -181,7 +178,7 @@ def _unbounded_fails(t: Trials) -> list[Finding]:
             "S4",
             Severity.INVALIDATES if left.mean() > 0.5 else Severity.SUSPICIOUS,
             f"{t.norm}: {_name(t)} may go anywhere within the bounds and still fails "
-            f"at {left.sum()} of {len(left)} samples, though every class can be "
+            f"at {of_samples(left.sum(), len(left))}, though every class can be "
             "reached: attack, loss or gradients are broken",
             "look at the findings about gradients first; start from other samples "
             "(--pool), or attack without gradients (--access decision)",
@@ -191,23 +188,9 @@ def _unbounded_fails(t: Trials) -> list[Finding]:
     ]
 
 
-def _by_luck(one: Array, other: Array) -> float:
-    """McNemar's exact test: how likely chance favours `one` over `other` like this."""
-    favour, against = int((one & ~other).sum()), int((other & ~one).sum())
-    if favour == 0:
-        return 1.0
-    return float(binom.sf(favour - 1, favour + against, 0.5))
-
-
-def _at_least(count: int, total: int) -> float:
-    """The lower end of a proportion's exact one-sided interval."""
-    if count == 0:
-        return 0.0
-    return float(beta.ppf(1 - _CONFIDENCE, count, total - count + 1))
-
-
 def _name(t: Trials) -> str:
-    return t.attack.partition("(")[0]
+    whose = "of the run, started anew" if t.own else "the check's own trial"
+    return f"{t.attack.partition('(')[0]} ({whose})"
 
 
 def _at(t: Trials, chosen: Array) -> tuple[int, ...]:

@@ -14,11 +14,13 @@ from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.evaluation.goals import misclassified
+from robustkit.evaluation.results import Results
 from robustkit.models.base import Access, Model, NoGradient
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import Array, full, maximum, to_numpy
+from robustkit.registry import get_attack
 
-__all__ = ["SIZES", "Trials", "default_attack", "try_attack"]
+__all__ = ["SIZES", "Trials", "default_attack", "own_attack", "try_attack"]
 
 SIZES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Sizes that the attack is tried at, as multiples of epsilon."""
@@ -34,6 +36,7 @@ class Trials:
     Attributes:
         index: (n,) positions in the data.
         attack: What was tried, with its settings.
+        own: Whether it is an attack of the run that is checked.
         norm: In which sizes are measured.
         epsilons: (sizes,) ascending, norm units; the last is as large as can be.
         broken: (n, sizes) whether the attack succeeded within that size, with a fresh
@@ -61,12 +64,14 @@ class Trials:
     targets: int
     fixed: Array | None = None
     undefended: Array | None = None
+    own: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What a picture needs, as plain data."""
         return {
             "norm": self.norm,
             "attack": self.attack,
+            "own": self.own,
             "samples": len(self.index),
             "epsilons": self.epsilons.tolist(),
             "success": self.broken.mean(axis=0).tolist(),
@@ -85,6 +90,30 @@ def default_attack(epsilon: float) -> FixedBudget[Any]:
     return PGD(epsilon, steps=_STEPS)
 
 
+def own_attack(results: Results, norm: str = "linf") -> FixedBudget[Any] | None:
+    """The first attack of a run that follows gradients and can be tried at any size.
+
+    One by name, planned as it was in the run; of a search over the radius, what
+    searches within it. None: there is none, as of those that minimise by themselves.
+    """
+    config = results.run["config"]
+    for name, shown in config["attacks"].get(norm, {}).items():
+        try:
+            attack: Any = get_attack(name)
+        except BadInput:
+            # The user's own.
+            continue
+        planned = (
+            attack if config["budget"] is None else attack.within(config["budget"])
+        )
+        if repr(planned) != shown:
+            continue
+        inner = getattr(planned, "attack", planned)
+        if isinstance(inner, FixedBudget) and inner.access is Access.GRADIENT:
+            return inner
+    return None
+
+
 def try_attack(
     model: Model,
     x: Array,
@@ -93,6 +122,7 @@ def try_attack(
     *,
     norm: str | Norm = "linf",
     attack: FixedBudget[Any] | None = None,
+    own: bool = False,
     random: bool = False,
     undefended: Model | None = None,
     seed: int = 0,
@@ -110,6 +140,7 @@ def try_attack(
         epsilon: A customary size, in norm units.
         norm: In which sizes are measured.
         attack: What to try; None: `default_attack`. Its epsilon is not used.
+        own: Whether it is an attack of the run that is checked.
         random: Whether the model's answers are; then also try it held still.
         undefended: The same model without its defense; then also try that.
         seed: Of all randomness.
@@ -165,6 +196,7 @@ def try_attack(
         targets=count,
         fixed=trial.on(Fixed(model)).broken(widest) if random else None,
         undefended=bare,
+        own=own,
     )
 
 

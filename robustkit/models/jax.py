@@ -95,6 +95,10 @@ class JaxModel(Model):
         # Not asarray: it may share memory that the caller writes to later.
         return as_tensor(jnp.array(x))
 
+    def program(self, x: Array) -> Any:
+        """The operations (a jaxpr) that answer inputs (n, ...) of this shape."""
+        return jax.make_jaxpr(self._call)(jnp.asarray(x)).jaxpr
+
     def _call(self, x: jax.Array) -> jax.Array:
         out = self._function(x)
         out = getattr(out, "logits", out)

@@ -89,6 +89,19 @@ def test_a_straight_through_gradient_is_no_symptom(findings):
     assert findings(straight_through, trials=32, epsilon=0.25) == {}
 
 
+def test_members_of_an_ensemble_that_are_rounded_are_told(findings):
+    """As in EMPIR: the gradient is that of one member, and the others decide."""
+
+    def vote(network, x):
+        z = network(x)
+        coarse = [3 * network((8 * x + k / 3).round() / 8 - k / 24) for k in range(3)]
+        return z + sum(coarse)
+
+    found = findings(vote, epsilon=0.15)
+    assert found["G3"] == "suspicious"
+    assert found.keys() <= {"G3", "O1"}
+
+
 def test_a_model_that_works_in_place_is_bad_input(findings):
     with pytest.raises(BadInput, match="modifies its input in place"):
         findings(lambda network, x: network(x.mul_(0.5)))

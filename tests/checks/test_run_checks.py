@@ -210,6 +210,19 @@ def test_a_model_that_is_never_right_invalidates_its_run(planted, tmp_path):
     assert found.invalid
 
 
+def test_one_note_on_variety_for_all_norms(planted):
+    results = rk.evaluate(
+        planted.model(),
+        (planted.x, planted.y),
+        norm=["linf", "l2", "l0"],
+        attacks=["fmn"],
+        budget=20,
+    )
+    (note,) = (f for f in check_run(results) if f.id == "C9")
+    assert note.diagnosis.startswith("linf, l2, l0: every attack followed gradients")
+    assert note.remedy.endswith("auto,boundary,pointwise")
+
+
 @pytest.mark.parametrize(("norm", "named"), [("linf", "boundary"), ("l0", "pointwise")])
 def test_the_attack_that_is_advised_can_minimise_the_norm(planted, norm, named):
     results = rk.evaluate(

@@ -86,6 +86,22 @@ def test_an_attack_that_was_still_coming_nearer(planted, first, last, named):
         assert 0.1 < fall < 0.25
 
 
+def test_of_a_few_samples_nothing_is_said(planted):
+    for count in (1, 4):
+        results = rk.evaluate(
+            planted.model(),
+            (planted.x[:count], planted.y[:count]),
+            attacks={"creep": Creep(3.0, 1.0), "home": Creep(1.2, 1.1, home=True)},
+        )
+        assert found(results) == {}
+    results = rk.evaluate(
+        planted.model(),
+        (planted.x[:5], planted.y[:5]),
+        attacks={"creep": Creep(3.0, 1.0)},
+    )
+    assert "at 5 of 5 samples" in found(results)["S2"].diagnosis
+
+
 def test_an_attack_that_finds_nothing_and_was_still_falling(planted):
     finding = found(run(planted, {"creep": Creep(0.0, 0.9)}))["S2"]
     assert finding.evidence["largest fall of the distance"] == 0
