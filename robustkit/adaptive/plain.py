@@ -14,8 +14,8 @@ from robustkit.registry import choose_attacks
 
 __all__ = ["attacks_that_run"]
 
-# Those that `auto` searches the radius with, by scores.
-_BY_SCORES = {"l0": "sparse-rs", "l1": "square", "l2": "thompson", "linf": "thompson"}
+# What `auto` is by scores, in every norm.
+_BY_SCORES = "thompson"
 
 
 def attacks_that_run(
@@ -76,7 +76,7 @@ def attacks_that_run(
     ]
     if Access.GRADIENT not in needed or _has_gradients(adapted, dataset.example[:1]):
         return list(attacks)
-    return sorted({_BY_SCORES[norm.name] for norm in chosen})
+    return [_BY_SCORES]
 
 
 def _has_gradients(model: Any, x: Array) -> bool:

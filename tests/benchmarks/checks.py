@@ -22,6 +22,7 @@ import torch
 
 import robustkit as rk
 from robustkit import demo
+from robustkit.checks.effort_checks import check_effort
 from robustkit.checks.model_checks import check_model
 from robustkit.checks.probe import probe
 from robustkit.checks.run_checks import check_run
@@ -141,7 +142,7 @@ def look(model: Any, x: Any, y: Any, epsilon: float, count: int) -> Any:
             budget=300,
             out=Path(folder) / "run",
         )
-        found += check_run(results) + check_traces(results)
+        found += check_run(results) + check_traces(results) + check_effort(results)
         for transfer in ask_again(adapted, results, count):
             found += check_transfer(transfer)
     return found, ids + list(OF_RUNS)

@@ -36,8 +36,8 @@ class Row:
         claimed: Robust accuracy by the weak evaluation.
         findings: Ids of suspicious or invalidating findings about the model.
         verdict: Of the active test on the weak evaluation.
-        plain: Robust accuracy by `auto`, without remedies; by Square or Sparse-RS where
-            there are no gradients.
+        plain: Robust accuracy by `auto`, without remedies; by Thompson where there are
+            no gradients.
         adapted: Robust accuracy after answering the findings, with no human hand. Both
             are NaN of a defense that remembers.
         remedies: Those that found something.
