@@ -137,42 +137,48 @@ class Ledger:
         distance: Array,
         adversarial: Array,
         asked: Array,
+        rows: Array | None = None,
         *,
         decision: bool = False,
     ) -> None:
         """Bill several questions per sample, first column first, and keep the best.
 
         Args:
-            points: (n, k, ...) asked about, inside the bounds.
-            distance: (n, k) from the original, in norm units.
-            adversarial: (n, k) the answers.
-            asked: (n, k) which of the questions were asked.
+            points: (m, k, ...) asked about, inside the bounds.
+            distance: (m, k) from the original, in norm units.
+            adversarial: (m, k) the answers.
+            asked: (m, k) which of the questions were asked.
+            rows: (m,) different samples, whom the points belong to; None: all.
             decision: Whether only the decision was shown.
         """
         each = asked.shape[1]
-        number = self.forwards[:, None] + self.passes * asked.cumsum(axis=1)
+        samples = np.arange(len(self.forwards)) if rows is None else rows
+        number = self.forwards[samples, None] + self.passes * asked.cumsum(axis=1)
         counts = self.passes * asked.sum(axis=1)
-        self.forwards += counts
+        self.forwards[samples] += counts
         if decision:
-            self.decisions += counts
+            self.decisions[samples] += counts
         counted = asked & adversarial & (distance < math.inf)
         if self.budget is not None:
             counted &= number <= self.budget
         values = np.where(counted, distance, math.inf).astype(self._distance.dtype)
-        known = np.concatenate([self._distance[:, None], values], axis=1)
+        known = np.concatenate([self._distance[samples, None], values], axis=1)
         better = values < np.minimum.accumulate(known, axis=1)[:, :-1]
         # Column by column, so that what was asked later comes later.
-        columns, rows = np.nonzero(better.T)
-        if len(rows) == 0:
+        columns, at = np.nonzero(better.T)
+        if len(at) == 0:
             return
-        nearest = values[rows, columns]
         improved = np.flatnonzero(better.any(axis=1))
-        winners = improved * each + values[improved].argmin(axis=1)
+        best = values[improved].argmin(axis=1)
         flat = points.reshape((-1, *points.shape[2:]))
-        self.best = put(self.best, improved, take(flat, winners), reuse=self._own)
+        winners = take(flat, improved * each + best)
+        self.best = put(self.best, samples[improved], winners, reuse=self._own)
         self._own = True
-        self._distance = np.minimum(self._distance, values.min(axis=1))
-        self._history.append((self._rows[rows], number[rows, columns], nearest))
+        self._distance = self._distance.copy()
+        self._distance[samples[improved]] = values[improved, best]
+        self._history.append(
+            (self._rows[samples[at]], number[at, columns], values[at, columns])
+        )
 
     def know(self, adversarial: Array) -> None:
         """Note, unbilled, which originals (n,) are adversarial themselves."""

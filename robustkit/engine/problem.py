@@ -183,6 +183,8 @@ class Problem:
         self._keys = keys
         # What the last step led to: a valid point, its perturbation and its size.
         self._arrived: tuple[Batch, Batch, PerSample] | None = None
+        # What was clipped last.
+        self._inside: Tensor | None = None
         self._head = head
         self._listeners: tuple[Listener, ...] = ()
 
@@ -216,24 +218,32 @@ class Problem:
             self._keys = sample_keys(to_numpy(self.x))
         return Rng(self._seed, self._keys, step, self.x)
 
-    def decide(self, x: Batch, asked: Mask | None = None) -> Mask:
+    def decide(
+        self, x: Batch, asked: Mask | None = None, rows: Array | None = None
+    ) -> Mask:
         """Ask for decisions: one forward pass for each sample asked.
 
         Args:
-            x: (n, ...) points.
+            x: (n, ...) points; with `rows`, (m, ...).
             asked: (n,) which samples to ask about; None: all.
+            rows: In place of `asked`, (m,) the samples whom the points belong to, all
+                different and in ascending order.
 
         Returns:
-            (n,) whether the point is adversarial; False where not asked.
+            (n,) whether the point is adversarial; False where not asked. With `rows`,
+            (m,).
         """
+        if rows is not None:
+            if len(rows) == 0:
+                return like(self.x, np.zeros(0, dtype=bool))
+            return self._score(x, rows, Access.DECISION).adversarial
         rows = None if asked is None else np.flatnonzero(to_numpy(asked))
         if rows is None or len(rows) == self.size:
             return self._score(x, None, Access.DECISION).adversarial
         nobody = like(self.x, np.zeros(self.size, dtype=bool))
         if len(rows) == 0:
             return nobody
-        some = self._score(take(x, rows), rows, Access.DECISION).adversarial
-        return put(nobody, rows, some)
+        return put(nobody, rows, self.decide(take(x, rows), rows=rows))
 
     def score(self, x: Batch) -> Answer:
         """Ask for the margin: one forward pass per sample.
@@ -243,18 +253,29 @@ class Problem:
         """
         return self._score(x, None, Access.SCORE)
 
-    def probe(self, x: Tensor, asked: Mask | None = None) -> Mask:
+    def probe(
+        self, x: Tensor, asked: Mask | None = None, rows: Array | None = None
+    ) -> Mask:
         """Ask for decisions about several points per sample, the first column first.
 
         Args:
-            x: (n, k, ...) points, k for each sample.
-            asked: (n, k) which of them to ask about; None: all. Each is one forward
+            x: (m, k, ...) points, k for each sample.
+            asked: (m, k) which of them to ask about; None: all. Each is one forward
                 pass. (`ledger.left()` says how many answers still count.)
+            rows: (m,) the samples whom the points belong to, all different; None: all.
 
         Returns:
-            (n, k) whether the point is adversarial; False where not asked.
+            (m, k) whether the point is adversarial; False where not asked.
         """
-        return self._probed(x, asked, Access.DECISION)[0]
+        return self._probed(x, asked, Access.DECISION, rows)[0]
+
+    def clip(self, x: Tensor) -> Tensor:
+        """Points (..., *shape) limited to the bounds, in the memory of `x`.
+
+        A question about what comes out of the last such call clips no second time.
+        """
+        self._inside = self.bounds.clip(x, reuse=True)
+        return self._inside
 
     def probe_scores(self, x: Tensor, asked: Mask | None = None) -> Tensor:
         """Ask for the margins of several points per sample, the first column first.
@@ -271,7 +292,7 @@ class Problem:
         Raises:
             BadInput: The attack declared less access than this.
         """
-        return self._probed(x, asked, Access.SCORE)[1]
+        return self._probed(x, asked, Access.SCORE, None)[1]
 
     def gradient(self, x: Batch, loss: str | Loss = "margin") -> GradientAnswer:
         """Ask for a gradient: one forward and one backward pass per sample.
@@ -420,20 +441,22 @@ class Problem:
     def _scored(
         self, x: Batch, rows: Array | None, *, decision: bool = False
     ) -> tuple[Tensor, Answer]:
-        point = self._model.shown(self.bounds.clip(x))
+        point = self._shown(x)
         with self._model.session():
             logits = self._logits(point, rows)
             margin = self._criterion_of(rows).margin(logits)
         return logits, self._recorded(point, margin, rows=rows, decision=decision)
 
     def _probed(
-        self, x: Tensor, asked: Mask | None, access: Access
+        self, x: Tensor, asked: Mask | None, access: Access, rows: Array | None
     ) -> tuple[Mask, Tensor]:
         self._allow(access)
         shape = x.shape[:2]
-        flat = self.bounds.clip(x.reshape((-1, *x.shape[2:])))
-        flat = self._model.shown(flat)
+        known = x is self._inside
+        flat = x.reshape((-1, *x.shape[2:]))
+        flat = self._model.shown(flat if known else self.bounds.clip(flat))
         points = flat.reshape(x.shape)
+        samples = np.arange(self.size) if rows is None else rows
         wanted = np.ones(shape, bool) if asked is None else to_numpy(asked)
         margin = np.full(flat.shape[0], math.inf)
         distance = np.full(flat.shape[0], math.inf)
@@ -442,39 +465,51 @@ class Problem:
         with self._model.session():
             for start in range(0, len(places), size):
                 some = places[start : start + size]
-                rows = some // shape[1]
+                whose = samples[some // shape[1]]
                 # Probes are large, so what need not be copied is not.
                 whole = some[-1] - some[0] == len(some) - 1
                 point = flat[some[0] : some[-1] + 1] if whole else take(flat, some)
-                logits = self._logits(point, rows)
-                margin[some] = to_numpy(self._criterion_of(rows).margin(logits))
+                logits = self._logits(point, whose)
+                margin[some] = to_numpy(self._criterion_of(whose).margin(logits))
                 wins = np.flatnonzero(margin[some] < 0)
                 if len(wins):
-                    delta = take(point, wins) - take(self.x, rows[wins])
+                    origin = take(self.x, whose[wins])
+                    delta = minus(take(point, wins), origin, reuse=True)
                     distance[some[wins]] = to_numpy(self.norm(delta))
         margin, distance = margin.reshape(shape), distance.reshape(shape)
         unknown = np.isnan(margin)
-        margin[unknown] = math.inf
-        self.ledger.unknown += unknown.sum(axis=1)
+        if unknown.any():
+            margin[unknown] = math.inf
+            self.ledger.unknown[samples] += unknown.sum(axis=1)
         adversarial = margin < 0
         self.ledger.record_probes(
             points,
             distance,
             adversarial,
             wanted,
+            rows,
             decision=access is Access.DECISION,
         )
         if self._listeners and len(places):
-            self._tell_lowest(flat, margin, wanted)
+            self._tell_lowest(flat, margin, wanted, samples)
         return like(self.x, adversarial), like(self.x, margin).astype(self.x.dtype)
 
-    def _tell_lowest(self, points: Batch, margin: Array, asked: Array) -> None:
-        rows = np.flatnonzero(asked.any(axis=1))
-        lowest = margin[rows].argmin(axis=1)
-        point = take(points, rows * margin.shape[1] + lowest)
+    def _shown(self, x: Batch) -> Batch:
+        """What the model is shown of points, within the bounds."""
+        return self._model.shown(x if x is self._inside else self.bounds.clip(x))
+
+    def _tell_lowest(
+        self, points: Batch, margin: Array, asked: Array, samples: Array
+    ) -> None:
+        some = np.flatnonzero(asked.any(axis=1))
+        # In ascending order, as listeners expect.
+        some = some[np.argsort(samples[some])]
+        rows = samples[some]
+        lowest = margin[some].argmin(axis=1)
+        point = take(points, some * margin.shape[1] + lowest)
         distance = to_numpy(self.norm(point - take(self.x, rows)))
         for listener in self._listeners:
-            listener.after_question(self, margin[rows, lowest], distance, rows)
+            listener.after_question(self, margin[some, lowest], distance, rows)
 
     def _logits(self, point: Batch, rows: Array | None) -> Tensor:
         outputs = self._model.logits(point)

@@ -124,14 +124,19 @@ def _along_axes(
     if not matrices:
         return x
     leading = x.shape[: x.ndim - len(shape)]
-    x = x.reshape((math.prod(leading), *shape))
-    # The last axis is multiplied and goes in front of the others, once for each.
-    turn = (0, 1, len(shape), *range(2, len(shape)))
-    for matrix in matrices[::-1]:
-        rows = x.reshape((x.shape[0], -1, matrix.shape[0]))
-        product = matmul(rows, like(x, matrix.astype(_dtype(x))))
-        x = product.reshape((*x.shape[:-1], matrix.shape[1])).transpose(turn)
-    return x.reshape((*leading, *x.shape[1:]))
+    sizes = list(shape)
+    for axis in range(len(matrices), 0, -1):
+        matrix = matrices[axis - 1].astype(_dtype(x))
+        size, new = matrix.shape
+        if axis == len(matrices):
+            # All rows of a sample in one product.
+            rows = x.reshape((leading[0] if leading else 1, -1, size))
+            x = matmul(rows, like(x, matrix))
+        else:
+            columns = x.reshape((-1, size, math.prod(sizes[axis + 1 :])))
+            x = matmul(like(x, matrix.T), columns)
+        sizes[axis] = new
+    return x.reshape((*leading, *sizes))
 
 
 def _dtype(x: Tensor) -> type[np.floating[Any]]:

@@ -7,6 +7,7 @@ whatever batch it sits in, whatever else was dropped, in any framework and after
 resume. The numbers are made by NumPy on the host.
 """
 
+import functools
 import hashlib
 import math
 import random
@@ -76,9 +77,9 @@ class Rng:
         count = math.prod(shape)
         words = np.empty((len(self._keys), -(-count // 64)), dtype=np.uint64)
         self._fill(_words, words)
-        bits = np.unpackbits(words.view(np.uint8), axis=1, count=count)
         dtype = np.float64 if "64" in str(self._reference.dtype) else np.float32
-        values = bits.astype(dtype) * 2 - 1
+        values = np.take(_byte_signs(dtype), words.view(np.uint8), axis=0)
+        values = values.reshape((len(values), -1))[:, :count]
         return like(self._reference, values.reshape((len(values), *shape)))
 
     def skip(self) -> None:
@@ -159,6 +160,13 @@ def seeded(seed: int, device: Any = None) -> Iterator[None]:
             generator.set_state(state)
         np.random.set_state(numpy_before)  # noqa: NPY002
         random.setstate(python_before)
+
+
+@functools.lru_cache(maxsize=2)
+def _byte_signs(dtype: type[np.floating[Any]]) -> Array:
+    """(256, 8) of each byte, 1 for every bit that is set, else -1, highest first."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    return bits.astype(dtype) * 2 - 1
 
 
 def _words(generator: np.random.Generator, out: Array) -> None:

@@ -47,6 +47,7 @@ __all__ = [
     "one_hot",
     "one_less_another",
     "plus",
+    "plus_outer",
     "plus_times",
     "put",
     "reaches",
@@ -307,21 +308,33 @@ def magnitude(x: Batch, order: float) -> PerSample:
 
 
 def matmul(x: Tensor, y: Tensor) -> Tensor:
-    """The products (n, a, c) of each matrix of `x` (n, a, b) with `y` (b, c).
+    """The products (n, a, c) of matrices (n, a, b) with others (n, b, c).
 
-    Each by itself, so that no rounding depends on how many there are.
+    Either may be one for all, (a, b) or (b, c). Each product by itself, so that no
+    rounding depends on how many there are.
     """
     framework = framework_of(x)
     if framework == "torch":
         import torch
 
-        return type(x)(torch.bmm(x.raw, y.raw.expand(x.shape[0], *y.shape)))
+        count = x.shape[0] if x.ndim == 3 else y.shape[0]
+        pair = (part.raw.expand(count, *part.shape[-2:]) for part in (x, y))
+        return type(x)(torch.bmm(*pair))
     if framework == "tensorflow":
         import tensorflow as tf
 
         return type(x)(tf.matmul(x.raw, y.raw))
     # JAX would take another order of summation for another number.
     return like(x, to_numpy(x) @ to_numpy(y))
+
+
+def plus_outer(
+    x: Tensor, column: Tensor, row: Tensor, *, reuse: bool = False
+) -> Tensor:
+    """Matrices (n, a, b) plus the outer products of vectors (n, a) and (n, b)."""
+    if reuse and _framework(x) == "torch":
+        return type(x)(x.raw.addcmul_(column.raw[:, :, None], row.raw[:, None]))
+    return x + column.expand_dims(2) * row.expand_dims(1)
 
 
 def cumulative_sum(x: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
 """CGBA and CGBA-H: a circle through the original and a boundary point."""
 
 from abc import ABC
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from robustkit.attacks.decision.probing import (
+    Path,
     estimate_normal,
     follow,
     noise,
@@ -24,7 +24,9 @@ from robustkit.numerics.tensors import (
     Mask,
     PerSample,
     full,
+    like,
     magnitude,
+    to_numpy,
     where,
 )
 
@@ -78,7 +80,7 @@ class Circle(Attack[State], ABC):
         """Of the first bisection, as a share of the distance."""
         return self.tolerance
 
-    def circle(self, p: Problem, s: State, t: int) -> Callable[[PerSample], Batch]:
+    def circle(self, p: Problem, s: State, t: int) -> Path:
         """The points of the next circle, by the tangent of the angle (`semicircle`)."""
         count = np.full(p.size, int(self.probes * np.sqrt(t + 1)))
         size = self.size * magnitude(s.delta, 2)
@@ -137,11 +139,11 @@ class CGBA(Circle):
 
     def step(self, p: Problem, s: State, t: int) -> State:
         path = self.circle(p, s, t)
-        slope = follow(p, path, s.slope, self.tolerance)
-        moved = slope > 0
+        slope = follow(p, path, to_numpy(s.slope), self.tolerance)
+        moved = like(p.x, slope > 0)
         return State(
-            delta=where(moved, path(slope) - p.x, s.delta),
-            slope=where(moved, slope, s.slope / 4),
+            delta=where(moved, path(np.arange(p.size), slope) - p.x, s.delta),
+            slope=where(moved, like(p.x, slope), s.slope / 4),
         )
 
 
@@ -187,12 +189,12 @@ class CGBAH(Circle):
 
     def step(self, p: Problem, s: State, t: int) -> State:
         path = self.circle(p, s, t)
-        point, slope = p.x + s.delta, full(p.x, 2.0)
+        point, slope = p.x + s.delta, to_numpy(full(p.x, 2.0))
         waiting = unspent(p)
         for _ in range(_ANGLES):
             if not bool(waiting.any()):
                 break
-            place = path(slope)
+            place = path(np.arange(p.size), slope)
             passed = p.decide(place, waiting)
             point = where(passed, place, point)
             waiting = waiting.logical_and(passed.logical_not())

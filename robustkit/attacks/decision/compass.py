@@ -23,7 +23,7 @@ from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.engine.search import ROUGH, approach, bisect, starting_point
 from robustkit.models.base import Access
-from robustkit.numerics.frequencies import low_frequencies
+from robustkit.numerics.frequencies import Subspace, low_frequencies
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
     Array,
@@ -37,7 +37,7 @@ from robustkit.numerics.tensors import (
     like,
     magnitude,
     minimum,
-    stack_rows,
+    plus,
     take,
     times,
     to_numpy,
@@ -165,21 +165,23 @@ class Compass(Attack[State]):
             (self.probes * np.sqrt(ages + 1)).astype(np.int64),
             p.rng(t),
             _shaped(p, s, kinds),
+            kinds,
         )
         path = semicircle(p, s.delta, normal.direction)
-        slope = follow(p, path, s.slope, self.tolerance)
+        old = to_numpy(s.slope)
+        slope = follow(p, path, old, self.tolerance)
         moved = slope > 0
-        delta = where(moved, path(slope) - p.x, s.delta)
+        delta = where(like(p.x, moved), path(rows, slope) - p.x, s.delta)
         # How much shorter the first point of the circle known not to be adversarial is.
-        beyond = (1 + slope.square()) / (1 + (slope * (1 + self.tolerance)).square())
-        gap = (1 - beyond.sqrt()).clip(1e-4, 1.0)
+        beyond = (1 + slope**2) / (1 + (slope * (1 + self.tolerance)) ** 2)
+        gap = np.maximum(1 - np.sqrt(beyond), 1e-4)
 
         shorter = to_numpy((distance / magnitude(delta, 2)).log())
         gains[rows, kinds] = shorter / np.maximum(p.ledger.forwards - asked, 1)
         return State(
             delta,
-            where(moved, gap, s.gap),
-            where(moved, slope, (s.slope / 4).clip(_LEAST_SLOPE, np.inf)),
+            like(p.x, np.where(moved, gap, to_numpy(s.gap))),
+            like(p.x, np.where(moved, slope, np.maximum(old / 4, _LEAST_SLOPE))),
             like(p.x, gains),
             s.age + 1,
             s.mark,
@@ -230,12 +232,14 @@ def _chosen(gains: Array, ages: Array) -> Array:
 def _refined(p: Problem, delta: Batch, found: Mask, size: float) -> Batch:
     """Perturbations known to `ROUGH` brought so near to the boundary as probes need."""
 
-    def path(share: PerSample) -> Batch:
-        return p.x + delta * expand(share, delta)
+    def path(rows: Array, share: Array) -> Batch:
+        shorter = take(delta, rows) * expand(like(p.x, share), delta)
+        return p.clip(plus(shorter, take(p.x, rows), reuse=True))
 
-    one = full(p.x, 1.0)
-    share = cross(p, path, one, one * (1 - 2 * ROUGH), found, size * _FINE)
-    return delta * expand(share, delta)
+    one = to_numpy(full(p.x, 1.0))
+    near = one * (1 - 2 * ROUGH)
+    share = cross(p, path, one, near, to_numpy(found), size * _FINE)
+    return delta * expand(like(p.x, share), delta)
 
 
 def _another_start(p: Problem, asked: Mask, t: int) -> tuple[Batch, Mask]:
@@ -271,26 +275,17 @@ def _smooth_noise(p: Problem, rng: Rng, number: int) -> Batch:
 def _shaped(p: Problem, s: State, kinds: Array) -> Draw:
     """Probes of each sample's kind, across its perturbation."""
     shape = tuple(p.x.shape[1:])
-    pixels = _pixels(s)
+    pixels, along = like(p.x, _pixels(s)), unit(s.delta)
 
-    def draw(rng: Rng, number: int) -> Tensor:
-        parts, rows = [], []
-        for kind, share in enumerate(_SHARES):
-            some = np.flatnonzero(kinds == kind)
-            if len(some) == 0:
-                continue
-            space = low_frequencies(shape, share or 1.0)
-            drawn = rng.of(some).signs((number, *space.inner))
-            if share is None:
-                strengths = _strengths(take(s.delta, some))
-                drawn = times(drawn, like(p.x, strengths), reuse=True)
-            probes = space.images(drawn)
-            parts.append(times(probes, like(p.x, pixels[some]), reuse=True))
-            rows.append(some)
-        rng.skip()
-        back = np.argsort(np.concatenate(rows))
-        probes = stack_rows(parts)
-        return across(probes if len(parts) == 1 else take(probes, back), s.delta)
+    def draw(rng: Rng, number: int, rows: Array) -> Tensor:
+        share = _SHARES[kinds[rows[0]]]
+        space = low_frequencies(shape, share or 1.0)
+        drawn = rng.signs((number, *space.inner))
+        if share is None:
+            strengths = like(p.x, _strengths(take(s.delta, rows)))
+            drawn = times(drawn, strengths, reuse=True)
+        probes = times(space.images(drawn), take(pixels, rows), reuse=True)
+        return across(probes, take(along, rows))
 
     return draw
 
@@ -304,29 +299,32 @@ def _strengths(delta: Batch) -> Array:
         return np.ones((len(energy), 1, 1), dtype=energy.dtype)
     energy = energy.mean(axis=1).reshape(len(energy), -1)
     bands, sizes = _bands(sides)
-    strengths = np.empty_like(energy)
-    for row, one in enumerate(energy):
-        mean = np.bincount(bands, weights=one) / sizes
-        strengths[row] = np.sqrt(_mixed(mean[bands], _FLAT_FREQUENCIES))
-    return np.asarray(strengths.reshape((len(energy), 1, 1, *sides)))
+    # Bands of their own for each sample.
+    places = bands + len(sizes) * np.arange(len(energy))[:, None]
+    sums = np.bincount(places.ravel(), energy.ravel(), len(sizes) * len(energy))
+    means = (sums.reshape(len(energy), -1) / sizes).astype(energy.dtype)
+    # Laid out sample by sample, so that no rounding depends on how many there are.
+    mixed = _mixed(np.take(means, bands, axis=1), _FLAT_FREQUENCIES)
+    return mixed.reshape((len(energy), 1, 1, *sides))
 
 
 def _pixels(s: State) -> Array:
     """(n, 1, 1, *sides) or (n, 1, features): how strong probes are where."""
     delta = to_numpy(s.delta)
-    energy = delta**2 if delta.ndim == 2 else (delta**2).mean(axis=1, keepdims=True)
-    for axis in range(2, delta.ndim):
-        for _ in range(2):
-            energy = ndimage.uniform_filter1d(energy, _BLUR, axis, mode="nearest")
-    energy = np.maximum(energy, 0)
-    mixed = [np.sqrt(_mixed(one, _FLAT_PIXELS)) for one in energy]
-    return np.stack(mixed)[:, None]
+    energy = delta**2
+    if delta.ndim > 2:
+        sides = delta.shape[2:]
+        mean = like(s.delta, energy.mean(axis=1, keepdims=True))
+        energy = np.maximum(to_numpy(_blur(sides).images(mean)), 0)
+    mixed = _mixed(energy.reshape(len(energy), -1), _FLAT_PIXELS)
+    return mixed.reshape(energy.shape)[:, None]
 
 
 def _mixed(energy: Array, flat: float) -> Array:
-    """With the mean 1, and the share `flat` of it everywhere."""
-    mean = energy.mean()
-    return (1 - flat) * energy / (mean if mean > 0 else 1.0) + flat
+    """Roots of rows (n, m) with the mean 1, and the share `flat` of it everywhere."""
+    mean = energy.mean(axis=1, keepdims=True)
+    share = (1 - flat) / np.where(mean > 0, mean, 1)
+    return np.sqrt(energy * share + flat)
 
 
 @functools.lru_cache(maxsize=32)
@@ -337,3 +335,14 @@ def _bands(sides: tuple[int, ...]) -> tuple[Array, Array]:
     squares = sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij"))
     bands = np.sqrt(squares).round().astype(np.int64).ravel()
     return bands, np.maximum(np.bincount(bands), 1)
+
+
+@functools.lru_cache(maxsize=32)
+def _blur(sides: tuple[int, ...]) -> Subspace:
+    """Of single-channel images, each pixel made of its neighbours."""
+    matrices = []
+    for side in sides:
+        box = ndimage.uniform_filter1d(np.eye(side), _BLUR, axis=0, mode="nearest")
+        matrices.append((box @ box).T)
+    shape = (1, *sides)
+    return Subspace(shape, shape, tuple(matrices), ())

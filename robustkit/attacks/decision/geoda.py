@@ -1,28 +1,31 @@
 """GeoDA: the boundary is taken for a plane, and its normal found by many probes."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from robustkit.attacks.decision.probing import (
+    Path,
     cross,
     estimate_normal,
     noise,
     subspace_of,
-    unspent,
 )
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.engine.search import bisect, starting_point
 from robustkit.models.base import Access
 from robustkit.numerics.tensors import (
+    Array,
     Batch,
     Mask,
     PerSample,
     full,
+    like,
     magnitude,
+    take,
+    to_numpy,
     total,
     where,
 )
@@ -112,36 +115,38 @@ class GeoDA(Attack[State]):
         # By which a plane through delta is reached.
         gain = total(normal * s.delta).abs()
 
-        def path(share: PerSample) -> Batch:
-            moved = p.norm.project_halfspace(-normal, share * gain, p.low, p.high)
-            return p.bounds.clip(p.x + moved)
+        def path(rows: Array, share: Array) -> Batch:
+            some, box = take(normal, rows), (take(p.low, rows), take(p.high, rows))
+            moved = p.norm.project_halfspace(
+                -some, like(p.x, share) * take(gain, rows), *box
+            )
+            return p.clip(take(p.x, rows) + moved)
 
         share = _crossing(p, path, p.norm(s.delta), self.tolerance)
-        return State(where(share > 0, path(share) - p.x, s.delta))
+        moved = path(np.arange(p.size), share) - p.x
+        return State(where(like(p.x, share > 0), moved, s.delta))
 
     def finished(self, p: Problem, s: State) -> Mask:
         return p.ledger.found.logical_not()
 
 
-def _crossing(
-    p: Problem,
-    path: Callable[[PerSample], Batch],
-    farthest: PerSample,
-    tolerance: float,
-) -> PerSample:
+def _crossing(p: Problem, path: Path, farthest: PerSample, tolerance: float) -> Array:
     """The least share (n,) found adversarial; zero if none is nearer."""
-    outside, share = full(p.x, 0.0), full(p.x, 1.0)
-    found = share < 0
+    share = to_numpy(full(p.x, 1.0)).copy()
+    outside, found = np.zeros_like(share), np.zeros(p.size, dtype=bool)
+    longest, near = to_numpy(farthest), np.ones(p.size, dtype=bool)
     for _ in range(_LONGER):
-        point = path(share)
-        active = (p.norm(point - p.x) < farthest).logical_and(found.logical_not())
-        active = active.logical_and(unspent(p))
-        if not bool(active.any()):
+        rows = np.flatnonzero(near & ~found & ~p.ledger.spent())
+        if len(rows) == 0:
             break
-        passed = p.decide(point, active)
-        found = found.logical_or(passed)
-        missed = active.logical_and(passed.logical_not())
-        outside = where(missed, share, outside)
-        share = where(missed, share * 1.5, share)
+        point = path(rows, share[rows])
+        # What is no nearer is not asked about, nor what lies beyond it.
+        nearer = to_numpy(p.norm(point - take(p.x, rows))) < longest[rows]
+        near[rows] = nearer
+        rows, point = rows[nearer], take(point, np.flatnonzero(nearer))
+        found[rows] = to_numpy(p.decide(point, rows=rows))
+        missed = rows[~found[rows]]
+        outside[missed] = share[missed]
+        share[missed] *= 1.5
     share = cross(p, path, share, outside, found, tolerance)
-    return where(found, share, 0.0)
+    return np.where(found, share, 0)

@@ -1,7 +1,7 @@
 """What decision-based attacks share: the boundary's normals, and searches across it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,25 +17,26 @@ from robustkit.numerics.tensors import (
     Mask,
     PerSample,
     Tensor,
-    clip,
     expand,
     flatten,
-    full,
     like,
     magnitude,
     matmul,
     plus,
-    stack_rows,
+    plus_outer,
+    put,
+    stack_columns,
+    take,
     times,
     to_numpy,
     total,
-    where,
 )
 from robustkit.numerics.thresholds import nonzero
 
 __all__ = [
     "Draw",
     "Normal",
+    "Path",
     "across",
     "cross",
     "estimate_normal",
@@ -48,15 +49,21 @@ __all__ = [
     "unspent",
 ]
 
-# How many numbers the probes of one sample may hold at once.
+# How many numbers the probes drawn at once may hold, those of one sample or of several.
 _AT_ONCE = 2**20
 # Then a place is found or given up.
 _DOUBLINGS = 10
 _HALVINGS = 60
 
 
-Draw: TypeAlias = Callable[[Rng, int], Tensor]
-"""From random numbers and a number k to probes (n, k, ...) of any length."""
+Draw: TypeAlias = Callable[[Rng, int, Array], Tensor]
+"""From random numbers of some samples, a number k and the places (m,) of these samples
+to probes (m, k, ...) of any length, in memory of their own."""
+
+
+Path: TypeAlias = Callable[[Array, Array], Batch]
+"""From the places (m,) of samples (m,) and a number for each to points (m, ...) within
+the bounds."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ _SUBSPACES = {"frequencies": low_frequencies, "resized": resized}
 def noise(subspace: Subspace, *, uniform: bool = False) -> Draw:
     """Probes with independent normal, or uniform, coefficients in a subspace."""
 
-    def draw(rng: Rng, number: int) -> Tensor:
+    def draw(rng: Rng, number: int, _: Array) -> Tensor:
         inner = (number, *subspace.inner)
         drawn = rng.uniform(inner, -1.0) if uniform else rng.normal(inner)
         return subspace.images(drawn)
@@ -115,7 +122,13 @@ def noise(subspace: Subspace, *, uniform: bool = False) -> Draw:
 
 
 def estimate_normal(
-    p: Problem, center: Batch, size: PerSample, count: Array, rng: Rng, draw: Draw
+    p: Problem,
+    center: Batch,
+    size: PerSample,
+    count: Array,
+    rng: Rng,
+    draw: Draw,
+    kinds: Array | None = None,
 ) -> Normal:
     """Ask about random points around `center`; sum them up by their answers.
 
@@ -129,43 +142,70 @@ def estimate_normal(
         size: (n,) L2 length of the probes, in input units.
         count: (n,) int64, how many to ask for each sample; less where fewer count.
         rng: Random numbers.
-        draw: From these and a number k to probes (n, k, ...) of any length.
+        draw: Draws the probes.
+        kinds: (n,) int64; only samples of one kind are drawn for at once. None: all
+            are.
     """
     count = np.minimum(count, p.ledger.left())
-    # All draws but the last have one size, so a sample's probes do not depend on how
-    # many others get.
-    chunk = max(_AT_ONCE // flatten(p.x).shape[1], 1)
-    sums = [p.x.zeros_like(), p.x.zeros_like()]
-    passed = np.zeros(p.size, np.int64)
-    for start in range(0, int(count.max(initial=0)), chunk):
-        probes = draw(rng, min(chunk, int(count.max()) - start))
-        flat = probes.reshape((-1, *probes.shape[2:]))
-        scale = size.expand_dims(1) / nonzero(magnitude(flat, 2)).reshape(
-            probes.shape[:2]
+    kinds = np.zeros(p.size, np.int64) if kinds is None else kinds
+    passed, direction = np.zeros(p.size, np.int64), p.x.zeros_like()
+    for rows in _groups(count, kinds, flatten(p.x).shape[1]):
+        number = int(count[rows[0]])
+        part, passed[rows] = _summed(
+            p, rows, number, take(center, rows), take(size, rows), rng.of(rows), draw
         )
-        scale = scale.reshape((*scale.shape, *(1 for _ in p.x.shape[1:])))
-        middle = center.expand_dims(1)
-        points = plus(times(probes, scale, reuse=True), middle, reuse=True)
-        points = clip(points, p.bounds.lower, p.bounds.upper, reuse=True)
-        asked = start + np.arange(probes.shape[1]) < count[:, None]
-        answers = to_numpy(p.probe(points, like(p.x, asked)))
-        passed += answers.sum(axis=1)
-        moved = plus(points, -middle, reuse=True)
-        weights = np.stack([asked, answers], axis=1)
-        for which, part in enumerate(_sums(moved, weights, asked)):
-            sums[which] = sums[which] + part
+        direction = put(direction, rows, part, reuse=True)
     share = like(p.x, passed / np.maximum(count, 1)).astype(p.x.dtype)
-    # As if answers were 1 and 0: every answer's distance from their mean.
-    direction = sums[1] - expand(share, p.x) * sums[0]
-    none = like(p.x, passed == 0)
-    every = like(p.x, passed == count)
-    direction = where(every, sums[0], where(none, -sums[0], direction))
     return Normal(unit(direction), share, count)
 
 
-def semicircle(
-    p: Problem, delta: Batch, direction: Batch
-) -> Callable[[PerSample], Batch]:
+def _groups(count: Array, kinds: Array, features: int) -> Iterator[Array]:
+    """The places (m,) of samples with as many probes, some, and all of one kind."""
+    for number, kind in sorted(set(zip(count.tolist(), kinds.tolist(), strict=True))):
+        rows = np.flatnonzero((count == number) & (kinds == kind) & (count > 0))
+        together = max(_AT_ONCE // (features * max(number, 1)), 1)
+        for start in range(0, len(rows), together):
+            yield rows[start : start + together]
+
+
+def _summed(
+    p: Problem,
+    rows: Array,
+    number: int,
+    center: Batch,
+    size: PerSample,
+    rng: Rng,
+    draw: Draw,
+) -> tuple[Batch, Array]:
+    """Of the samples `rows` (m,): the sums of their probes, and how many passed (m,).
+
+    Probes count by how far their answers, 1 or 0, lie from the mean answer.
+    """
+    middle, passed = center.expand_dims(1), np.zeros(len(rows), np.int64)
+    # Of all probes, and of those that passed; none yet.
+    sums = 0.0 * stack_columns([flatten(center).expand_dims(1)] * 2)
+    chunk = max(_AT_ONCE // sums.shape[2], 1)
+    for start in range(0, number, chunk):
+        probes = draw(rng, min(chunk, number - start), rows)
+        shape = probes.shape
+        lengths = magnitude(probes.reshape((-1, *shape[2:])), 2).reshape(shape[:2])
+        scale = size.expand_dims(1) / nonzero(lengths)
+        scale = scale.reshape((*shape[:2], *(1 for _ in shape[2:])))
+        points = times(probes, scale, reuse=True)
+        points = p.clip(plus(points, middle, reuse=True))
+        answers = to_numpy(p.probe(points, rows=rows))
+        passed += answers.sum(axis=1)
+        moved = plus(points, -middle, reuse=True).reshape((*shape[:2], -1))
+        weights = np.stack([np.ones_like(answers), answers], axis=1)
+        sums = sums + matmul(like(moved, weights).astype(moved.dtype), moved)
+    weights = np.stack([-passed / number, np.ones(len(rows))], axis=1)
+    weights[passed == 0] = (-1, 0)
+    weights[passed == number] = (1, 0)
+    mixed = matmul(like(sums, weights[:, None]).astype(sums.dtype), sums)
+    return mixed.reshape(center.shape), passed
+
+
+def semicircle(p: Problem, delta: Batch, direction: Batch) -> Path:
     """The points at which a flat boundary through x + `delta` can be nearest to x.
 
     They lie on the circle whose diameter is `delta`, in the plane of `delta` and
@@ -177,17 +217,20 @@ def semicircle(
         direction: (n, ...) others; only the part across `delta` matters.
 
     Returns:
-        From the slope (n,), the ratio of the parts across and along `delta`, to the
-        points (n, ...), clipped to the bounds. The slope 0 is `delta`.
+        From the slope, the ratio of the parts across and along `delta`, to the points,
+        clipped to the bounds. The slope 0 is `delta`.
     """
-    length = magnitude(delta, 2)
     across = unit(orthogonal(direction, delta))
-    across = across * expand(length, across)
+    across = across * expand(magnitude(delta, 2), across)
+    columns = [flatten(part).expand_dims(1) for part in (p.x, delta, across)]
+    parts = stack_columns(columns)
 
-    def path(slope: PerSample) -> Batch:
-        share = 1 / (1 + slope.square())
-        along = expand(share, delta) * delta
-        return p.bounds.clip(p.x + along + expand(share * slope, delta) * across)
+    def path(rows: Array, slope: Array) -> Batch:
+        some = parts if len(rows) == p.size else take(parts, rows)
+        along = 1 / (1 + slope**2)
+        weights = np.stack([np.ones_like(along), along, along * slope], axis=1)
+        points = matmul(like(p.x, weights[:, None]), some)
+        return p.clip(points.reshape((len(rows), *p.x.shape[1:])))
 
     return path
 
@@ -198,21 +241,18 @@ def orthogonal(direction: Batch, delta: Batch) -> Batch:
     return direction - expand(share, delta) * delta
 
 
-def across(probes: Tensor, delta: Batch) -> Tensor:
-    """Probes (n, k, ...) without their part along each sample's `delta`."""
-    flat = probes.reshape((*probes.shape[:2], -1))
-    along = unit(delta).reshape((delta.shape[0], 1, -1))
-    share = (flat * along).sum(axis=2, keepdims=True)
-    return plus(flat, -share * along, reuse=True).reshape(probes.shape)
+def across(probes: Tensor, along: Batch) -> Tensor:
+    """Probes (n, k, ...) without their part along directions (n, ...) of length 1.
+
+    The memory of `probes` may be taken for the result.
+    """
+    flat, along = probes.reshape((*probes.shape[:2], -1)), flatten(along)
+    # Several times faster than the product the other way around.
+    share = matmul(along.expand_dims(1), flat.transpose((0, 2, 1))).squeeze(axis=1)
+    return plus_outer(flat, -share, along, reuse=True).reshape(probes.shape)
 
 
-def follow(
-    p: Problem,
-    path: Callable[[PerSample], Batch],
-    guess: PerSample,
-    tolerance: float,
-    asked: Mask | None = None,
-) -> PerSample:
+def follow(p: Problem, path: Path, guess: Array, tolerance: float) -> Array:
     """How far a path that starts on the adversarial side stays there.
 
     From the guess on the place is doubled, or halved, until the boundary lies between
@@ -220,43 +260,42 @@ def follow(
 
     Args:
         p: The problem.
-        path: From a place (n,) to the points (n, ...).
-        guess: (n,) positive.
+        path: Of each sample.
+        guess: (n,) positive places.
         tolerance: Of the place, as a share of it.
-        asked: (n,) which samples to work on; None: all.
 
     Returns:
         (n,) the last place found adversarial; zero if none was.
     """
-    active = unspent(p) if asked is None else asked.logical_and(unspent(p))
-    inside, outside = full(p.x, 0.0), full(p.x, math.inf)
-    place = guess
+    place = guess.copy()
+    inside, outside = np.zeros_like(place), np.full_like(place, math.inf)
     for _ in range(_DOUBLINGS):
-        if not bool(active.any()):
+        open_ended = (inside == 0) | (outside == math.inf)
+        rows = np.flatnonzero(open_ended & ~p.ledger.spent())
+        if len(rows) == 0:
             break
-        passed = p.decide(path(place), active)
-        inside = where(passed, place, inside)
-        outside = where(active.logical_and(passed.logical_not()), place, outside)
-        open_ended = (inside == 0).logical_or(outside == math.inf)
-        active = active.logical_and(open_ended).logical_and(unspent(p))
-        place = where(passed, place * 2, place / 2)
-    bounded = (inside > 0).logical_and(outside < math.inf)
+        here = place[rows]
+        passed = to_numpy(p.decide(path(rows, here), rows=rows))
+        inside[rows] = np.where(passed, here, inside[rows])
+        outside[rows] = np.where(passed, outside[rows], here)
+        place[rows] = np.where(passed, here * 2, here / 2)
+    bounded = (inside > 0) & (outside < math.inf)
     return cross(p, path, inside, outside, bounded, tolerance)
 
 
 def cross(
     p: Problem,
-    path: Callable[[PerSample], Batch],
-    inside: PerSample,
-    outside: PerSample,
-    asked: Mask,
+    path: Path,
+    inside: Array,
+    outside: Array,
+    asked: Array,
     tolerance: float,
-) -> PerSample:
+) -> Array:
     """Bisect between two places on a path, of which one is adversarial.
 
     Args:
         p: The problem.
-        path: From a place (n,) to the points (n, ...).
+        path: Of each sample.
         inside: (n,) places known to be adversarial.
         outside: (n,) places known not to be.
         asked: (n,) which samples to work on.
@@ -265,37 +304,20 @@ def cross(
     Returns:
         (n,) adversarial places; `inside` itself for samples not asked.
     """
+    inside, outside = inside.copy(), outside.copy()
     for _ in range(_HALVINGS):
-        wide = (outside - inside).abs() > tolerance * inside
-        active = asked.logical_and(wide).logical_and(unspent(p))
-        if not bool(active.any()):
+        wide = asked & ~p.ledger.spent()
+        wide[wide] = abs(outside - inside)[wide] > tolerance * inside[wide]
+        rows = np.flatnonzero(wide)
+        if len(rows) == 0:
             break
-        middle = where(asked, (inside + outside) / 2, inside)
-        passed = p.decide(path(middle), active)
-        inside = where(passed, middle, inside)
-        outside = where(active.logical_and(passed.logical_not()), middle, outside)
+        middle = (inside[rows] + outside[rows]) / 2
+        passed = to_numpy(p.decide(path(rows, middle), rows=rows))
+        inside[rows] = np.where(passed, middle, inside[rows])
+        outside[rows] = np.where(passed, outside[rows], middle)
     return inside
 
 
 def unspent(p: Problem) -> Mask:
     """(n,) for whom another answer would count."""
     return like(p.x, ~p.ledger.spent())
-
-
-def _sums(moved: Tensor, weights: Array, asked: Array) -> list[Batch]:
-    """For each of the weights (n, w, k): the weighted sum over axis 1 of (n, k, ...).
-
-    Sample by sample and without probes not asked, so that no rounding depends on them.
-    """
-    shape = moved.shape
-    flat = moved.reshape((shape[0], shape[1], -1))
-    rows = []
-    for row, counts in enumerate(asked.sum(axis=1)):
-        one = flat[row : row + 1, : max(int(counts), 1)]
-        weight = weights[row : row + 1, :, : max(int(counts), 1)]
-        right = one.reshape(one.shape[1:])
-        rows.append(matmul(like(moved, weight).astype(moved.dtype), right))
-    sums = stack_rows(rows)
-    return [
-        sums[:, at].reshape((shape[0], *shape[2:])) for at in range(weights.shape[1])
-    ]

@@ -19,6 +19,7 @@ from robustkit.engine.search import bisect, starting_point
 from robustkit.models.base import Access
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
+    Array,
     Batch,
     Mask,
     PerSample,
@@ -26,6 +27,7 @@ from robustkit.numerics.tensors import (
     expand,
     full,
     magnitude,
+    take,
     where,
 )
 
@@ -104,10 +106,10 @@ class SignOPT(Attack[State]):
         return State(delta, full(p.x, self.stepsize), full(p.x, self.size))
 
     def step(self, p: Problem, s: State, t: int) -> State:
-        white = noise(subspace_of(p, "all", 1.0))
+        white, along = noise(subspace_of(p, "all", 1.0)), unit(s.delta)
 
-        def draw(rng: Rng, number: int) -> Tensor:
-            return across(white(rng, number), s.delta)
+        def draw(rng: Rng, number: int, rows: Array) -> Tensor:
+            return across(white(rng, number, rows), take(along, rows))
 
         distance = magnitude(s.delta, 2)
         descent = estimate_normal(

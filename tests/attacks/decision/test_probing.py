@@ -17,7 +17,7 @@ from robustkit.models.base import Access
 from robustkit.models.numpy import NumPyModel
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
-from robustkit.numerics.tensors import as_tensor
+from robustkit.numerics.tensors import as_tensor, take
 
 WEIGHTS = np.random.default_rng(0).normal(size=(1, 3, 4))
 
@@ -111,9 +111,12 @@ def test_the_circle_has_the_perturbation_as_diameter():
     delta = as_tensor(rng.normal(size=p.x.shape))
     direction = as_tensor(rng.normal(size=p.x.shape))
     path = semicircle(p, delta, direction)
-    assert path(as_tensor(np.zeros(3))).raw == pytest.approx((p.x + delta).raw)
+    rows = np.arange(3)
+    assert path(rows, np.zeros(3)).raw == pytest.approx((p.x + delta).raw)
     for slope in (0.1, 1.0, 7.0):
-        moved = (path(as_tensor(np.full(3, slope))) - p.x).raw.reshape(3, -1)
+        point = path(rows, np.full(3, slope))
+        assert path(rows[1:2], np.full(1, slope)).raw[0] == pytest.approx(point.raw[1])
+        moved = (point - p.x).raw.reshape(3, -1)
         flat = delta.raw.reshape(3, -1)
         radius = np.linalg.norm(flat, axis=1) / 2
         assert np.linalg.norm(moved - flat / 2, axis=1) == pytest.approx(radius)
@@ -127,10 +130,11 @@ def test_a_path_is_followed_to_where_it_leaves():
     ends = np.array([0.3, 5.0, 1e-9])
     along = at_boundary(p) - p.x
 
-    def path(place):
-        return p.x + along * (1 + as_tensor(ends) - place).reshape((3, 1, 1, 1))
+    def path(rows, place):
+        share = as_tensor(1 + ends[rows] - place).reshape((-1, 1, 1, 1))
+        return take(p.x, rows) + take(along, rows) * share
 
-    found = follow(p, path, as_tensor(np.full(3, 0.5)), 0.01).raw
+    found = follow(p, path, np.full(3, 0.5), 0.01)
     assert (found[:2] <= ends[:2]).all()
     assert (found[:2] > ends[:2] * 0.98).all()
     assert found[2] == 0
@@ -141,12 +145,13 @@ def test_bisection_between_two_places():
     p = problem()
     along = at_boundary(p) - p.x
 
-    def path(place):
-        return p.x + along * place.reshape((3, 1, 1, 1))
+    def path(rows, place):
+        return take(p.x, rows) + take(along, rows) * as_tensor(
+            place[:, None, None, None]
+        )
 
-    far, near = as_tensor(np.full(3, 3.0)), as_tensor(np.zeros(3))
-    asked = as_tensor(np.array([True, True, False]))
-    found = cross(p, path, far, near, asked, 1e-4).raw
+    asked = np.array([True, True, False])
+    found = cross(p, path, np.full(3, 3.0), np.zeros(3), asked, 1e-4)
     assert found[:2] == pytest.approx(1, rel=2e-4)
     assert (found[:2] >= 1).all()
     assert found[2] == 3
@@ -156,7 +161,7 @@ def test_bisection_between_two_places():
 def test_probes_across_a_perturbation():
     rng = np.random.default_rng(2)
     probes, delta = rng.normal(size=(3, 5, 1, 3, 4)), rng.normal(size=(3, 1, 3, 4))
-    rest = across(as_tensor(probes.copy()), as_tensor(delta)).raw
+    rest = across(as_tensor(probes.copy()), unit(as_tensor(delta))).raw
     assert (rest * delta[:, None]).sum(axis=(2, 3, 4)) == pytest.approx(0, abs=1e-12)
     removed = (probes - rest).reshape(3, 5, -1)
     parallel = np.einsum("nki,ni->nk", removed, delta.reshape(3, -1))
