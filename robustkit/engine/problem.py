@@ -23,6 +23,7 @@ from robustkit.numerics.tensors import (
     finite_or_zero,
     like,
     maximum,
+    minus,
     put,
     take,
     to_numpy,

@@ -332,7 +332,7 @@ def plus_outer(
     x: Tensor, column: Tensor, row: Tensor, *, reuse: bool = False
 ) -> Tensor:
     """Matrices (n, a, b) plus the outer products of vectors (n, a) and (n, b)."""
-    if reuse and _framework(x) == "torch":
+    if reuse and _reusable(x):
         return type(x)(x.raw.addcmul_(column.raw[:, :, None], row.raw[:, None]))
     return x + column.expand_dims(2) * row.expand_dims(1)
 

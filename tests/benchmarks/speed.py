@@ -7,6 +7,9 @@ that of the processor, on one thread, since waiting for others is nobody's cost.
 ratios are shown per pass: the median over the rounds, and the quickest round over the
 quickest of the bare passes. An attack that makes more than one forward and one backward
 pass per step pays for it here.
+
+`--decisions`: what attacks by decisions spend outside the network, as a share of all
+the processor's time, and what the network takes for a query. The quickest round counts.
 """
 
 import argparse
@@ -35,9 +38,11 @@ from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Misclassification
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
+from robustkit.models.base import Access
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor
+from robustkit.presets import auto
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 PEERS = Path(__file__).resolve().parents[1] / "peers" / "conftest.py"
@@ -134,12 +139,13 @@ def ours(
     x: torch.Tensor,
     y: torch.Tensor,
     *,
+    budget: int | None = None,
     compiled: bool = False,
 ) -> None:
     """One run of an attack of this package."""
     criterion = Misclassification(as_tensor(y))
     problem = Problem(TorchModel(module), as_tensor(x), criterion, get_norm(norm))
-    run(chosen, problem, compiled=compiled)
+    run(chosen, problem, budget=budget, compiled=compiled)
 
 
 def attacks(passes: int) -> dict[str, tuple[Attack[Any], str]]:
@@ -247,6 +253,50 @@ def speed(
             )
 
 
+class Clocked(torch.nn.Module):
+    """A network, and the processor's time that its answers take.
+
+    Attributes:
+        seconds: Of all answers so far.
+        inputs: How many these were.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module, self.seconds, self.inputs = module, 0.0, 0
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The module's logits."""
+        start = time.process_time()
+        out: torch.Tensor = self.module(x)
+        self.seconds += time.process_time() - start
+        self.inputs += len(x)
+        return out
+
+
+def decisions(name: str, queries: int, rounds: int, sizes: list[int]) -> None:
+    """Print the share of the time that attacks by decisions spend outside the model."""
+    module, dataset = network(name)
+    print(f"{name}, {queries} queries, {rounds} rounds, 1 thread")
+    print("batch  attack        outside  us per query in the network")
+    for size in sizes:
+        x, y = batch(dataset, module, size)
+        for norm in ("l2", "linf"):
+            attack = auto(norm, queries, Access.DECISION)
+            taken = []
+            for _ in range(rounds):
+                clocked = Clocked(module)
+                start = time.process_time()
+                ours(attack, norm, clocked, x, y, budget=queries)
+                seconds = time.process_time() - start
+                each = 1e6 * clocked.seconds / clocked.inputs
+                taken.append((seconds, 1 - clocked.seconds / seconds, each))
+            _, share, each = min(taken)
+            label = f"{type(attack).__name__} {norm}"
+            print(f"{size:5d}  {label:13} {share:7.1%} {each:9.1f}", flush=True)
+
+
 def memory(name: str) -> None:
     """Print the peak memory after batch upon batch: it must stay where it is.
 
@@ -277,11 +327,15 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 16, 1])
     parser.add_argument("--only", nargs="+", default=[], help="parts of attacks' names")
     parser.add_argument("--memory", action="store_true", help="peak memory instead")
+    parser.add_argument("--decisions", action="store_true", help="by decisions instead")
+    parser.add_argument("--queries", type=int, default=2000, help="with --decisions")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.models:
         if options.memory:
             memory(name)
+        elif options.decisions:
+            decisions(name, options.queries, options.rounds, options.batch_sizes)
         else:
             sizes, only = options.batch_sizes, options.only
             speed(name, options.passes, options.rounds, sizes, only)

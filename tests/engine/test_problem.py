@@ -258,6 +258,38 @@ def test_probes_that_are_no_numbers_are_no_adversarials(planted):
     assert not p.ledger.found.numpy().any()
 
 
+@pytest.mark.parametrize("clipped", [False, True])
+def test_some_samples_may_be_asked_about_alone(planted, clipped):
+    """By their rows, as if all were asked about with a mask."""
+    rows = np.array([3, 1])
+    points = np.clip(planted.x[rows][:, None] * [[3.0], [-2.0]], -9, 9)
+    some, masked = problem_of(planted), problem_of(planted)
+    given = as_tensor(points.copy())
+    answers = some.probe(some.clip(given) if clipped else given, rows=rows).numpy()
+
+    everyone = np.repeat(planted.x[:, None], 2, axis=1)
+    everyone[rows] = points
+    asked = np.isin(np.arange(len(planted.x)), rows)[:, None] & [True, True]
+    expected = masked.probe(as_tensor(everyone), as_tensor(asked)).numpy()
+    assert answers.any()
+    assert (answers == expected[rows]).all()
+    assert (some.ledger.forwards == masked.ledger.forwards).all()
+    assert (some.ledger.distance.numpy() == masked.ledger.distance.numpy()).all()
+    assert (some.ledger.best.numpy() == masked.ledger.best.numpy()).all()
+    for count in (1, 2):
+        after = some.ledger.distance_after(count)
+        assert (after == masked.ledger.distance_after(count)).all()
+
+    ascending = np.sort(rows)
+    single = as_tensor(planted.x[ascending] * 3.0)
+    decided = some.decide(some.clip(single) if clipped else single, rows=ascending)
+    expected = masked.decide(as_tensor(planted.x * 3.0), as_tensor(asked[:, 0]))
+    assert (decided.numpy() == expected.numpy()[ascending]).all()
+    assert (some.ledger.forwards == masked.ledger.forwards).all()
+    assert some.decide(single, rows=rows[:0]).shape == (0,)
+    assert (some.ledger.forwards == masked.ledger.forwards).all()
+
+
 def test_probes_need_the_access_declared(planted):
     p = problem_of(planted)
     p.limit(Access.DECISION, None)

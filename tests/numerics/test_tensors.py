@@ -473,6 +473,18 @@ def test_matmul_multiplies_each_matrix(convert):
     x = np.arange(24.0).reshape(2, 3, 4)
     y = np.arange(20.0).reshape(4, 5)
     agrees(tensors.matmul(convert(x), convert(y)), x @ y, convert(x))
+    several = np.arange(40.0).reshape(2, 4, 5)
+    agrees(tensors.matmul(convert(x), convert(several)), x @ several, convert(x))
+    agrees(tensors.matmul(convert(x[0]), convert(several)), x[0] @ several, convert(x))
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_outer_products_are_added_to_each_matrix(convert, reuse):
+    x, column = np.arange(24.0).reshape(2, 3, 4), np.arange(6.0).reshape(2, 3)
+    row = np.arange(8.0).reshape(2, 4)
+    expected = x + column[:, :, None] * row[:, None]
+    parts = convert(x.copy()), convert(column), convert(row)
+    agrees(tensors.plus_outer(*parts, reuse=reuse), expected, convert(x))
 
 
 @pytest.mark.parametrize("columns", [5, 8192, 8193, 20_000])
