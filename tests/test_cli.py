@@ -262,7 +262,7 @@ def test_parts_are_evaluated_by_themselves_and_joined(own, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--resume", "run", "--budget", "3"], "leave out budget"),
+        (["--resume", "run", "--budget", "3"], "leave out --budget"),
         (["--resume", "run"], "is not a run folder"),
         (["--shard", "3"], "not a part of the data such as 3/16"),
         (["--shard", "3/2"], "got 3 of 2"),

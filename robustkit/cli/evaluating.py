@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from robustkit.cli.options import (
     two,
 )
 from robustkit.cli.progress import progress_bar, progress_option
+from robustkit.cli.vnnlib import TIMEOUT, answer_specs
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ _WITH_RESUME = (
     "as_json",
 )
 """Parameters that change nothing of what is evaluated."""
+_WITH_VNNLIB = ("model", "specs", "time_limit", "seed", "out", "as_json")
+"""Parameters that mean something where specs are answered."""
 
 _EVAL_HELP = """Find the smallest adversarial perturbation of every sample, verified.
 
@@ -61,6 +65,7 @@ Examples:
   robustkit eval net.onnx --data test.npz --attacks boundary --norm l2
   robustkit eval model.py:build --data images/ --epsilons 2/255,8/255
   robustkit eval model.py:build --data test.npz --mean 0.5 --std 0.25 --budget 1000
+  robustkit eval net.onnx --vnnlib prop_7.vnnlib --time-limit 120
 """
 
 
@@ -153,7 +158,19 @@ Examples:
     type=Part(),
     help="Evaluate one part of the data, such as 3/16; see `robustkit merge`.",
 )
-@click.option("--time-limit", type=float, help="Seconds for each attack on each batch.")
+@click.option(
+    "--time-limit",
+    type=float,
+    help="Seconds for each attack on each batch, or for each SPEC.",
+)
+@click.option(
+    "--vnnlib",
+    "specs",
+    type=click.Path(),
+    multiple=True,
+    metavar="SPEC",
+    help="Answer VNN-LIB problems instead (see robustkit vnnlib); may be repeated.",
+)
 @engine_options
 @click.option(
     "--out",
@@ -182,6 +199,7 @@ def evaluate_command(
     adaptive: bool,
     adaptive_budget: int | None,
     lower: str | None,
+    specs: tuple[str, ...],
     out: str | None,
     resume: str | None,
     strict: bool,
@@ -193,6 +211,21 @@ def evaluate_command(
     **settings: Any,
 ) -> None:
     """See _EVAL_HELP."""
+    if specs:
+        with reporting_errors(lambda: None):
+            _check_specs_alone(click.get_current_context())
+            if model is None:
+                raise BadInput("--vnnlib needs a MODEL: the ONNX file it is about")
+            limit = settings["time_limit"]
+            answer_specs(
+                model,
+                specs,
+                timeout=TIMEOUT if limit is None else limit,
+                seed=settings["seed"],
+                out=out,
+                as_json=as_json,
+            )
+        return
     given = resume or out
     folder = Path(given) if given else None
     ours = folder is None or _is_ours(folder)
@@ -380,17 +413,38 @@ def _is_ours(folder: Path) -> bool:
 
 def _check_alone(context: click.Context) -> None:
     """Refuse options that a run which goes on cannot follow."""
-    typed = click.core.ParameterSource.COMMANDLINE
-    others = [
-        name
-        for name in context.params
-        if name not in (*_WITH_RESUME, *ENGINE_OPTIONS)
-        and context.get_parameter_source(name) is typed
-    ]
+    others = _typed(context, (*_WITH_RESUME, *ENGINE_OPTIONS))
     if others:
         raise BadInput(
             "--resume goes on with a run as it was begun, so it goes with --lower, "
             "--warrant, --adaptive, --adaptive-budget, --strict, --json, --progress "
-            "and the choice of an engine only; leave out "
-            f"{', '.join(sorted(others))}"
+            f"and the choice of an engine only; leave out {others}"
         )
+
+
+def _check_specs_alone(context: click.Context) -> None:
+    """Refuse options that say nothing about a spec."""
+    others = _typed(context, _WITH_VNNLIB)
+    if others:
+        raise BadInput(
+            "--vnnlib answers specs, which say themselves what is asked, so it goes "
+            f"with --time-limit, --seed, --out and --json only; leave out {others}"
+        )
+
+
+def _typed(context: click.Context, allowed: Sequence[str]) -> str:
+    """The names of parameters that were typed, but for those that may be."""
+    typed = click.core.ParameterSource.COMMANDLINE
+    return ", ".join(
+        sorted(
+            _shown(parameter)
+            for parameter in context.command.params
+            if parameter.name not in (*allowed, "config", "progress")
+            and context.get_parameter_source(str(parameter.name)) is typed
+        )
+    )
+
+
+def _shown(parameter: click.Parameter) -> str:
+    """A parameter as people type it."""
+    return parameter.opts[0] if parameter.opts[0].startswith("-") else "MODEL"

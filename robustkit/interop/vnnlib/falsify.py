@@ -49,8 +49,12 @@ class Answer:
     Attributes:
         verdict: "sat": there is such an input, the witness; "unknown": none was found,
             which proves nothing. "unsat": the spec contradicts itself.
-        x: (inputs,) the witness, float64, exactly within its box; or None.
+        x: (inputs,) the witness, float64, within its box without any tolerance; or
+            None.
         y: (outputs,) what onnxruntime gives for it, or None.
+        exact: Whether the witness is to the last digit what the network is shown. Not
+            so only where a side of the box holds no number of the network's precision,
+            such as the single point 0.1: it then is shown the nearest one.
         rounds: Of attacks.
         seconds: How long it took.
     """
@@ -58,6 +62,7 @@ class Answer:
     verdict: Literal["sat", "unsat", "unknown"]
     x: Array | None
     y: Array | None
+    exact: bool
     rounds: int
     seconds: float
 
@@ -84,9 +89,9 @@ def falsify(
     missed, in the case that is nearest to be met. PGD from the middle of the box; then
     PGD and APGD in turn from random points and corners, towards all cases and towards
     one after the other. For networks without gradients, Square instead of these. A
-    point counts only if it lies in the box in double precision, and onnxruntime's
-    outputs for it, in the network's own precision, meet every constraint without
-    tolerance.
+    point counts only if it lies in the box and onnxruntime's outputs for it meet every
+    constraint, both without tolerance. Points are made of numbers of the network's own
+    precision (`Answer.exact`), so what was asked about is what was seen.
 
     Args:
         model: An ONNX file of one input and one output.
@@ -106,7 +111,8 @@ def falsify(
     tried = 0
 
     def answer(verdict: Any, x: Array | None = None, y: Array | None = None) -> Answer:
-        return Answer(verdict, x, y, tried, time.monotonic() - started)
+        exact = x is None or network.sees(x)
+        return Answer(verdict, x, y, exact, tried, time.monotonic() - started)
 
     if not asked.regions:
         return answer("unsat")
@@ -155,6 +161,25 @@ class _Network:
         out = self._session.run(None, {self._input.name: given})[0]
         return np.asarray(out, dtype=np.float64).reshape(-1)
 
+    def sees(self, x: Array) -> bool:
+        """Whether it is shown a flat input as it is, without rounding."""
+        return bool((x.astype(self._dtype) == x).all())
+
+    def nearest(self, x: Array, lower: Array, upper: Array) -> Array:
+        """What is within a box and as near to a flat input as its precision allows.
+
+        Args:
+            x: (inputs,) in double precision.
+            lower: (inputs,) of the box.
+            upper: (inputs,) of the box.
+        """
+        low, high = lower.astype(self._dtype), upper.astype(self._dtype)
+        up, down = np.nextafter(low, np.inf), np.nextafter(high, -np.inf)
+        low, high = np.where(low < lower, up, low), np.where(high > upper, down, high)
+        seen = np.clip(x.astype(self._dtype), low, high).astype(np.float64)
+        # Without such a number in it, the box goes before.
+        return np.where(low <= high, seen, np.clip(x, lower, upper))
+
     def _shape(self, inputs: int) -> tuple[int, ...]:
         """Of one input, without the batch axis."""
         sizes = [n if isinstance(n, int) and n > 0 else 1 for n in self._input.shape]
@@ -173,7 +198,7 @@ class _Boxed(Model):
 
     def __init__(self, network: _Network, region: Region) -> None:
         self.bounds, self.name = Bounds(), network.model.name
-        self._shape = network.shape
+        self._network, self._shape = network, network.shape
         self._lower = region.lower.reshape(network.shape)
         self._width = (region.upper - region.lower).reshape(network.shape)
         self._ends = region.lower, region.upper
@@ -202,7 +227,7 @@ class _Boxed(Model):
     def point(self, z: Array) -> Array:
         """(inputs,) float64, within the box, where a point (...) of the unit box is."""
         x = self._lower + self._width * z.astype(np.float64)
-        return np.asarray(np.clip(x.reshape(-1), *self._ends))
+        return self._network.nearest(x.reshape(-1), *self._ends)
 
     def logits(self, x: Batch) -> Tensor:
         return self._inner.logits(self._moved(x))

@@ -1,5 +1,6 @@
 """Problems with known answers, as spec files."""
 
+import json
 import re
 
 import numpy as np
@@ -114,9 +115,28 @@ def test_a_witness_is_what_onnxruntime_says(ask, linear, tmp_path):
     assert (said[0] == y).all()
 
 
+# In single precision the ends are 0.1 up and 0.7 down, 1/3 up and -1/3 down.
+@pytest.mark.parametrize(
+    ("lower", "upper"), [((0.1, -1 / 3), (0.7, 1.1)), ((0.0, 0.1), (1 / 3, 0.3))]
+)
+@pytest.mark.parametrize("sign", ["<=", ">="])
+def test_a_witness_is_what_the_network_is_shown(ask, lower, upper, sign):
+    corner = lower if sign == "<=" else upper
+    goal = corner[0] + 2 * corner[1] + (1e-5 if sign == "<=" else -1e-5)
+    answer = ask(f"(assert ({sign} Y_0 {goal}))", lower=lower, upper=upper)
+    assert answer.verdict == "sat"
+    assert answer.exact
+    assert (answer.x == answer.x.astype(np.float32)).all()
+    assert ((lower <= answer.x) & (answer.x <= upper)).all()
+
+
 def test_boxes_of_a_single_point(ask):
     x = (0.1, 1 / 3)
-    assert ask("(assert (>= Y_0 0.7))", x, x, rounds=2).verdict == "sat"
+    answer = ask("(assert (>= Y_0 0.7))", x, x, rounds=2)
+    assert answer.verdict == "sat"
+    # No number in single precision is in that box, and the answer says so.
+    assert (answer.x == x).all()
+    assert not answer.exact
     assert ask("(assert (>= Y_0 0.8))", x, x, rounds=2).verdict == "unknown"
 
 
@@ -139,10 +159,55 @@ def test_the_command_line(linear, tmp_path):
     assert done.exit_code == 0, done.output
     assert done.stdout == out.read_text()
     assert done.stdout.startswith("sat\n((X_0 ")
+    again = CliRunner().invoke(
+        main, ["eval", str(linear), "--vnnlib", str(path), "--seed", "0"]
+    )
+    assert again.stdout == done.stdout
     path.write_text("(assert (<= Y_0 0))")
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 2
     assert "line 1 of the spec" in done.stderr
+
+
+def test_several_specs_on_the_command_line(linear, tmp_path):
+    goals = {"one": "(assert (>= Y_0 2.5))", "two": "(assert (<= X_0 -2))"}
+    specs = [tmp_path / f"{name}.vnnlib" for name in goals]
+    for spec, goal in zip(specs, goals.values(), strict=True):
+        spec.write_text(spec_text((0.0, 0.0), (1.0, 1.0), 3, goal))
+    out = tmp_path / "answers"
+    command = ["vnnlib", str(linear), *map(str, specs), "--out", str(out)]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    kept = [(out / f"{name}.txt").read_text() for name in goals]
+    assert kept[1] == "unsat\n"
+    expected = [f"; {spec}\n{text}" for spec, text in zip(specs, kept, strict=True)]
+    assert done.stdout == "".join(expected)
+    options = [word for spec in specs for word in ("--vnnlib", str(spec))]
+    lines = CliRunner().invoke(main, ["eval", str(linear), *options, "--json"])
+    told = [json.loads(line) for line in lines.stdout.splitlines()]
+    assert [(a["spec"], a["verdict"]) for a in told] == [
+        (str(specs[0]), "sat"),
+        (str(specs[1]), "unsat"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval", "--vnnlib", "a.vnnlib"], "--vnnlib needs a MODEL"),
+        (
+            ["eval", "n.onnx", "--vnnlib", "a.vnnlib", "--norm", "l2"],
+            "leave out --norm",
+        ),
+        (["vnnlib", "n.onnx", "a/p.vnnlib", "b/p.vnnlib", "--out", "o"], "are named p"),
+        (["vnnlib", "n.onnx", "a.vnnlib", "--out", "."], "'.' is a folder"),
+    ],
+)
+def test_the_command_line_refuses(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2
+    assert message in done.stderr
 
 
 # Witnessed ones among the first eight of each that are found within a few rounds.
