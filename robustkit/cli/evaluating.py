@@ -327,7 +327,8 @@ def merge_command(out: str, runs: tuple[str, ...], as_json: bool) -> None:
 
         from robustkit.evaluation.merge import merge
 
-        show(merge(runs, out), as_json, Console())
+        results = merge(runs, out)
+        show(results, as_json, Console(), _findings(results))
 
 
 def _findings(results: "Results") -> "Findings":

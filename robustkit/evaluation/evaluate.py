@@ -272,7 +272,10 @@ def evaluate(
     ):
         works = _works(dataset, examined.classes, description, folder)
         worker.run(recipe, works, folder, adapted, progress)
-    return Results(folder.path, temporary=out is None)
+    results = Results(folder.path, temporary=out is None)
+    # Now that the folder holds what it will hold, since some keep a copy of it.
+    monitor.end(results)
+    return results
 
 
 @contextmanager
@@ -304,7 +307,6 @@ def _described(
             f"damaged on the disk and made anew: {', '.join(folder.damaged)}"
         )
     _conclude(folder, description, dataset)
-    monitor.end(Results(folder.path))
 
 
 def _conclude(folder: RunFolder, description: dict[str, Any], dataset: DataSet) -> None:

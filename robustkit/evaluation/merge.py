@@ -10,7 +10,8 @@ import numpy as np
 
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import inside, read_best, read_examples
-from robustkit.evaluation.results import Results
+from robustkit.evaluation.lower import contradictions, write_lower
+from robustkit.evaluation.results import LOWER, Results
 from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import EXAMPLES, RunFolder, read_json
 from robustkit.evaluation.tables import COLUMNS, as_csv
@@ -29,7 +30,7 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
     """Join the complete runs of all parts of an evaluation (`shard`) to one.
 
     The tables and adversarials are those of one run over all of the data, byte for
-    byte, but for the times.
+    byte, but for the times. Lower bounds that the parts have are carried along.
 
     Args:
         runs: The run folders, one for each part, in any order.
@@ -37,9 +38,13 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
 
     Raises:
         BadInput: A part is missing, there twice, or not complete; or parts differ in
-            model, data, settings or versions; or `out` cannot be written.
+            model, data, settings, versions or the kind of their lower bounds; or a
+            lower bound is above the distance of an adversarial; or `out` cannot be
+            written.
     """
     parts = _in_order([Path(run) for run in runs])
+    opened = [Results(part) for part in parts]
+    method = _method(opened)
     run = {**read_json(parts[0] / "run.json")}
     run["config"] = {**run["config"], "shard": None}
     others = [read_json(part / "run.json") for part in parts]
@@ -48,6 +53,9 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
     run["notes"] = list(
         dict.fromkeys(itertools.chain.from_iterable(o["notes"] for o in others))
     )
+    unbounded = [str(r.path) for r in opened if not r.lower_methods]
+    if method is not None and unbounded:
+        run["notes"].append(f"no lower bounds for samples of {', '.join(unbounded)}")
     size = run["config"]["batch_size"]
     with RunFolder(out, run) as folder:
         folder.write("run.json", {**run, "status": "running"})
@@ -61,8 +69,46 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
         folder.add_examples(*_examples(parts))
         folder.write_tables()
         folder.write("run.json", run)
-        folder.write("summary.json", Results(folder.path).summary())
-    return Results(out)
+        results = Results(folder.path)
+        folder.write("summary.json", results.summary())
+        if method is not None:
+            write_lower(results, _lower(opened, results), method)
+    return results
+
+
+def _method(parts: Sequence[Results]) -> str | None:
+    """Where the lower bounds of all parts come from; None: there are none.
+
+    Raises:
+        BadInput: They come from different places, or contradict what was found.
+    """
+    methods: dict[str, Path] = {}
+    for part in parts:
+        for norm in part.norms:
+            wrong = contradictions(part, norm, part.lower(norm))
+            if wrong:
+                raise BadInput(
+                    f"the run in '{part.path}' contradicts itself: {wrong[0]}"
+                )
+        for method in part.lower_methods:
+            methods.setdefault(method, part.path)
+    if len(methods) > 1:
+        raise BadInput(
+            "the parts have lower bounds of different kinds: "
+            f"{', '.join(f'{method} in {path}' for method, path in methods.items())}; "
+            f"bound all of them in the same way, or remove {LOWER} from the others"
+        )
+    return next(iter(methods), None)
+
+
+def _lower(parts: Sequence[Results], whole: Results) -> dict[str, Array]:
+    """The lower bounds of all samples, by norm, in the order of the whole run."""
+    lower = {norm: np.full(len(whole.index), np.nan) for norm in whole.norms}
+    for part in parts:
+        place = np.searchsorted(whole.index, part.index)
+        for norm, bounds in lower.items():
+            bounds[place] = part.lower(norm)
+    return lower
 
 
 class _Part:

@@ -1,7 +1,8 @@
 """Going on with a run by its folder alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from robustkit.errors import BadInput
 from robustkit.evaluation.batch import Progress
@@ -18,6 +19,7 @@ def resume(
     *,
     engine: str | Engine = "local",
     progress: Callable[[Progress], None] | None = None,
+    trackers: Sequence[Any] = (),
 ) -> Results:
     """Go on with an unfinished run, from what is finished; at most a batch is lost.
 
@@ -31,6 +33,7 @@ def resume(
         run: The run folder. A complete run is returned as it is.
         engine: As in `evaluate`; it need not be the one that the run was begun with.
         progress: As in `evaluate`.
+        trackers: As in `evaluate`; they are told of what is done from now on.
 
     Raises:
         BadInput: It is no run folder or was made from Python objects; or model, data,
@@ -75,4 +78,5 @@ def resume(
         engine=engine,
         out=folder,
         progress=progress,
+        trackers=trackers,
     )

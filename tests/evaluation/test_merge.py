@@ -5,6 +5,7 @@ import pytest
 
 import robustkit as rk
 from robustkit.errors import BadInput
+from robustkit.evaluation.lower import write_lower
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,44 @@ def test_parts_of_other_data_are_refused(runs, planted, tmp_path):
     parts = [runs / "part-1", tmp_path / "other", runs / "part-3"]
     with pytest.raises(BadInput, match="the data have fingerprint"):
         rk.merge(parts, tmp_path / "out")
+
+
+def bounded(run, method):
+    """Some lower bounds that hold."""
+    results = rk.Results(run)
+    lower = {norm: results.distances(norm) / 2 for norm in results.norms}
+    write_lower(results, lower, method)
+    return results.path
+
+
+def test_lower_bounds_are_carried_along(runs, tmp_path):
+    parts = [rk.Results(runs / f"part-{i}").save(tmp_path / f"{i}") for i in (1, 2, 3)]
+    for part in parts:
+        bounded(part, "crown")
+    merged = rk.merge(parts, tmp_path / "out")
+    whole = bounded(rk.Results(runs / "whole").save(tmp_path / "whole"), "crown")
+    assert (merged.path / "lower.csv").read_bytes() == (
+        whole / "lower.csv"
+    ).read_bytes()
+    assert without_seconds(merged.path) == without_seconds(whole)
+    (parts[1] / "lower.csv").unlink()
+    partly = rk.merge(parts, tmp_path / "partly")
+    known = ~np.isnan(partly.lower("l2"))
+    assert (known == ((partly.index // 5) % 3 != 1)).all()
+    assert partly.run["notes"] == [f"no lower bounds for samples of {parts[1]}"]
+
+
+def test_lower_bounds_that_do_not_go_together(runs, tmp_path):
+    parts = [rk.Results(runs / f"part-{i}").save(tmp_path / f"{i}") for i in (1, 2, 3)]
+    for part, method in zip(parts, ("crown", "interval"), strict=False):
+        bounded(part, method)
+    with pytest.raises(BadInput, match=r"crown in .*1, interval in .*2"):
+        rk.merge(parts, tmp_path / "out")
+    table = bounded(parts[1], "crown") / "lower.csv"
+    table.write_text(table.read_text().replace(",l2,0.", ",l2,9."))
+    with pytest.raises(BadInput, match=r"2' contradicts itself: sample \d+, l2"):
+        rk.merge(parts, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("shard", [(0, 3), (4, 3), (1, 0)])

@@ -1,5 +1,6 @@
 import functools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,7 +54,9 @@ class MLflow:
         self.metrics += [(name, value, step) for name, value in metrics.items()]
 
     def log_artifacts(self, local_dir, artifact_path=None, run_id=None):
-        self.folders.append(local_dir)
+        self.folders.append(
+            (local_dir, {path.name for path in Path(local_dir).iterdir()})
+        )
 
 
 class WandBRun:
@@ -111,7 +114,8 @@ def test_trackers_are_told_settings_steps_and_results(planted, tmp_path):
     assert board.flushed == 1
     assert "l2/fmn: FMN(" in board.texts[0][1]
     assert flow.params["l2/fmn"].startswith("FMN(")
-    assert flow.folders == [str(tmp_path / "run")]
+    kept = {path.name for path in (tmp_path / "run").iterdir()}
+    assert flow.folders == [(str(tmp_path / "run"), kept)]
     assert bees.config["run_folder"] == str(tmp_path / "run")
     assert bees.history[-1]["l2/median"] == median
     assert [e["robustkit/step"] for e in bees.history[:-1]] == list(

@@ -197,11 +197,23 @@ def test_a_run_by_names_is_resumed_by_its_folder(tmp_path, monkeypatch):
             progress=stop_after(1),
             **settings,
         )
-    results = rk.resume(tmp_path / "run")
+    told = Board()
+    results = rk.resume(tmp_path / "run", trackers=[told])
     assert contents(results.path) == contents(expected.path)
     assert results.run["config"] == expected.run["config"]
+    assert told.last["l2/median"] == results.curve().quantile(0.5)
     # Complete, so there is nothing to do.
     assert rk.resume(tmp_path / "run").run == results.run
+
+
+class Board:
+    """The least that a tracker has."""
+
+    def __init__(self):
+        self.last = {}
+
+    def add_scalar(self, tag, value, global_step):
+        self.last[tag] = value
 
 
 @pytest.mark.parametrize("epsilons", [None, [0.05, 0.1]])
