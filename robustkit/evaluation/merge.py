@@ -13,7 +13,7 @@ from robustkit.evaluation.archive import inside, read_best, read_examples
 from robustkit.evaluation.lower import contradictions, write_lower
 from robustkit.evaluation.results import LOWER, Results
 from robustkit.evaluation.shards import Shard, ShardKey
-from robustkit.evaluation.store import EXAMPLES, RunFolder, read_json
+from robustkit.evaluation.store import RunFolder, read_json
 from robustkit.evaluation.tables import COLUMNS, as_csv
 from robustkit.evaluation.traces import TRACES, Traced, read_traces
 from robustkit.numerics.tensors import Array
@@ -61,12 +61,13 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
         folder.write("run.json", {**run, "status": "running"})
         readers = [_Part(part, size) for part in parts]
         for number in itertools.count():
-            shards = list(readers[number % len(readers)].shards(number))
+            reader = readers[number % len(readers)]
+            shards = list(reader.shards(number))
             if not shards and all(reader.done for reader in readers):
                 break
             for shard in shards:
                 folder.keep(shard)
-        folder.add_examples(*_examples(parts))
+            folder.originals.choose(*reader.originals(number), shards)
         folder.write_tables()
         folder.write("run.json", run)
         results = Results(folder.path)
@@ -117,6 +118,7 @@ class _Part:
     def __init__(self, path: Path, size: int) -> None:
         self._best = read_best(path / "best.npz")
         self._traces = read_traces(path / TRACES)
+        self._originals = read_examples(path / "examples.npz")
         self._size = size
         self._rows = self._lines(path)
         self._next = next(self._rows, None)
@@ -150,6 +152,11 @@ class _Part:
                 "".join(row[_QUERIES] for row in listed),
                 traced.at(np.flatnonzero(np.isin(traced.index, index))),
             )
+
+    def originals(self, number: int) -> tuple[Array, Array]:
+        """Those that were kept of that batch, and their positions before them."""
+        of_batch = [i for i in self._originals if i // self._size == number]
+        return np.array(of_batch), np.array([self._originals[i] for i in of_batch])
 
     def _batch(self, number: int) -> Iterator[dict[str, Any]]:
         while self._next is not None:
@@ -235,12 +242,3 @@ def _check_equal(
                 f"the runs cannot be joined: in '{path}' the {what} have {name} = "
                 f"{one.get(name)!r}, in '{other_path}' {two.get(name)!r}"
             )
-
-
-def _examples(parts: Sequence[Path]) -> tuple[Array, Array]:
-    """The first originals of all, and their positions."""
-    kept: dict[int, Array] = {}
-    for part in parts:
-        kept |= read_examples(part / "examples.npz")
-    first = sorted(kept)[:EXAMPLES]
-    return np.array(first), np.array([kept[place] for place in first])

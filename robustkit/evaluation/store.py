@@ -18,18 +18,16 @@ import numpy as np
 
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import MOST_TEXT, inside
+from robustkit.evaluation.originals import Originals
 from robustkit.evaluation.shards import Shard, ShardKey, Shards, write_atomically
 from robustkit.evaluation.tables import write_tables
 from robustkit.evaluation.traces import TRACED, TRACES
 from robustkit.numerics.tensors import Array
 
-__all__ = ["EXAMPLES", "SCHEMA", "RunFolder", "read_json", "unfinished", "write_json"]
+__all__ = ["SCHEMA", "RunFolder", "read_json", "unfinished", "write_json"]
 
 SCHEMA = 1
 """Version of the run folder's format."""
-
-EXAMPLES = 32
-"""How many originals examples.npz keeps."""
 
 _SHARDS = ".shards"
 # Begins the names of folders that nobody needs any more.
@@ -56,6 +54,7 @@ class RunFolder:
     Attributes:
         path: The folder.
         earlier: What run.json said before, if the run goes on; else None.
+        originals: Those that will be kept in examples.npz.
 
     Raises:
         BadInput: The folder holds something else, or cannot be written to, or another
@@ -82,7 +81,8 @@ class RunFolder:
                 "one that can be written to with --out"
             ) from error
         self._shards = Shards(self.path / _SHARDS)
-        self._examples: dict[str, Array] | None = None
+        attacks = (run or {}).get("config", {}).get("attacks")
+        self.originals = Originals(attacks and sum(map(len, attacks.values())))
         self._evaluated = 0
 
     def __enter__(self) -> Self:
@@ -124,8 +124,10 @@ class RunFolder:
                 "(from 0) is another now. Give the data that it was made on, or start "
                 "anew in another folder"
             )
-        if shard is not None and self._watch is not None:
-            self._watch(shard, False)
+        if shard is not None:
+            self.originals.finish(shard)
+            if self._watch is not None:
+                self._watch(shard, False)
         return shard
 
     def keep(self, shard: Shard) -> None:
@@ -134,6 +136,7 @@ class RunFolder:
         # For whoever looks on; the table is made anew at the end.
         with open(self.path / "samples.csv", "ab") as table:
             table.write(shard.text.encode())
+        self.originals.finish(shard)
         if self._watch is not None:
             self._watch(shard, True)
 
@@ -147,28 +150,20 @@ class RunFolder:
         return min(room, count)
 
     def add_examples(self, index: Array, x: Array) -> None:
-        """Keep the first `EXAMPLES` of all originals (n, ...) in examples.npz."""
-        new = {"index": index, "x": x.astype(np.float32)}
-        old = self._examples or {name: values[:0] for name, values in new.items()}
-        room = EXAMPLES - len(old["index"])
-        if room == 0:
-            return
-        self._examples = {
-            name: np.concatenate([old[name], new[name][:room]]) for name in new
-        }
-        np.savez(
-            self.path / "examples.npz",
-            index=self._examples["index"],
-            x=self._examples["x"],
-        )
+        """The originals (n, ...) of the next batch, of which some may be kept."""
+        self.originals.add(index, x)
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file of the run folder."""
         write_json(self.path / name, content)
 
     def write_tables(self) -> None:
-        """Make the tables, best.npz and traces.npz from all that was kept."""
+        """Make the tables and arrays from all that was kept."""
         write_tables(self.path, self._shards)
+        examples = self.originals.arrays()
+        if examples is not None:
+            with write_atomically(self.path / "examples.npz") as file:
+                np.savez(file, **examples)
 
     def _unfinished(self) -> dict[str, Any] | None:
         """The run.json of a run in this folder that was not finished."""

@@ -11,6 +11,7 @@ from PIL import Image
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import read_best, read_examples
 from robustkit.evaluation.data import DataSet
+from robustkit.evaluation.originals import drawn
 from robustkit.evaluation.results import Results
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Array, as_tensor, to_numpy
@@ -19,6 +20,7 @@ __all__ = ["Example", "Gallery", "channels_last", "choose"]
 
 _PLACES = ("nearest", "lower quartile", "median", "upper quartile", "farthest")
 _CHANGES = 5
+_WORST = 5
 _CLASSES = 10
 _MOST_CHANGES = 256
 _LARGEST_SIDE = 320
@@ -71,13 +73,16 @@ class Gallery:
 
     Attributes:
         across: Up to five across the range of the distances, ascending.
+        worst: The nearest of all; none where they would be most of them.
         of_classes: The nearest one of each class, the worst classes first; at most ten,
             and none where most classes have one sample only.
-        changes: (h, w, c) perturbations of images, at most 256, across the range.
+        changes: (h, w, c) perturbations of images, at most 256, across the range or
+            drawn at random.
         originals: (h, w, c) the images that were perturbed.
     """
 
     across: tuple[Example, ...]
+    worst: tuple[Example, ...]
     of_classes: tuple[Example, ...]
     changes: tuple[Array, ...]
     originals: tuple[Array, ...]
@@ -91,30 +96,45 @@ def choose(results: Results, norm: str, data: DataSet | None) -> Gallery:
     Args:
         results: To choose from.
         norm: Its name.
-        data: Where the originals are; None: in examples.npz.
+        data: Where the originals are; None: in examples.npz, which has those of the
+            nearest and of the farthest, and of some drawn at random.
 
     Raises:
         BadInput: `data` does not hold the originals of the run.
     """
     path = results.path / "best.npz"
     if not path.exists():
-        return Gallery((), (), (), ())
+        return Gallery((), (), (), (), ())
     best = read_best(path)
-    usable = best["norm"] == norm
+    every = np.flatnonzero(best["norm"] == norm)
+    every = every[np.argsort(best["distance"][every], kind="stable")]
     originals: dict[int, Array] = {}
+    ranks = np.arange(len(every))
     if data is None:
         originals = read_examples(results.path / "examples.npz")
-        usable &= np.isin(best["index"], list(originals))
-    rows = np.flatnonzero(usable)
-    rows = rows[np.argsort(best["distance"][rows], kind="stable")]
+        ranks = np.flatnonzero(np.isin(best["index"][every], list(originals)))
+    rows = every[ranks]
+    wished = _spread(len(every) if len(ranks) else 0, len(_PLACES))
+    nearby = np.abs(ranks - wished[:, None]).argmin(axis=1) if len(ranks) else wished
+    nearby, first = np.unique(nearby, return_index=True)
+    places = [
+        name if ranks[near] == wish else f"about the {name}"
+        for near, wish, name in zip(
+            nearby, wished[first], np.array(_places(len(wished)))[first], strict=True
+        )
+    ]
     _, nearest = np.unique(best["label"][rows], return_index=True)
+    # Of hardly more samples than classes, it would show the same ones again.
+    several = len(every) >= 2 * len(np.unique(best["label"][every]))
+    at_random = rows
+    if data is None:
+        of_all = np.array(list(originals), dtype=np.int64)
+        at_random = rows[np.isin(best["index"][rows], of_all[drawn(of_all)])]
     picked = {
-        "across": rows[_spread(len(rows), len(_PLACES))],
-        # Of hardly more samples than classes, it would show the same ones again.
-        "of_classes": rows[
-            np.sort(nearest)[: _CLASSES if len(rows) >= 2 * len(nearest) else 0]
-        ],
-        "changes": rows[_spread(len(rows), _MOST_CHANGES)],
+        "across": rows[nearby],
+        "worst": rows[: _WORST if len(every) >= 2 * _WORST else 0],
+        "of_classes": rows[np.sort(nearest)[: _CLASSES if several else 0]],
+        "changes": at_random[_spread(len(at_random), _MOST_CHANGES)],
     }
     if data is not None:
         wanted = best["index"][np.concatenate(list(picked.values()))]
@@ -143,14 +163,14 @@ def choose(results: Results, norm: str, data: DataSet | None) -> Gallery:
             values=shown.original.size,
         )
 
-    across = picked["across"].tolist()
     changes = [
         image
         for row in picked["changes"].tolist()
         if (image := pair(row).images()) is not None
     ]
     return Gallery(
-        across=tuple(map(example, _places(len(across)), across)),
+        across=tuple(map(example, places, picked["across"].tolist())),
+        worst=tuple(example("", row) for row in picked["worst"].tolist()),
         of_classes=tuple(example("", row) for row in picked["of_classes"].tolist()),
         changes=tuple(after - before for before, after in changes),
         originals=tuple(before for before, _ in changes),

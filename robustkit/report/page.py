@@ -93,10 +93,15 @@ def _median(part: RunPart, norm: str) -> dict[str, Any]:
 
 def _norm(part: NormPart) -> dict[str, Any]:
     galleries = [
-        (run.name, _gallery(gallery.across, run.results.run, part.norm), classes)
+        (
+            run.name,
+            *(
+                _gallery(examples, run.results.run, part.norm)
+                for examples in (gallery.across, gallery.worst, gallery.of_classes)
+            ),
+        )
         for run, gallery in zip(part.runs, part.galleries, strict=True)
         if gallery.across
-        for classes in [_gallery(gallery.of_classes, run.results.run, part.norm)]
     ]
     curves = [run.results.curve(part.norm) for run in part.runs]
     confidence = joint_confidence(len(curves))

@@ -41,10 +41,8 @@ def contents(run):
     place = lines[0].split(",").index("seconds")
     rows = [line.split(",") for line in lines]
     table = [row[:place] + row[place + 1 :] for row in rows]
-    examples = np.load(run / "examples.npz")
-    first = [examples["index"].tolist(), examples["x"].tolist()]
-    bytes_of = [(run / name).read_bytes() for name in ("best.npz", "traces.npz")]
-    return table, bytes_of, first
+    arrays = ("best.npz", "traces.npz", "examples.npz")
+    return table, [(run / name).read_bytes() for name in arrays]
 
 
 def without_seconds(run):

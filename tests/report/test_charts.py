@@ -4,6 +4,7 @@ import pytest
 import robustkit as rk
 from robustkit import demo
 from robustkit.evaluation.envelope import envelope
+from robustkit.evaluation.originals import drawn
 from robustkit.evaluation.power_law import fit_power_law
 from robustkit.report.chart import axis
 from robustkit.report.charts import Named, envelope_chart, power_law_chart
@@ -112,18 +113,21 @@ def test_classes_are_counted_by_themselves(run):
         assert float(row[4].text) == pytest.approx(median, rel=6e-3)
 
 
-def test_the_nearest_of_each_class_comes_from_the_originals_at_hand(run):
+def test_the_nearest_of_each_class_and_of_all_are_at_hand(run):
     gallery = gather([run.results]).norms[0].galleries[0]
     best = run.results.adversarials("linf")
-    at_hand = best["index"] < 32
-    for example in gallery.of_classes:
-        same = at_hand & (best["label"] == example.label)
-        assert example.distance == best["distance"][same].min()
     labels = [example.label for example in gallery.of_classes]
-    assert len(set(labels)) == len(labels)
+    assert sorted(labels) == np.unique(best["label"]).tolist()
+    for example in gallery.of_classes:
+        same = best["label"] == example.label
+        assert example.distance == best["distance"][same].min()
     sizes = [example.distance for example in gallery.of_classes]
     assert sizes == sorted(sizes)
-    assert len(gallery.changes) == len(gallery.originals) == at_hand.sum()
+    nearest = [example.distance for example in gallery.worst]
+    assert nearest == np.sort(best["distance"])[:5].tolist()
+    assert gallery.across[-1].distance == best["distance"].max()
+    drawn_found = drawn(run.results.index)[np.isin(run.results.index, best["index"])]
+    assert len(gallery.changes) == len(gallery.originals) == drawn_found.sum()
 
 
 def test_runs_on_other_data_and_in_other_units(run):

@@ -193,24 +193,16 @@ class TestFiles:
         with Image.open(demo.path / "curve.png") as picture:
             assert picture.width > 1500
         page = Page(path.read_text(encoding="utf-8"))
+        # Eight samples have no five nearest beside those across the range.
         assert len(page.all("img")) == 2 * 5 * 3
         assert "Robustness of digits 8 samples of digits" in page.text
         assert "--attacks fmn --samples 8 --budget 20 --seed 0" in page.text
 
-    def test_examples_are_the_first_originals(self, demo):
+    def test_examples_are_originals(self, demo):
         x, _ = next(rk.load_data("digits", samples=8).batches(8))
         with np.load(demo.path / "examples.npz", allow_pickle=False) as kept:
             np.testing.assert_array_equal(kept["x"], x)
             np.testing.assert_array_equal(kept["index"], np.arange(8))
-
-    def test_no_more_than_32_examples_over_batches(self, tmp_path):
-        x, _ = images(50)
-        with RunFolder(tmp_path / "run") as folder:
-            for rows in (slice(0, 20), slice(20, 40), slice(40, 50)):
-                folder.add_examples(np.arange(50)[rows], x[rows])
-        with np.load(tmp_path / "run" / "examples.npz") as kept:
-            np.testing.assert_array_equal(kept["x"], x[:32])
-            np.testing.assert_array_equal(kept["index"], np.arange(32))
 
     def test_nothing_is_loaded_from_elsewhere(self, demo):
         text = write_report(demo).read_text(encoding="utf-8")
@@ -266,7 +258,7 @@ class TestContents:
         path = write_report(results)
         page = Page(path.read_text(encoding="utf-8"))
         assert not page.all("script")
-        assert page.text.count(f"label {evil}") == 2 * 5
+        assert page.text.count(f"label {evil}") == 2 * (5 + 5)
         assert f"Robustness of {evil} 12 samples of {evil}" in page.text
         assert "alert(" in (results.path / "curve.svg").read_text(encoding="utf-8")
 
@@ -452,11 +444,19 @@ class TestExamples:
         ]
 
     def test_only_originals_at_hand_unless_all_are_given(self, tmp_path):
-        x, deltas = images(40)
+        x, deltas = images(400)
         results = make_run(tmp_path / "run", x, deltas, norms=("l2",))
-        assert "sample 31, label 1" in page_of(results).text
-        every = page_of(results, originals=(x, np.arange(40) % 10))
-        assert "sample 39, label 9" in every.text
+        shown = re.findall(r"sample (\d+), label", page_of(results).text)
+        every = page_of(results, originals=(x, np.arange(400) % 10))
+        exact = re.findall(r"sample (\d+), label", every.text)
+        assert exact == [*["0", "100", "200", "299", "399"], *"01234", *"0123456789"]
+        # The nearest and the farthest are kept, and some others at random.
+        assert shown[0] == "0"
+        assert shown[4:] == exact[4:]
+        far = [abs(int(a) - int(b)) for a, b in zip(shown, exact, strict=True)]
+        assert 0 < max(far) < 40
+        assert "About the median" in page_of(results).text
+        assert "bout the" not in every.text
 
     @pytest.mark.parametrize("change", ["order", "shape", "count"])
     def test_the_originals_of_another_run(self, tmp_path, change):
