@@ -26,7 +26,8 @@ def compare_command(runs: tuple[str, ...], as_json: bool, page: str | None) -> N
 
     For models on the same data, or for attacks on one model: the difference of robust
     accuracies with its interval and test, the ratio of distances, and how near each
-    attack comes to the nearest of all, in the end and after equally many passes.
+    attack comes to the nearest of all, in the end and after equally many passes,
+    forward and backward ones together.
 
     \b
     Examples:

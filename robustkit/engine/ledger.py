@@ -66,7 +66,8 @@ class Ledger:
         # Whether nobody else holds the memory of `best`.
         self._own = False
         self._retired: list[tuple[Array, Batch, Array, tuple[Array, ...]]] = []
-        self._history: list[tuple[Array, Array, Array]] = []
+        # Rows, their forward and their backward passes by then, and their distances.
+        self._history: list[tuple[Array, Array, Array, Array]] = []
 
     @property
     def rows(self) -> Array:
@@ -129,7 +130,11 @@ class Ledger:
             self._own = True
         self._distance = self._distance.copy()
         self._distance[places] = values
-        self._history.append((self._rows[places], self.forwards[places], values))
+        # The answer was there before the backward pass of the question itself.
+        before = self.backwards[places] - (self.passes if backward else 0)
+        self._history.append(
+            (self._rows[places], self.forwards[places], before, values)
+        )
 
     def record_probes(
         self,
@@ -176,14 +181,20 @@ class Ledger:
         self._own = True
         self._distance = self._distance.copy()
         self._distance[samples[improved]] = values[improved, best]
+        places = samples[at]
         self._history.append(
-            (self._rows[samples[at]], number[at, columns], values[at, columns])
+            (
+                self._rows[places],
+                number[at, columns],
+                self.backwards[places],
+                values[at, columns],
+            )
         )
 
     def know(self, adversarial: Array) -> None:
         """Note, unbilled, which originals (n,) are adversarial themselves."""
         known = np.flatnonzero(adversarial)
-        self._history.append((self._rows[known], 0 * known, 0.0 * known))
+        self._history.append((self._rows[known], 0 * known, 0 * known, 0.0 * known))
         self._distance = self._distance.copy()
         self._distance[known] = 0
 
@@ -226,14 +237,18 @@ class Ledger:
             self._set_counts(tuple(values[back] for values in self._counts()))
         self._retired, self._rows = [], np.arange(self._total)
 
-    def distance_after(self, questions: int) -> Array:
+    def distance_after(self, questions: int, *, backward: bool = False) -> Array:
         """The best distance (samples,) after so many forward passes for each.
 
         One point of the query-distortion curve; infinite where none was found by then.
+
+        Args:
+            questions: So many passes.
+            backward: Whether backward passes are counted among them too.
         """
         distance = np.full(self._total, math.inf)
-        for rows, asked, values in self._history:
-            early = asked <= questions
+        for rows, forwards, backwards, values in self._history:
+            early = (forwards + backwards if backward else forwards) <= questions
             distance[rows[early]] = values[early]
         return distance
 

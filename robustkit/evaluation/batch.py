@@ -134,7 +134,8 @@ class _Outcome:
     Attributes:
         best: The nearest adversarials, the originals where there are none.
         distance: Theirs; infinite where there are none, NaN where that is not settled.
-        after: (n, counts) the distances known after so many passes as in `QUERIES`.
+        after: (n, 2 counts) the distances known after so many forward passes as in
+            `QUERIES`, and after so many forward and backward passes together.
         counts: What each cost, by name.
         reasons: What went wrong; empty: nothing.
         traces: What happened on the way, of the rows that are traced.
@@ -259,7 +260,7 @@ class BatchEvaluator:
         outcome = _Outcome(
             best=np.array(batch.x),
             distance=np.where(batch.from_start, 0.0, np.inf),
-            after=np.full((count, len(QUERIES)), np.inf),
+            after=np.full((count, 2 * len(QUERIES)), np.inf),
             counts={name: np.zeros(count) for name in _COUNTS},
             reasons=list(batch.broken),
             traces=[],
@@ -304,7 +305,12 @@ class BatchEvaluator:
             outcome.best[rows] = to_numpy(ledger.best)
             outcome.distance[rows] = to_numpy(ledger.distance)
             outcome.after[rows] = np.stack(
-                [ledger.distance_after(count) for count in QUERIES], axis=1
+                [
+                    ledger.distance_after(count, backward=backward)
+                    for backward in (False, True)
+                    for count in QUERIES
+                ],
+                axis=1,
             )
             for name in _COUNTS:
                 outcome.counts[name][rows] = getattr(ledger, name)

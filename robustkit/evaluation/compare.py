@@ -84,9 +84,9 @@ class Optimality:
         attack: Its name.
         local_optimality: 1 where it is the nearest of all everywhere, 0 where it finds
             nothing; see `compare`.
-        passes: Model passes it took per sample, on average.
-        equal_passes: The most passes, of a fixed series, that some sample took in every
-            attack on this model; None where the runs did not record so much.
+        passes: Forward and backward passes it took per sample, on average.
+        equal_passes: The most of them, of a fixed series, that some sample took in
+            every attack on this model; None where the runs did not record so much.
         at_equal_passes: Local optimality by what each attack knew after so many passes,
             against the nearest of all by then.
     """
@@ -128,9 +128,9 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
     curve of robust accuracy, B that under the nearest of all attacks of all runs on the
     same model, both up to the largest distance in the latter, and A the area if nothing
     were found there. It is stated for the distances in the end, and for those known
-    after equally many passes, which is the fair comparison of attacks. A pass is one
-    forward pass with or without its backward pass. An attack is credited with nothing
-    where its distance is unknown.
+    after equally many passes, forward and backward ones together, which is the fair
+    comparison of attacks. An adversarial counts from the forward pass that showed it.
+    An attack is credited with nothing where its distance is unknown.
 
     Args:
         runs: Two or more, the first of which is the base; or one, whose attacks are
@@ -139,8 +139,7 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
 
     Source:
         Local optimality: Cina, Rony, Pintor, Demetrio, Demontis, Biggio, Ben Ayed,
-        Roli: AttackBench, AAAI 2025; by steps, not trapezoids, as curves are steps, and
-        by passes as above.
+        Roli: AttackBench, AAAI 2025; by steps, not trapezoids, as curves are steps.
 
     Raises:
         BadInput: Runs are of other data, or have no norm in common.
@@ -310,7 +309,9 @@ def _optimality(norm: str, runs: Sequence[tuple[str, Results]]) -> list[Optimali
     if count is not None:
         place = QUERIES.index(count)
         early = [
-            _credited(run, run.distances_after(a, norm)[:, place], common)
+            _credited(
+                run, run.distances_after(a, norm, backward=True)[:, place], common
+            )
             for _, run, a in named
         ]
     found = []
@@ -322,7 +323,7 @@ def _optimality(norm: str, runs: Sequence[tuple[str, Results]]) -> list[Optimali
                 norm=norm,
                 attack=attack,
                 local_optimality=_reached(late[place], nearest),
-                passes=float(run.forward_passes(attack, norm).sum()) / max(attacked, 1),
+                passes=float(run.passes(attack, norm).sum()) / max(attacked, 1),
                 equal_passes=count,
                 at_equal_passes=(
                     _reached(early[place], np.min(early, axis=0)) if early else None
@@ -336,7 +337,7 @@ def _equal_passes(norm: str, named: Sequence[tuple[str, Results, str]]) -> int |
     """The largest number in `QUERIES` that every attack came to."""
     if not all((run.path / "queries.csv").exists() for _, run, _ in named):
         return None
-    most = min(int(run.forward_passes(a, norm).max(initial=0)) for _, run, a in named)
+    most = min(int(run.passes(a, norm).max(initial=0)) for _, run, a in named)
     return max((count for count in QUERIES if count <= most), default=None)
 
 

@@ -131,10 +131,7 @@ class Results:
 
     def backward_passes(self, attack: str, norm: str | None = None) -> int:
         """How many backward passes an attack took, over all samples."""
-        rows = (self._table["norm"] == self._norm(norm)) & (
-            self._table["attack"] == attack
-        )
-        return int(self._table["backward_passes"][rows].sum())
+        return int(self._per_sample("backward_passes", attack, norm).sum())
 
     def queries(self, attack: str, norm: str | None = None) -> dict[int, Curve]:
         """The curve of an attack's distances after so many forward passes per sample.
@@ -159,26 +156,42 @@ class Results:
             for place, count in enumerate(counts)
         }
 
-    def distances_after(self, attack: str, norm: str | None = None) -> Array:
+    def distances_after(
+        self, attack: str, norm: str | None = None, *, backward: bool = False
+    ) -> Array:
         """(n, counts) distances known after so many forward passes as in `QUERIES`.
 
         As `distances`, but NaN everywhere for samples and runs without such a record.
+
+        Args:
+            attack: Its name.
+            norm: Which one, if there are several.
+            backward: Whether backward passes are counted among them too.
         """
         after = _read_queries(self.path / "queries.csv", attack, self._norm(norm))
         known = np.full((len(self.index), len(QUERIES)), np.nan)
         rows = np.isin(after[:, 0], self.index)
-        known[np.searchsorted(self.index, after[rows, 0])] = after[rows, 1:]
+        values = np.split(after[:, 1:], 2, axis=1)[int(backward)]
+        known[np.searchsorted(self.index, after[rows, 0])] = values[rows]
         return known
 
     def forward_passes(self, attack: str, norm: str | None = None) -> Array:
         """(n,) forward passes that an attack took; 0 where it did not run."""
+        return self._per_sample("forward_passes", attack, norm)
+
+    def passes(self, attack: str, norm: str | None = None) -> Array:
+        """(n,) forward and backward passes together; 0 where it did not run."""
+        backward = self._per_sample("backward_passes", attack, norm)
+        return self._per_sample("forward_passes", attack, norm) + backward
+
+    def _per_sample(self, column: str, attack: str, norm: str | None) -> Array:
         rows = (self._table["norm"] == self._norm(norm)) & (
             self._table["attack"] == attack
         )
-        passes = np.zeros(len(self.index), dtype=np.int64)
+        values = np.zeros(len(self.index), dtype=np.int64)
         place = np.searchsorted(self.index, self._table["index"][rows])
-        passes[place] = self._table["forward_passes"][rows]
-        return passes
+        values[place] = self._table[column][rows]
+        return values
 
     def traced(self, attack: str, norm: str | None = None) -> Traced:
         """What happened to the first samples on an attack's way; of nobody in old runs.
@@ -418,7 +431,7 @@ _LEAST, _MOST = 1e-100, 1e100
 
 
 def _read_queries(path: Path, attack: str, norm: str) -> Array:
-    """(n, 1 + counts) the index and the distances of one attack in queries.csv."""
+    """(n, 1 + 2 counts) the index and the distances of one attack in queries.csv."""
     rows = []
     try:
         with open(inside(path), newline="", encoding="utf-8") as file:
@@ -426,15 +439,15 @@ def _read_queries(path: Path, attack: str, norm: str) -> Array:
             if tuple(next(reader, ())) != QUERY_COLUMNS:
                 raise ValueError("its columns are others than expected")
             for index, name, of, *values in reader:
-                if len(values) != len(QUERIES):
+                if len(values) != 2 * len(QUERIES):
                     raise ValueError(f"a row has {3 + len(values)} values")
                 if (name, of) == (attack, norm):
                     rows.append(array("d", map(float, (index, *values))))
     except FileNotFoundError:
-        return np.zeros((0, 1 + len(QUERIES)))
+        return np.zeros((0, 1 + 2 * len(QUERIES)))
     except (OSError, ValueError, csv.Error) as error:
         raise BadInput(f"cannot read the table of queries '{path}': {error}") from error
-    return np.array(rows).reshape((-1, 1 + len(QUERIES)))
+    return np.array(rows).reshape((-1, 1 + 2 * len(QUERIES)))
 
 
 def _read_table(path: Path) -> dict[str, Array]:

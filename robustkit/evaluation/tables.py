@@ -51,9 +51,16 @@ QUERIES = tuple(
     for step in (1, 2, 5)
     if step * 10**power >= 5
 )
-"""The numbers of forward passes after which queries.csv has the distance."""
+"""The numbers of passes after which queries.csv has the distance."""
 
-QUERY_COLUMNS = ("index", "attack", "norm", *(f"after_{count}" for count in QUERIES))
+QUERY_COLUMNS = (
+    "index",
+    "attack",
+    "norm",
+    *(f"after_{count}" for count in QUERIES),
+    *(f"after_{count}_with_backward" for count in QUERIES),
+)
+"""Of forward passes, then of forward and backward passes together."""
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
@@ -71,7 +78,7 @@ def queries_as_csv(index: Array, attack: str, norm: str, after: Array) -> str:
         index: (n,) positions of the samples in the data.
         attack: Its name.
         norm: Whose distance was minimised.
-        after: (n, counts) the distances after so many forward passes as in `QUERIES`.
+        after: (n, 2 counts) the distances after so many passes, as in `QUERY_COLUMNS`.
     """
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(

@@ -387,7 +387,7 @@ def _optimality(found: Comparison) -> Tabular:
             "Run",
             "Norm",
             "Local optimality",
-            "Passes",
+            "Passes, forward and backward",
             "At equal passes",
         ),
         rows=tuple(
@@ -406,7 +406,7 @@ def _optimality(found: Comparison) -> Tabular:
         note=f"Local optimality as AttackBench defines it: 100{words.SPACE}% where the "
         "attack is the nearest of all attacks on that model everywhere, 0 where it "
         "finds nothing. At equal passes: by what every attack knew after as many "
-        "forward passes, against the nearest of all by then.",
+        "forward and backward passes together, against the nearest of all by then.",
         key="optimality",
     )
 

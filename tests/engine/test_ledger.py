@@ -74,6 +74,22 @@ def test_agrees_with_a_replay_by_hand(questions, budget):
     for queries in range(14):
         expected = [min(counted[s][:queries], default=np.inf) for s in log]
         assert ledger.distance_after(queries).tolist() == expected
+        costs = {s: np.cumsum([1 + (k == "backward") for _, k in log[s]]) for s in log}
+        early = [
+            # Of the last one, only the forward pass.
+            min(
+                (
+                    d
+                    for d, cost, (_, k) in zip(
+                        counted[s], costs[s], log[s], strict=False
+                    )
+                    if cost - (k == "backward") <= queries
+                ),
+                default=np.inf,
+            )
+            for s in log
+        ]
+        assert ledger.distance_after(queries, backward=True).tolist() == early
 
 
 def test_overdraft_is_billed_and_not_rewarded():

@@ -57,6 +57,8 @@ def test_it_is_the_ledgers_curve(data):
         for count in QUERIES:
             exact = ledger.distance_after(count)[place] if place != 2 else 0.0
             assert float(row[f"after_{count}"]) == pytest.approx(exact, rel=2e-5)
+            # No gradients, so no backward passes.
+            assert row[f"after_{count}_with_backward"] == row[f"after_{count}"]
 
 
 def test_curves_fall_to_the_distance_reported(data):
