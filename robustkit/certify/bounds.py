@@ -7,10 +7,11 @@ in the region is known.
 
 *Differences from the paper.* Bounds before the ReLUs are the tighter ones of these and
 of interval arithmetic. The ball is cut to the box of valid inputs. Skip connections are
-followed back along both ways.
+followed back along both ways. What rounding in double precision can do is taken
+off, so that bounds are those of the network in exact arithmetic.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import torch
@@ -52,60 +53,87 @@ def least_values(
     >>> bool((wide < exact).all())
     True
     """
-    looser: list[Ends] = []
-    tighter: list[Ends] = []
+    looser, tighter = _Known(graph, region), _Known(graph, region)
     for piece in graph.pieces[:-1]:
-        looser.append(_interval(piece, region, looser))
+        looser.ends.append(_interval(piece, looser))
         if method == "crown":
-            ends = _interval(piece, region, tighter)
+            ends = _interval(piece, tighter)
             ends = (
-                torch.maximum(ends[0], looser[-1][0]),
-                torch.minimum(ends[1], looser[-1][1]),
+                torch.maximum(ends[0], looser.ends[-1][0]),
+                torch.minimum(ends[1], looser.ends[-1][1]),
             )
-            tighter.append(_tightened(graph, piece, region, tighter, ends))
+            tighter.ends.append(_tightened(piece, tighter, ends))
     last = graph.pieces[-1]
-    least = _by_intervals(last, region, looser, rows)
+    least = _by_intervals(last, looser, rows)
     if method == "crown":
-        near = _by_intervals(last, region, tighter, rows)
-        far = _by_lines(graph, last, region, tighter, rows)
+        near = _by_intervals(last, tighter, rows)
+        far = _by_lines(last, tighter, rows)
         least = torch.maximum(least, torch.maximum(near, far))
     return least
 
 
-def _interval(piece: Piece, region: Region, before: Sequence[Ends]) -> Ends:
+@dataclass
+class _Known:
+    """What is known so far of the values before each ReLU.
+
+    Attributes:
+        graph: The network.
+        region: Of inputs.
+        ends: Flat, by number.
+        sizes: Flat, of all that is added up to get the values, by piece.
+    """
+
+    graph: ReluGraph
+    region: Region
+    ends: list[Ends] = field(default_factory=list)
+    sizes: dict[Piece, torch.Tensor] = field(default_factory=dict)
+
+    def given(self, source: int) -> Ends:
+        """Flat ends of what a source gives."""
+        if source == INPUT:
+            return self.region.box()
+        low, high = self.ends[source]
+        return low.relu(), high.relu()
+
+    def size(self, piece: Piece) -> torch.Tensor:
+        """Of all that is added up to get a piece, flat; once all before is known."""
+        if piece in self.sizes:
+            return self.sizes[piece]
+        largest = (
+            torch.maximum(low.abs(), high.abs()).reshape(shape)
+            for shape, (low, high) in zip(
+                piece.shapes, map(self.given, piece.sources), strict=True
+            )
+        )
+        self.sizes[piece] = piece.size(*largest).reshape(-1)
+        return self.sizes[piece]
+
+    def lost(self, rows: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        """(m,) what rounding may change in rows of values of these sizes."""
+        return self.graph.rounding * (rows.abs() @ sizes)
+
+
+def _interval(piece: Piece, before: _Known) -> Ends:
     """Flat ends of a piece, from those of what goes into the ReLUs before it."""
+    region, lost = before.region, before.graph.rounding * before.size(piece)
     if piece.sources == (INPUT,):
         # As tight as can be, for an affine function.
         slopes, columns = piece.rows
         middle = (slopes * region.x[columns]).sum(dim=1) + piece.offset.reshape(-1)
         return (
-            middle + region.least(slopes, columns),
-            middle - region.least(-slopes, columns),
+            middle + region.least(slopes, columns) - lost,
+            middle - region.least(-slopes, columns) + lost,
         )
     middles, radii = [], []
     for source, shape in zip(piece.sources, piece.shapes, strict=True):
-        low, high = _given(source, region, before)
+        low, high = before.given(source)
         middles.append(((low + high) / 2).reshape(shape))
         radii.append(((high - low) / 2).reshape(shape))
     middle, radius = piece(*middles).reshape(-1), piece.spread(*radii).reshape(-1)
-    return middle - radius, middle + radius
+    return middle - radius - lost, middle + radius + lost
 
 
-def _given(source: int, region: Region, before: Sequence[Ends]) -> Ends:
-    """Flat ends of what a source gives."""
-    if source == INPUT:
-        return region.box()
-    low, high = before[source]
-    return low.relu(), high.relu()
-
-
-def _tightened(
-    graph: ReluGraph,
-    piece: Piece,
-    region: Region,
-    before: Sequence[Ends],
-    ends: Ends,
-) -> Ends:
+def _tightened(piece: Piece, before: _Known, ends: Ends) -> Ends:
     """Better ends for the neurons whose sign is not known."""
     low, high = ends[0].clone(), ends[1].clone()
     if piece.sources == (INPUT,):
@@ -115,10 +143,8 @@ def _tightened(
         return low, high
     unit = torch.zeros(len(open_ones), len(low), dtype=torch.float64)
     unit[torch.arange(len(open_ones)), open_ones] = 1.0
-    below = _in_parts(unit, piece, lambda r: _by_lines(graph, piece, region, before, r))
-    above = -_in_parts(
-        unit, piece, lambda r: _by_lines(graph, piece, region, before, -r)
-    )
+    below = _in_parts(unit, piece, lambda r: _by_lines(piece, before, r))
+    above = -_in_parts(unit, piece, lambda r: _by_lines(piece, before, -r))
     low[open_ones] = torch.maximum(low[open_ones], below)
     high[open_ones] = torch.minimum(high[open_ones], above)
     return low, high
@@ -131,34 +157,29 @@ def _in_parts(rows: torch.Tensor, piece: Piece, bound: object) -> torch.Tensor:
     return torch.cat([bound(part) for part in torch.split(rows, size)])
 
 
-def _by_intervals(
-    piece: Piece, region: Region, before: Sequence[Ends], rows: torch.Tensor
-) -> torch.Tensor:
+def _by_intervals(piece: Piece, before: _Known, rows: torch.Tensor) -> torch.Tensor:
     """(m,) bounds on rows of a piece, with the ReLUs before it as free as can be."""
-    bound = rows @ piece.offset.reshape(-1)
+    region = before.region
+    bound = rows @ piece.offset.reshape(-1) - before.lost(rows, before.size(piece))
     for source, slopes in piece.back(rows).items():
         if source == INPUT:
             bound = bound + slopes @ region.x + region.least(slopes)
         else:
-            low, high = _given(source, region, before)
+            low, high = before.given(source)
             bound = bound + slopes.clamp(min=0) @ low + slopes.clamp(max=0) @ high
     return bound
 
 
-def _by_lines(
-    graph: ReluGraph,
-    piece: Piece,
-    region: Region,
-    before: Sequence[Ends],
-    rows: torch.Tensor,
-) -> torch.Tensor:
+def _by_lines(piece: Piece, before: _Known, rows: torch.Tensor) -> torch.Tensor:
     """(m,) bounds on rows of a piece, followed back to the input."""
-    bound = rows @ piece.offset.reshape(-1)
+    region = before.region
+    bound = rows @ piece.offset.reshape(-1) - before.lost(rows, before.size(piece))
     pending = piece.back(rows)
     while max(pending) != INPUT:
         number = max(pending)
+        earlier = before.graph.pieces[number]
         slopes = pending.pop(number)
-        low, high = before[number]
+        low, high = before.ends[number]
         # Above: the line through both ends. Below: the nearer one of 0 and the input.
         on = low >= 0
         # What is not a number is open, and then the bound is no number either.
@@ -168,11 +189,14 @@ def _by_lines(
         below = torch.where(open_ones, high >= -low, on).to(low.dtype)
         lift = torch.where(open_ones, -low * high / width, 0.0)
         falling = slopes.clamp(max=0)
-        bound = bound + falling @ lift
+        # Of these lines, and of the way through the piece before.
+        bound = bound + falling @ lift - before.lost(slopes, before.size(earlier))
         slopes = slopes.clamp(min=0) * below + falling * above
-        earlier = graph.pieces[number]
         bound = bound + slopes @ earlier.offset.reshape(-1)
         for source, some in earlier.back(slopes).items():
             pending[source] = pending[source] + some if source in pending else some
     slopes = pending[INPUT]
-    return bound + slopes @ region.x + region.least(slopes)
+    farthest = torch.maximum(*(end.abs() for end in region.box()))
+    return (
+        bound + slopes @ region.x + region.least(slopes) - before.lost(slopes, farthest)
+    )

@@ -26,10 +26,12 @@ _HALVINGS = 9
 class Certifier:
     """Certifies a network of ReLUs and affine operations.
 
-    Bounds are computed in double precision. A margin counts as certified only if it
-    exceeds a millionth of the largest score, about what rounding in single precision
-    does to scores, and what it is seen to do at the input, so that the model as it is
-    run has no adversarial either.
+    What is certified holds in exact arithmetic, for the network with its parameters as
+    they are: bounds are computed in double precision, and what its rounding can do at
+    most is taken off. For the model as it is run, in single precision and whatever
+    order, there is an allowance that is no proof: a margin counts only if it exceeds a
+    millionth of the largest score, about what that rounding does to scores, and twice
+    what it is seen to do at the input.
 
     Args:
         model: As `follow` takes it.

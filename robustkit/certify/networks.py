@@ -16,6 +16,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_arg
 
+from robustkit.certify.regions import UNIT
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model
 from robustkit.numerics.tensors import as_tensor
@@ -24,6 +25,9 @@ __all__ = ["INPUT", "Piece", "ReluGraph", "follow"]
 
 INPUT = -1
 """The network's input, among the sources of a piece; others are numbers of ReLUs."""
+
+_OF_AN_OPERATION = 16
+"""Roundings beyond those of its sums, as where batch normalisation takes a root."""
 
 _AT_ONCE = 16_000_000
 """So many numbers are worked on at once, at most."""
@@ -112,7 +116,21 @@ _FIRST_ONLY = {
     aten.native_batch_norm.default,
     aten._native_batch_norm_legit_no_training.default,
 }
+_NORMALISED = {
+    aten.native_batch_norm.default,
+    aten._native_batch_norm_legit_no_training.default,
+}
 _SCALED = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
+# With numbers among their arguments that are added or multiplied.
+_WITH_NUMBERS = {
+    *_SCALED,
+    aten.add.Tensor,
+    aten.add.Scalar,
+    aten.sub.Tensor,
+    aten.sub.Scalar,
+    aten.rsub.Scalar,
+    aten.constant_pad_nd.default,
+}
 # What is changed in place, and what that computes.
 _IN_PLACE = {
     aten.relu_.default: aten.relu.default,
@@ -165,6 +183,28 @@ class Piece:
         for node in self._steps:
             known[node] = _run(node, lambda n: known.get(n, self._constants.get(n)))
         return known[self._target]
+
+    def size(self, *sizes: torch.Tensor) -> torch.Tensor:
+        """What the value (1, ...) cannot exceed, with all signs left out.
+
+        Whatever is added up on the way to it, at values of at most these sizes (1, ...)
+        of the sources: what rounding is in proportion to.
+        """
+        known = dict(zip(self._leaves, sizes, strict=True))
+        for node in self._steps:
+            known[node] = _size(node, known, self._constants)
+        return known[self._target]
+
+    @cached_property
+    def roundings(self) -> int:
+        """No number takes more roundings than that on its way through, or back."""
+        known = dict(zip(self._leaves, self._zeros(), strict=True))
+        total = sum(shape.numel() for shape in self.shapes) + self.offset.numel()
+        for node in self._steps:
+            known[node] = _run(node, lambda n: known.get(n, self._constants.get(n)))
+            used = [known[n] for n in {node, *node.all_input_nodes} if n in known]
+            total += sum(map(_numel, used))
+        return total + _OF_AN_OPERATION * (len(self._steps) + 1)
 
     def spread(self, *radii: torch.Tensor) -> torch.Tensor:
         """How far the value can be from its middle (1, ...), if sources can be so far.
@@ -242,6 +282,16 @@ class ReluGraph:
     """
 
     pieces: tuple[Piece, ...]
+
+    @cached_property
+    def rounding(self) -> float:
+        """The share of all that is added up by which rounding can change a result.
+
+        A sum of n products is computed to n units of the last place of the sum of their
+        sizes, in whatever order; so is what such sums are computed from. Twice the
+        roundings there are, since sizes are rounded too.
+        """
+        return 2.0 * sum(piece.roundings for piece in self.pieces) * UNIT
 
     def values(self, x: torch.Tensor) -> list[torch.Tensor]:
         """(1, ...) each piece at one input (1, ...), in double precision."""
@@ -425,26 +475,39 @@ def _spread(
     node: Node, radii: Mapping[Node, Any], constants: Mapping[Node, Any]
 ) -> Any:
     """What the operation makes of the radii, with all its slopes made positive."""
-    function: Any = _SPREAD.get(node.target, _REPLACED.get(node.target, node.target))
-
-    def at(value: Callable[[Node], Any]) -> Any:
-        args, kwargs = map_arg((node.args, dict(node.kwargs)), value)
-        if node.target in _SCALED:
-            args = (args[0], _positive(args[1]))
-        settings: dict[str, Any] = dict(kwargs)
-        for factor in settings.keys() & {"alpha", "beta"}:
-            settings[factor] = abs(settings[factor])
-        return function(*args, **settings)
-
-    moved = at(lambda n: radii[n] if n in radii else _positive(constants[n]))
-    still = at(lambda n: _zero(radii[n]) if n in radii else _positive(constants[n]))
+    moved = _size(node, radii, constants)
+    still = _size(node, {n: _zero(value) for n, value in radii.items()}, constants)
     if isinstance(moved, torch.Tensor):
         return moved - still
     return [a - b for a, b in zip(moved, still, strict=True)]
 
 
+def _size(node: Node, sizes: Mapping[Node, Any], constants: Mapping[Node, Any]) -> Any:
+    """What the operation makes of sizes, with all that is constant made positive."""
+    function: Any = _SPREAD.get(node.target, _REPLACED.get(node.target, node.target))
+    args, kwargs = map_arg(
+        (node.args, dict(node.kwargs)),
+        lambda n: sizes[n] if n in sizes else _positive(constants[n]),
+    )
+    given: list[Any] = list(args)
+    settings: dict[str, Any] = dict(kwargs)
+    if node.target in _WITH_NUMBERS:
+        given[1:] = [_positive(value) for value in given[1:]]
+    if node.target in _NORMALISED:
+        # The mean, which is taken away.
+        given[3] = -given[3]
+    for factor in settings.keys() & {"alpha", "beta", "value"}:
+        settings[factor] = _positive(settings[factor])
+    return function(*given, **settings)
+
+
 def _positive(value: Any) -> Any:
     return abs(value) if isinstance(value, torch.Tensor | float | int) else value
+
+
+def _numel(value: Any) -> int:
+    some = [value] if isinstance(value, torch.Tensor) else value
+    return sum(tensor.numel() for tensor in some)
 
 
 def _zero(value: Any) -> Any:

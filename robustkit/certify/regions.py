@@ -6,10 +6,13 @@ import torch
 
 from robustkit.errors import BadInput, suggestion
 
-__all__ = ["NORMS", "Region"]
+__all__ = ["NORMS", "UNIT", "Region"]
 
 NORMS = ("linf", "l2", "l1")
 """Of the balls that can be certified."""
+
+UNIT = 2.0**-53
+"""By that share an operation in double precision is rounded, at most."""
 
 _REFINEMENTS = 4
 
@@ -17,6 +20,8 @@ _REFINEMENTS = 4
 @dataclass(frozen=True, eq=False)
 class Region:
     """A ball around an input, cut to the box of valid inputs.
+
+    Rounded outwards: what is said of it holds in exact arithmetic.
 
     Args:
         x: (d,) the centre, within the box.
@@ -46,10 +51,21 @@ class Region:
 
     def box(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(d,) lower and upper ends of the smallest box around the region."""
+        end = torch.tensor(torch.inf, dtype=torch.float64)
         return (
-            (self.x - self.radius).clamp(min=self.lower),
-            (self.x + self.radius).clamp(max=self.upper),
+            torch.nextafter(self.x - self._outer, -end).clamp(min=self.lower),
+            torch.nextafter(self.x + self._outer, end).clamp(max=self.upper),
         )
+
+    @property
+    def _rounding(self) -> float:
+        """The share by which sums over all features may be wrong."""
+        return 8.0 * (len(self.x) + 8) * UNIT
+
+    @property
+    def _outer(self) -> float:
+        """The radius of a ball in which the ball lies whatever is rounded."""
+        return self.radius * (1 + self._rounding)
 
     def least(
         self, rows: torch.Tensor, columns: torch.Tensor | None = None
@@ -72,32 +88,35 @@ class Region:
         room = torch.where(rows > 0, x - low, high - x)
         steep = rows.abs()
         if self.norm == "linf":
-            return -(steep * room).sum(dim=1)
+            return -(steep * room).sum(dim=1) * (1 + self._rounding)
         if self.norm == "l1":
             steepest, order = steep.sort(dim=1, descending=True)
             space = room.gather(1, order)
-            left = self.radius - (space.cumsum(dim=1) - space)
+            left = self._outer - (space.cumsum(dim=1) - space)
             moved = torch.minimum(space, left.clamp(min=0))
-            return -(steepest * moved).sum(dim=1)
+            return -(steepest * moved).sum(dim=1) * (1 + self._rounding)
         return self._least_in_l2(steep, room)
 
     def _least_in_l2(self, steep: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
         """By weak duality: any multiplier of the ball gives a bound."""
+        radius, share = self._outer, self._rounding
         best = torch.maximum(
-            -self.radius * steep.norm(dim=1), -(steep * room).sum(dim=1)
-        )
-        multiplier = steep.norm(dim=1) / max(self.radius, 1e-300)
+            -radius * steep.norm(dim=1), -(steep * room).sum(dim=1)
+        ) * (1 + share)
+        multiplier = steep.norm(dim=1) / max(radius, 1e-300)
         for _ in range(_REFINEMENTS):
             positive = multiplier.clamp(min=1e-300)[:, None]
             moved = torch.minimum(steep / positive, room)
-            bound = (multiplier[:, None] / 2 * moved**2 - steep * moved).sum(dim=1)
-            bound = bound - multiplier * self.radius**2 / 2
+            # What is added and what is taken away, so that neither is rounded down.
+            up = (multiplier[:, None] / 2 * moved**2).sum(dim=1)
+            down = (steep * moved).sum(dim=1) + multiplier * radius**2 / 2
+            bound = up * (1 - share) - down * (1 + share)
             # An infinite multiplier says nothing.
             best = torch.maximum(best, bound.nan_to_num(nan=-torch.inf))
             # What is not stopped by the box shares what is left of the radius.
             stopped = moved >= room
             spent = torch.where(stopped, room**2, 0.0).sum(dim=1)
             free = torch.where(stopped, 0.0, steep**2).sum(dim=1)
-            left = (self.radius**2 - spent).clamp(min=0)
+            left = (radius**2 - spent).clamp(min=0)
             multiplier = torch.where(left > 0, (free / left).sqrt(), multiplier)
         return best
