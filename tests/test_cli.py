@@ -187,6 +187,9 @@ def test_probabilities_are_warned_of(own, tmp_path):
         (["--target", "12"], "0 to 9"),
         (["--out", "."], "not empty"),
         (["--mean", "0.5,0.5", "--std", "1,1"], "channels"),
+        (["--mean", "0.5"], "--mean was given without --std"),
+        (["--std", "0.5"], "--std was given without --mean"),
+        (["--epsilons", "2/255,l2=0.5"], "name the norm of each size"),
         (["--unknown"], "No such option"),
     ],
 )
@@ -201,6 +204,45 @@ def test_bad_input_is_one_clear_message_and_exit_code_2(
     assert expected in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+    # There is nothing to go on with.
+    assert "--resume" not in done.stderr
+
+
+def test_bad_data_that_is_met_late_can_be_mended(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "run"
+    command = ["eval", f"{own / 'net.py'}:build", "--data", "bad.npz", "--attacks"]
+    command += ["uniform-noise", "--batch-size", "4", "--out", str(out)]
+    with np.load(own / "data.npz") as data:
+        x, y = data["x"], data["y"]
+    np.savez("bad.npz", x=x, y=np.where(np.arange(12) == 9, 7, y))
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 2
+    assert "sample 9 has the label 7" in done.stderr
+    assert (
+        f"once that is mended, to go on: robustkit eval --resume {out}" in done.stderr
+    )
+    np.savez("bad.npz", x=x, y=y)
+    done = CliRunner().invoke(main, ["eval", "--resume", str(out)])
+    assert done.exit_code == 0, done.stderr
+
+
+def test_what_cannot_be_bounded_from_below_is_told_before_any_attack(
+    own, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(own)
+    out = tmp_path / "run"
+    command = ["eval", "net.py:numpy_model", "--data", "data.npz", "--out", str(out)]
+    for method, words in (("crown", "cannot be looked into"), ("exact", "Sequential")):
+        done = CliRunner().invoke(main, [*command, "--lower", method])
+        assert done.exit_code == 2
+        assert words in done.stderr
+        assert not out.exists()
+    command += ["--attacks", "uniform-noise"]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    again = CliRunner().invoke(main, ["eval", "--resume", str(out), "--lower", "crown"])
+    assert again.exit_code == 2
+    assert "cannot be looked into" in again.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

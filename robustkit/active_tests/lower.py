@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.active_tests.exact import EXACT_NORMS, exact_distance
+from robustkit.active_tests.lowering import as_network
 from robustkit.certify.bounds import METHODS
 from robustkit.certify.distances import Certifier
 from robustkit.certify.regions import NORMS
@@ -18,7 +19,7 @@ from robustkit.evaluation.results import Results
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import to_numpy
 
-__all__ = ["bound_below", "check_method"]
+__all__ = ["bound_below", "check_method", "check_network"]
 
 
 def check_method(method: str, norms: Sequence[str]) -> None:
@@ -45,6 +46,42 @@ def check_method(method: str, norms: Sequence[str]) -> None:
                 f"lower bounds by '{method}' are not computed in the norm {norm}; "
                 f"known: {', '.join(possible)}"
             )
+
+
+def check_network(
+    method: str,
+    model: Any,
+    data: Any,
+    *,
+    bounds: tuple[float, float] | None = None,
+    device: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> None:
+    """Whether there are such bounds for a network; before a long evaluation, too.
+
+    Args:
+        method: As for `bound_below`.
+        model: As for the evaluation, as is all that follows.
+        data: On which it is tried.
+        bounds: Of valid inputs.
+        device: For torch models.
+        mean: The model is shown (x - mean) / std.
+        std: See `mean`.
+
+    Raises:
+        BadInput: There are none; or model or data cannot be opened.
+    """
+    if method not in (*METHODS, "exact"):
+        return
+    box = None if bounds is None else Bounds(*bounds)
+    opened, dataset = model_and_data(
+        model, data, box, 1, device=device, mean=mean, std=std
+    )
+    if method == "exact":
+        as_network(opened, dataset.example.shape[1:])
+    else:
+        Certifier(opened.precise(), dataset.example)
 
 
 def bound_below(

@@ -20,12 +20,16 @@ __all__ = ["reporting_errors"]
 def reporting_errors(folder: Callable[[], Path | None]) -> Iterator[None]:
     """Every end of a command as one message and an exit code."""
 
-    def kept() -> str:
+    def kept(mended: str = "") -> str:
         place = folder()
         if not (place and place.exists()):
             return ""
-        goes_on = (place / ".shards").is_dir() and (place / "run.json").exists()
-        way = f"; to go on: robustkit eval --resume {place}" if goes_on else ""
+        shards = place / ".shards"
+        goes_on = shards.is_dir() and (place / "run.json").exists()
+        if mended and goes_on and not any(shards.glob("*.shard")):
+            # Nothing is lost by beginning anew, once it is.
+            return ""
+        way = f"; {mended}to go on: robustkit eval --resume {place}" if goes_on else ""
         return f"; what was finished is in {place}{way}"
 
     def interrupt(*_: object) -> None:
@@ -56,7 +60,7 @@ def reporting_errors(folder: Callable[[], Path | None]) -> Iterator[None]:
             )
             yield
     except BadInput as error:
-        click.echo(f"error: {error}{kept()}", err=True)
+        click.echo(f"error: {error}{kept('once that is mended, ')}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         click.echo(f"interrupted{kept()}", err=True)

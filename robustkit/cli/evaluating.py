@@ -239,6 +239,13 @@ def evaluate_command(
                 "--adaptive mends gradients; with --access "
                 f"{settings['access']} there are none to mend"
             )
+        given_too = settings["mean"] is not None, settings["std"] is not None
+        if any(given_too) and not all(given_too):
+            there, missing = ("mean", "std") if given_too[0] else ("std", "mean")
+            raise BadInput(
+                f"--{there} was given without --{missing}; give both (--mean 0 and "
+                "--std 1 change nothing)"
+            )
         if adaptive_budget is not None and not adaptive:
             raise BadInput("--adaptive-budget is for --adaptive, which was not given")
         if folder is None:
@@ -251,12 +258,12 @@ def evaluate_command(
         from robustkit.evaluation.resume import resume as go_on
 
         names, wanted = attacks.split(","), split(norms) or ["linf"]
-        if lower and not resume:
-            from robustkit.active_tests.lower import check_method
-            from robustkit.numerics.norms import get_norm
-
+        if lower:
             # Now, since an evaluation may take hours.
-            check_method(lower, [repr(get_norm(norm)) for norm in wanted])
+            if resume:
+                _check_lower_of_run(lower, Path(resume))
+            else:
+                _check_lower(lower, model, data, wanted, {**settings, "bounds": bounds})
         if adaptive and not resume:
             names = _attacks_that_run(
                 model, data, names, wanted, bounds, headers, settings
@@ -338,6 +345,32 @@ def _findings(results: "Results") -> "Findings":
     findings = check_results(results)
     findings.save(results.path)
     return findings
+
+
+def _check_lower(
+    method: str,
+    model: str | None,
+    data: str | None,
+    norms: Sequence[str],
+    settings: dict[str, Any],
+) -> None:
+    """Whether distances of a run with these settings can be bounded from below."""
+    from robustkit.active_tests.lower import check_method, check_network
+    from robustkit.numerics.norms import get_norm
+
+    check_method(method, [repr(get_norm(norm)) for norm in norms])
+    names = ("bounds", "device", "mean", "std")
+    check_network(method, model, data, **{name: settings[name] for name in names})
+
+
+def _check_lower_of_run(method: str, run: Path) -> None:
+    """Likewise, for a run that is there."""
+    from robustkit.evaluation.store import read_json
+
+    description = read_json(run / "run.json")
+    asked, config = description["asked"], description["config"]
+    if asked["model"] and asked["data"]:
+        _check_lower(method, asked["model"], asked["data"], config["norms"], config)
 
 
 def _attacks_that_run(

@@ -124,14 +124,18 @@ def sizes(
         return None
     by_norm: dict[str, tuple[float, ...]] = {}
     for text in epsilons:
-        norm, _, sizes = text.rpartition("=")
-        by_norm[norm] = by_norm.get(norm, ()) + Numbers().convert(sizes, None, None)
+        norm = ""
+        for part in text.split(","):
+            # A name holds for the sizes behind it, up to the next one.
+            name, equals, size = part.rpartition("=")
+            norm = name.strip() if equals else norm
+            by_norm[norm] = by_norm.get(norm, ()) + Numbers().convert(size, None, None)
     if set(by_norm) == {""}:
         return by_norm[""]
     if "" in by_norm:
         raise BadInput(
-            "--epsilons was given both with and without a norm; name the norm each "
-            "time, as in --epsilons linf=8/255 --epsilons l2=0.5"
+            "--epsilons was given both with and without a norm; name the norm of each "
+            "size, as in --epsilons linf=2/255,8/255,l2=0.5"
         )
     return by_norm
 

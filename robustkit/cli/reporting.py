@@ -15,9 +15,9 @@ __all__ = ["report_command"]
 @click.option(
     "--out",
     type=click.Path(),
-    metavar="DIR",
-    help="Folder for the page and figures.  [default: the run folder; of several runs, "
-    "report]",
+    metavar="DIR|FILE.html",
+    help="Folder for the page and figures, or the page alone.  [default: the run "
+    "folder; of several runs, report]",
 )
 @click.option(
     "--data",
@@ -57,6 +57,7 @@ def report_command(
     Examples:
       robustkit report runs/one
       robustkit report runs/one runs/two --out both --figures pdf
+      robustkit report runs/one --out one.html
       robustkit report runs/one --markdown > one.md
       robustkit report runs/one runs/two --latex > tables.tex
       robustkit report runs/one --checklist > checklist.md
@@ -83,16 +84,20 @@ def report_command(
             bounds = Bounds(*opened[0].run["config"]["bounds"])
             originals = load_data(data, bounds)
         folder = Path(out or (runs[0] if len(runs) == 1 else "report"))
+        page = folder / "report.html"
+        alone = folder.suffix.lower() in (".html", ".htm") and not folder.is_dir()
+        if alone:
+            folder, page = folder.parent, folder
         if markdown or latex:
             content = gather(opened, originals)
             write = markup.markdown if markdown else markup.latex
             click.echo(write(content), nl=False)
-        elif figures is None:
+        elif figures is None and not alone:
             click.echo(write_report(opened, folder, originals))
             return
         else:
             content = gather(opened, originals)
-            click.echo(write_page(content, folder / "report.html"))
+            click.echo(write_page(content, page))
         if figures is not None:
             for file in write_figures(content, folder, figures.split(",")):
                 click.echo(file, err=markdown or latex)

@@ -11,12 +11,13 @@ from robustkit.engine.criteria import Criterion
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import read_best
 from robustkit.evaluation.audit_lower import LowerAuditor
+from robustkit.evaluation.audit_passes import passes_claims
 from robustkit.evaluation.claims import Claim
 from robustkit.evaluation.goals import adversarial_from_start, make_criterion
 from robustkit.evaluation.opening import model_and_data
 from robustkit.evaluation.preflight import examine
 from robustkit.evaluation.results import Results
-from robustkit.evaluation.store import read_json
+from robustkit.evaluation.store import read_json, unfinished
 from robustkit.evaluation.verify import confirm
 from robustkit.models.base import Model
 from robustkit.numerics.bounds import Bounds
@@ -71,9 +72,10 @@ def verify(
     No attack is run: one forward pass per original and per adversarial says whether
     each adversarial is finite, in bounds and adversarial; its distance, the table, the
     curve and the summary are computed anew. What cannot be seen from the outside is not
-    checked: how many passes an attack took, what it had found by which pass
-    (queries.csv), and the distances of attacks that another attack beat (no
-    adversarials of theirs are kept). Lower bounds by "interval" or "crown" are
+    checked: how many passes an attack took and what it had found by which pass, beyond
+    that the files of the run agree about it and that nothing found beyond the budget
+    counts; and the distances of attacks that another attack beat (no adversarials of
+    theirs are kept). Lower bounds by "interval" or "crown" are
     certified anew, at the radius claimed; those from elsewhere are only held against
     the distances.
 
@@ -95,7 +97,8 @@ def verify(
         Every claim with what was found.
 
     Raises:
-        BadInput: The folder is not that of a run, or model or data cannot be opened.
+        BadInput: The folder is not that of a run, or of one that has not ended; or
+            model or data cannot be opened.
 
     >>> import tempfile, robustkit as rk
     >>> out = tempfile.mkdtemp()
@@ -105,6 +108,7 @@ def verify(
     """
     results = Results(run)
     config, path = results.run["config"], results.path
+    _check_ended(results)
     if config["criterion"] and criterion is None:
         raise BadInput(
             f"the run was made with a criterion of its own, '{config['criterion']}'; "
@@ -139,11 +143,35 @@ def verify(
     claims = [
         _same("the model is the one that was evaluated", "model", results, opened),
         _same("the data are those that were evaluated", "data", results, dataset),
+        *passes_claims(results),
         *auditor.claims(rounded),
         *lower.claims(),
         _summary(results),
     ]
     return Audit(path, tuple(claims))
+
+
+def _check_ended(results: Results) -> None:
+    """Refuse a run whose files are not there yet, or not all of them.
+
+    Raises:
+        BadInput: It is one.
+    """
+    status, path = results.run["status"], results.path
+    missing = [n for n in ("best.npz", "summary.json") if not (path / n).exists()]
+    if status != "running" and not missing:
+        return
+    if unfinished(path):
+        raise BadInput(
+            f"the run in '{path}' is not finished (its status is '{status}'), so there "
+            "is nothing to verify yet; wait for it to end, or go on with "
+            f"`robustkit eval --resume {path}`"
+        )
+    raise BadInput(
+        f"the run folder '{path}' is not whole (its status is '{status}'"
+        + (f", and it has no {' and no '.join(missing)}" if missing else "")
+        + "); get it again from whoever made it"
+    )
 
 
 class _Auditor:

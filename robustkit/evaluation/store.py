@@ -163,7 +163,7 @@ class RunFolder:
         examples = self.originals.arrays()
         if examples is not None:
             with write_atomically(self.path / "examples.npz") as file:
-                np.savez(file, **examples)
+                np.savez(file, index=examples["index"], x=examples["x"])
 
     def _unfinished(self) -> dict[str, Any] | None:
         """The run.json of a run in this folder that was not finished."""

@@ -81,7 +81,7 @@ def test_a_run_is_repeated_from_its_run_json(tmp_path, ask):
     typed = (
         *("eval", "digits-robust", "--norm", "l2,linf", "--samples", "6"),
         *("--attacks", "square,gaussian-noise", "--budget", "12", "--seed", "3"),
-        *("--epsilons", "l2=1/3,0.7", "--epsilons", "linf=8/255", "--batch-size", "4"),
+        *("--epsilons", "l2=1/3,0.7,linf=8/255", "--batch-size", "4"),
         *("--target", "random", "--time-limit", "100", "--mean", "0.1", "--std", "2"),
         *("--access", "score", "--shard", "1/2"),
     )

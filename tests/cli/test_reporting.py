@@ -143,6 +143,18 @@ def test_pictures_from_all_of_the_data(ask, tmp_path):
     assert any(f"sample {index}, label" in indices for index in range(32, 50))
 
 
+def test_the_page_alone(ask, tmp_path):
+    page = tmp_path / "new" / "page.html"
+    code, out, _ = ask("report", "digits", "--out", page)
+    assert code == 0
+    assert out.strip() == str(page)
+    assert page.read_text().startswith("<!doctype html>")
+    assert [path.name for path in page.parent.iterdir()] == ["page.html"]
+    code, _, _ = ask("report", "digits", "--out", page, "--figures", "svg")
+    assert code == 0
+    assert (page.parent / "curve.svg").exists()
+
+
 def test_a_comparison_as_page_and_as_json(ask, tmp_path):
     page = tmp_path / "comparison.html"
     code, out, _ = ask("compare", "digits", "digits-robust", "--json", "--page", page)

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 import zipfile
 
@@ -45,6 +46,10 @@ def run(honest, tmp_path):
 
 def verified(run, planted, labels, **options):
     return rk.verify(run, planted.model(), (planted.x, labels), **options)
+
+
+def claim_of(audit, words):
+    return next(claim for claim in audit.claims if words in claim.name)
 
 
 def broken(audit):
@@ -170,10 +175,95 @@ def test_a_sample_made_robust_is_named(run, planted, honest):
     best = np.load(run / "best.npz")
     kept = (best["index"] != 5) | (best["norm"] != "l2")
     edit_best(run, **{name: (lambda values: values[kept]) for name in best.files})
-    # Nothing is left that an adversarial could be held against, but the summary is.
+    # Nothing is left that an adversarial could be held against, but other files are.
     sentences = broken(verified(run, planted, honest[1]))
-    assert sentences
-    assert all("summary.json" in sentence for sentence in sentences)
+    assert any("summary.json" in sentence for sentence in sentences)
+    left = [s for s in sentences if "summary.json" not in s]
+    assert left
+    assert all(s.startswith("sample 5, l2, ") for s in left)
+
+
+def edit_queries(run, change):
+    with open(run / "queries.csv", newline="") as file:
+        reader = csv.DictReader(file)
+        rows, names = list(reader), reader.fieldnames
+    rows = change(rows) or rows
+    with open(run / "queries.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"after_20": "0.001"}, "the distance grows with the passes"),
+        ({"after_20": "0.001"}, "nearer after some passes than in the end"),
+        ({"after_10_with_backward": "0.0001"}, "nearer when backward passes"),
+        ({"after_500": "9"}, "and [0-9.]+ is reported"),
+        ({"after_50": "9", "after_100": "9"}, "beyond the budget of 40 passes"),
+    ],
+)
+def test_changed_queries_are_named(run, planted, honest, changes, words):
+    def change(rows):
+        row = next(r for r in rows if (r["attack"], r["norm"]) == ("fmn", "l2"))
+        row |= changes
+
+    edit_queries(run, change)
+    sentences = broken(verified(run, planted, honest[1]))
+    assert any(re.search(words, sentence) for sentence in sentences)
+    # The summary tells of quartiles, which may change too.
+    beside = [s for s in sentences if "summary.json" not in s]
+    assert all(sentence.startswith("sample 0, l2, fmn: ") for sentence in beside)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("forward_passes", "0", "an adversarial found without a pass"),
+        ("forward_passes", "1", "its trace counts other passes than 1"),
+        ("backward_passes", "-3", "-3 backward passes"),
+        ("decision_queries", "10000", "10000 for decisions"),
+    ],
+)
+def test_changed_passes_are_named(run, planted, honest, column, value, words):
+    def change(rows):
+        row = next(r for r in rows if (r["attack"], r["norm"]) == ("fmn", "l2"))
+        row[column] = value
+
+    edit_table(run, change)
+    sentences = broken(verified(run, planted, honest[1]))
+    assert any(words in sentence for sentence in sentences)
+
+
+def test_tables_of_other_lengths_are_named(run, planted, honest):
+    edit_queries(run, lambda rows: rows[:-1])
+    sentences = broken(verified(run, planted, honest[1]))
+    assert sentences[0].endswith("in queries.csv of [None, None, None]")
+    (run / "queries.csv").unlink()
+    audit = verified(run, planted, honest[1])
+    assert claim_of(audit, "after so many").notes == ["there is no queries.csv"]
+
+
+def test_a_jacobian_takes_more_backward_passes(tmp_path):
+    settings = {"norm": "l2", "attacks": ["deepfool"], "samples": 5}
+    rk.evaluate("digits", "digits", out=tmp_path / "run", **settings)
+    assert rk.verify(tmp_path / "run", "digits", "digits").holds
+
+
+@pytest.mark.parametrize("missing", ["best.npz", "summary.json", None])
+def test_an_unfinished_run_is_told_from_a_broken_one(run, planted, honest, missing):
+    description = json.loads((run / "run.json").read_text())
+    if missing is None:
+        description["status"] = "running"
+        (run / "run.json").write_text(json.dumps(description))
+    else:
+        (run / missing).unlink()
+    with pytest.raises(BadInput, match="is not whole"):
+        verified(run, planted, honest[1])
+    (run / ".shards").mkdir()
+    with pytest.raises(BadInput, match=r"is not finished .*eval --resume "):
+        verified(run, planted, honest[1])
 
 
 @pytest.mark.parametrize(
@@ -237,7 +327,7 @@ def test_data_of_another_shape_is_bad_input(run, planted):
 
 def test_rounding_is_counted(run, planted, honest):
     audit = verified(run, planted, honest[1], rounded=True)
-    claim = audit.claims[-2]
+    claim = claim_of(audit, "after rounding")
     best = read_best(run / "best.npz")
     shown = np.round(best["x_adversarial"] * 255) / 255
     labels = honest[1][best["index"]]
@@ -290,7 +380,9 @@ def test_an_interrupted_run_is_checked_as_far_as_it_went(planted, tmp_path):
         )
     audit = verified(tmp_path / "run", planted, planted.y)
     assert audit.holds
-    assert "the run is failed: 6 of 14 samples" in audit.claims[2].notes
+    assert (
+        "the run is failed: 6 of 14 samples" in claim_of(audit, "the samples are").notes
+    )
 
 
 class TestArchive:

@@ -1,0 +1,190 @@
+"""Checking what a run says of the passes it took, as far as its files tell."""
+
+import csv
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+
+from robustkit.errors import BadInput
+from robustkit.evaluation.archive import inside
+from robustkit.evaluation.claims import Claim
+from robustkit.evaluation.description import printable
+from robustkit.evaluation.results import Results
+from robustkit.evaluation.tables import QUERIES, QUERY_COLUMNS
+from robustkit.numerics.tensors import Array
+
+__all__ = ["passes_claims"]
+
+# Distances during an attack are in single precision, and six digits of them are kept.
+_ROUNDING = 1e-4
+_KEY = ("index", "attack", "norm")
+
+
+def passes_claims(results: Results) -> Iterator[Claim]:
+    """Whether samples.csv, queries.csv and traces.npz can be about the same passes.
+
+    Nobody can see from the outside how many passes an attack took. But numbers that
+    were changed by hand seldom go together.
+    """
+    counts = Claim("numbers of passes are possible, and within the budget")
+    after = Claim("the distances after so many passes lead to those reported")
+    known = (results.path / "queries.csv").exists()
+    if not known:
+        after.notes.append("there is no queries.csv")
+    try:
+        for row, line in _rows(results, known):
+            at = ""
+            if row:
+                at = f"sample {row['index']}, {row['norm']}, {row['attack']}"
+                _check_counts(counts, row, at)
+            if not known:
+                continue
+            said, beside = ([cells.get(k) for k in _KEY] for cells in (row, line))
+            known = said == beside
+            after.expect(
+                known, f"a row of samples.csv is of {said}, in queries.csv of {beside}"
+            )
+            if known:
+                _check_after(after, counts, row, line, at, results)
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise BadInput(
+            f"cannot read the tables of the run in '{results.path}': {error}"
+        ) from error
+    yield counts
+    yield after
+    yield _traces(results)
+
+
+def _rows(
+    results: Results, queries: bool
+) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
+    """The rows of samples.csv, each with its row of queries.csv; empty: there is none.
+
+    Of all cells, only those that are numbers or are told escaped.
+    """
+    table = inside(results.path / "samples.csv")
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file)
+        if not queries:
+            yield from ((printable(row), {}) for row in rows)
+            return
+        other = inside(results.path / "queries.csv")
+        with open(other, newline="", encoding="utf-8") as beside:
+            lines = csv.DictReader(beside)
+            if tuple(lines.fieldnames or ()) != QUERY_COLUMNS:
+                raise ValueError("the columns of queries.csv are others than expected")
+            empty: dict[str, str] = {}
+            for row, line in zip_longest(rows, lines, fillvalue=empty):
+                yield printable(row), printable(line)
+
+
+def _check_counts(claim: Claim, row: dict[str, str], at: str) -> None:
+    forward, backward, decisions, steps = (
+        int(row[name])
+        for name in ("forward_passes", "backward_passes", "decision_queries", "steps")
+    )
+    claim.expect(
+        min(forward, backward, steps, decisions) >= 0
+        and decisions <= forward
+        # A Jacobian takes several backward passes for one forward pass.
+        and (forward > 0 or backward == 0),
+        f"{at}: {forward} forward and {backward} backward passes, {decisions} for "
+        f"decisions, {steps} steps",
+    )
+    claim.expect(
+        forward > 0 or row["status"] != "found",
+        f"{at}: an adversarial found without a pass",
+    )
+    claim.expect(
+        forward == 0 or row["status"] != "already_misclassified",
+        f"{at}: {forward} passes for a sample that was not attacked",
+    )
+
+
+def _check_after(
+    claim: Claim,
+    counts: Claim,
+    row: dict[str, str],
+    line: dict[str, str],
+    at: str,
+    results: Results,
+) -> None:
+    """Hold one row of queries.csv against that of samples.csv."""
+    values = np.array([float(line[name]) for name in QUERY_COLUMNS[len(_KEY) :]])
+    forward, both = np.split(values, 2)
+    if row["status"] == "error":
+        return
+    said = float(row["distance"])
+    for known in (forward, both):
+        claim.expect(
+            bool((known[1:] <= known[:-1]).all()),
+            f"{at}: the distance grows with the passes",
+        )
+    claim.expect(
+        bool((both >= forward).all()),
+        f"{at}: nearer when backward passes are counted too",
+    )
+    claim.expect(
+        bool((forward >= said * (1 - _ROUNDING)).all()),
+        f"{at}: nearer after some passes than in the end",
+    )
+    passes = int(row["forward_passes"])
+    spent = passes, passes + int(row["backward_passes"])
+    for known, most in zip((forward, both), spent, strict=True):
+        later = known[np.array(QUERIES) >= most]
+        claim.expect(
+            _all_close(later, said),
+            f"{at}: after its {most} passes it knew {later.max(initial=0):.6g}, and "
+            f"{said:.6g} is reported",
+        )
+    budget = results.run["config"]["budget"]
+    if budget is not None:
+        later = forward[np.array(QUERIES) >= budget]
+        counts.expect(
+            _all_close(later, said),
+            f"{at}: something nearer was found beyond the budget of {budget} passes",
+        )
+
+
+def _traces(results: Results) -> Claim:
+    """What traces.npz says of the way there."""
+    claim = Claim("what attacks did on the way leads to what is reported")
+    for norm in results.norms:
+        for attack in results.attacks(norm):
+            traced = results.traced(attack, norm)
+            rows = np.isin(traced.index, results.index)
+            claim.expect(
+                bool(rows.all()), f"{norm}, {attack}: a trace of a sample not there"
+            )
+            traced = traced.at(np.flatnonzero(rows))
+            places = np.searchsorted(results.index, traced.index)
+            passes = results.forward_passes(attack, norm)[places]
+            distance = results.distances(norm, attack)[places]
+            for row, index in enumerate(traced.index.tolist()):
+                trace: Any = traced.trace
+                claim.expect(
+                    _falls(-trace.forwards[row])
+                    and not (trace.forwards[row] > passes[row]).any(),
+                    f"sample {index}, {norm}, {attack}: its trace counts other passes "
+                    f"than {passes[row]}",
+                )
+                nearest = trace.best_distance[row]
+                claim.expect(
+                    _falls(nearest)
+                    and not (nearest < distance[row] * (1 - _ROUNDING)).any(),
+                    f"sample {index}, {norm}, {attack}: its trace does not lead to "
+                    f"{distance[row]:.6g}",
+                )
+    return claim
+
+
+def _falls(values: Array) -> bool:
+    """Whether no value is above one before it; what is not a number is left out."""
+    known = values[~np.isnan(values)]
+    return bool((known[1:] <= known[:-1]).all())
+
+
+def _all_close(values: Array, to: float) -> bool:
+    return bool(np.isclose(values, to, rtol=_ROUNDING, atol=0).all())
