@@ -67,6 +67,7 @@ _HOME = {
     "PatchRS": "robustkit.attacks.score.patch_rs",
     "Pointwise": "robustkit.attacks.decision.pointwise",
     "Polish": "robustkit.attacks.gradient.polish",
+    "PoolEngine": "robustkit.evaluation.pool_engine",
     "Preprocessed": "robustkit.models.wrappers",
     "Problem": "robustkit.engine.problem",
     "RayEngine": "robustkit.evaluation.ray_engine",

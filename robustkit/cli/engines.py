@@ -26,12 +26,13 @@ def engine_options(command: F) -> F:
             type=click.Choice(["local", "ray"]),
             default="local",
             show_default=True,
-            help="Who does the work: this process, or workers of Ray.",
+            help="Who does the work: this machine, or workers of Ray.",
         ),
         click.option(
             "--workers",
             type=int,
-            help="Of Ray.  [default: one per processor or per GPU needed]",
+            help="So many processes.  [default: 1; of Ray, one per processor or per "
+            "GPU needed]",
         ),
         click.option(
             "--num-gpus",
@@ -64,8 +65,12 @@ def chosen_engine(
         return RayEngine(workers=workers, num_gpus=num_gpus or 0.0, address=ray_address)
     from robustkit.evaluation.engines import LocalEngine
 
-    given = {"--workers": workers, "--num-gpus": num_gpus, "--ray-address": ray_address}
+    given = {"--num-gpus": num_gpus, "--ray-address": ray_address}
     for name, value in given.items():
         if value is not None:
             raise BadInput(f"{name} is for --engine ray; the engine is '{engine}'")
-    return LocalEngine()
+    if workers is None or workers == 1:
+        return LocalEngine()
+    from robustkit.evaluation.pool_engine import PoolEngine
+
+    return PoolEngine(workers)

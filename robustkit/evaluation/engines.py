@@ -97,7 +97,7 @@ def choose_engine(engine: str | Engine) -> Engine:
         raise BadInput(f"unknown engine '{engine}'; {suggestion(engine, _NAMES)}")
     if not isinstance(engine, Engine):
         raise BadInput(
-            "expected an engine: 'local', 'ray' or a RayEngine; got a "
+            "expected an engine: 'local', 'ray', a PoolEngine or a RayEngine; got a "
             f"{type(engine).__name__}"
         )
     return engine

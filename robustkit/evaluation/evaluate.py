@@ -122,8 +122,9 @@ def evaluate(
             dealt out in turn.
         time_limit: Seconds for each attack on a batch. What was found by then counts;
             samples without an adversarial by then are errors.
-        engine: Who does the work: "local", this process; "ray" or a
-            `robustkit.RayEngine`, many workers. What comes out is the same.
+        engine: Who does the work: "local", this process; a `robustkit.PoolEngine`,
+            several on this machine; "ray" or a `robustkit.RayEngine`, workers of Ray.
+            What comes out is the same.
         out: Run folder to write; None: a temporary one, removed with the results
             (`Results.save` keeps them). If it holds an unfinished run with the same
             model, data, settings and versions, that run goes on.

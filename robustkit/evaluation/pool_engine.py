@@ -1,0 +1,228 @@
+"""Shards on several processes of this machine."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from robustkit.errors import BadInput
+from robustkit.evaluation.batch import BatchEvaluator, Looked, Progress, Work
+from robustkit.evaluation.recipe import Recipe
+from robustkit.evaluation.shards import Shard, ShardKey
+from robustkit.evaluation.store import RunFolder
+from robustkit.models.base import Model
+from robustkit.numerics.tensors import Array
+
+__all__ = ["PoolEngine"]
+
+_AHEAD = 2
+"""So many parts of the work are under way or wait, for each worker."""
+
+
+@dataclass(frozen=True)
+class PoolEngine:
+    """Hands the shards of a run out to processes, each of which loads the model once.
+
+    The data are read, and what is found is written, by the process that calls. The
+    tables are those of the local engine, byte for byte, but for the times: with as many
+    threads per worker as that has. torch's threads are divided among the workers.
+
+    The processes start afresh, and run the main module again under another name: a
+    script must call `evaluate` under `if __name__ == "__main__":`. A model that is
+    given as an object must be of a class that they can import.
+
+    Args:
+        workers: How many.
+
+    Raises:
+        BadInput: The number is not positive.
+    """
+
+    workers: int
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise BadInput(
+                f"the number of workers must be at least 1; got {self.workers}"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "local", "workers": self.workers}
+
+    def run(
+        self,
+        recipe: Recipe,
+        works: Iterable[Work],
+        folder: RunFolder,
+        model: Model,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        parts = _parts(works, recipe.make(model), folder)
+        # Of each batch; they do not end in their order.
+        finished: Counter[int] = Counter()
+        with self._pool(_packed(recipe)) as pool:
+            waiting: dict[Future[Shard | None], _Part] = {}
+            while True:
+                while len(waiting) < _AHEAD * self.workers:
+                    part = next(parts, None)
+                    if part is None:
+                        break
+                    waiting[pool.submit(_do, part.work, part.key, part.kept)] = part
+                if not waiting:
+                    return
+                for done in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    part, shard = waiting.pop(done), done.result()
+                    if shard is not None:
+                        folder.keep(shard)
+                        finished[part.work.number] += 1
+                        part.tell(progress, finished[part.work.number])
+
+    @contextmanager
+    def _pool(self, packed: bytes) -> Iterator[ProcessPoolExecutor]:
+        """The workers, which do not outlive the context, however it ends."""
+        others = set(multiprocessing.active_children())
+        threads = max(torch.get_num_threads() // self.workers, 1)
+        pool = ProcessPoolExecutor(
+            self.workers,
+            # Processes that were forked do not get on with torch's threads.
+            multiprocessing.get_context("spawn"),
+            initializer=_start,
+            initargs=(packed, threads),
+        )
+        try:
+            yield pool
+        except BaseException as error:
+            # Nobody wants to know any more what they are at.
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+            if isinstance(error, BrokenExecutor):
+                raise RuntimeError(
+                    "a worker was lost; did it run out of memory? Fewer workers, or a "
+                    "smaller batch size, take less. (A script must call evaluate under "
+                    "`if __name__ == '__main__':`.)"
+                ) from error
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Something for a worker to do.
+
+    Attributes:
+        work: The batch.
+        key: The part of the work on it; None: only see whether the model is the same.
+        parts: How many the batch has.
+        before: How many of them were finished earlier.
+        kept: Predictions (n,) of the parts that were finished earlier.
+    """
+
+    work: Work
+    key: ShardKey | None
+    parts: int
+    before: int
+    kept: tuple[Array, ...] = ()
+
+    def tell(self, progress: Callable[[Progress], None] | None, finished: int) -> None:
+        """Report that it is done, and so many others of its batch by now."""
+        if progress is not None and self.key is not None:
+            share = (self.before + finished) / self.parts
+            first, count = int(self.work.index[0]), len(self.work.x)
+            progress(Progress(first, count, self.key.norm, self.key.attack, share))
+
+
+def _parts(
+    works: Iterable[Work], evaluator: BatchEvaluator, folder: RunFolder
+) -> Iterator[_Part]:
+    """What is left to do, made as it is asked for."""
+    for work in works:
+        folder.add_examples(work.index, work.x)
+        keys = evaluator.keys(work)
+        kept = {key: folder.kept(key) for key in keys}
+        done = tuple(shard.prediction for shard in kept.values() if shard is not None)
+        if done:
+            yield _Part(work, None, len(keys), len(done), done)
+        for key in keys:
+            if kept[key] is None:
+                yield _Part(work, key, len(keys), len(done))
+
+
+def _packed(recipe: Recipe) -> bytes:
+    try:
+        return pickle.dumps(recipe)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise BadInput(
+            f"the model, an attack or the criterion cannot be sent to workers "
+            f"({reason}); name the model by its file, file.py:name, or leave out the "
+            "workers"
+        ) from error
+
+
+# Of a worker: what it was given, and what it has made of it.
+_given: bytes = b""
+_evaluator: BatchEvaluator | None = None
+_last: tuple[int, Looked] | None = None
+
+
+def _start(packed: bytes, threads: int) -> None:
+    """The first thing that a worker does."""
+    global _given
+    _given = packed
+    # An interrupt is for the process that called, which ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What models print is not among the results.
+    sys.stdout = sys.stderr
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_caller, daemon=True).start()
+
+
+def _end_with_caller() -> None:
+    caller = multiprocessing.parent_process()
+    if caller is not None:
+        caller.join()
+        os._exit(1)
+
+
+def _loaded() -> BatchEvaluator:
+    # Not at the start: what is raised there cannot be told from a lost worker.
+    try:
+        recipe: Recipe = pickle.loads(_given)
+        return recipe.make()
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise BadInput(
+            f"a worker cannot load the model ({reason}); name it by its file, "
+            "file.py:name, or leave out the workers"
+        ) from error
+
+
+def _do(work: Work, key: ShardKey | None, kept: tuple[Array, ...]) -> Shard | None:
+    """One part of the work on a batch; without a key, see if the model is the same."""
+    global _evaluator, _last
+    if _evaluator is None:
+        _evaluator = _loaded()
+    if _last is None or _last[0] != work.number:
+        _last = work.number, _evaluator.look(work)
+    if key is not None:
+        return _evaluator.attack(key, _last[1])
+    for prediction in kept:
+        _evaluator.check_unchanged(prediction, _last[1])
+    return None
