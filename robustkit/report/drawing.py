@@ -50,7 +50,11 @@ def draw(chart: Chart) -> dict[str, Any]:
         "x_label": _label(chart.x),
         "y_label": "" if chart.marks else _label(chart.y),
         "series": shapes,
-        "legend": [shape for shape in reversed(shapes) if shape["name"]],
+        # What matters most is drawn last, and named first.
+        "legend": sorted(
+            (shape for shape in shapes if shape["name"]),
+            key=lambda shape: not shape["main"],
+        ),
         "band": chart.band if any(shape["band"] for shape in shapes) else "",
         "mark": chart.mark if chart.marks else "",
         "marks": _marks(chart.marks, scale),

@@ -73,7 +73,8 @@ class Gallery:
 
     Attributes:
         across: Up to five across the range of the distances, ascending.
-        worst: The nearest of all; none where they would be most of them.
+        worst: The nearest of all; none where they would be most of them, or are those
+            of their classes.
         of_classes: The nearest one of each class, the worst classes first; at most ten,
             and none where most classes have one sample only.
         changes: (h, w, c) perturbations of images, at most 256, across the range or
@@ -130,10 +131,13 @@ def choose(results: Results, norm: str, data: DataSet | None) -> Gallery:
     if data is None:
         of_all = np.array(list(originals), dtype=np.int64)
         at_random = rows[np.isin(best["index"][rows], of_all[drawn(of_all)])]
+    of_classes = np.sort(nearest)[: _CLASSES if several else 0]
+    # Of different classes, they are the first of those.
+    worst = not np.array_equal(of_classes[:_WORST], np.arange(_WORST))
     picked = {
         "across": rows[nearby],
-        "worst": rows[: _WORST if len(every) >= 2 * _WORST else 0],
-        "of_classes": rows[np.sort(nearest)[: _CLASSES if several else 0]],
+        "worst": rows[: _WORST if worst and len(every) >= 2 * _WORST else 0],
+        "of_classes": rows[of_classes],
         "changes": at_random[_spread(len(at_random), _MOST_CHANGES)],
     }
     if data is not None:

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from robustkit.evaluation.shards import write_atomically
@@ -39,6 +40,7 @@ _SETTINGS: dict[str, Any] = {
     "ytick.labelcolor": _INK,
 }
 _PANEL = (4.4, 3.3)  # Inches.
+_ACROSS = 3
 # Lines of so many places have a dot at each.
 _MARKED = {1, *range(3, 30)}
 # No date and no version of a library: equal results are equal bytes.
@@ -72,12 +74,14 @@ def save_charts(
         style.context(["default", _SETTINGS]),
         matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}),
     ):
+        across = min(len(charts), _ACROSS)
+        down = -(-len(charts) // across)
         figure = Figure(
-            figsize=(_PANEL[0] * len(charts), _PANEL[1]), layout="constrained"
+            figsize=(_PANEL[0] * across, _PANEL[1] * down), layout="constrained"
         )
         FigureCanvasAgg(figure)
         for place, chart in enumerate(charts):
-            _draw(figure.add_subplot(1, len(charts), place + 1), chart)
+            _draw(figure.add_subplot(down, across, place + 1), chart)
         _legend(figure)
         for kind in formats:
             content = io.BytesIO()
@@ -175,12 +179,14 @@ def _legend(figure: Figure) -> None:
         handles, labels = axes.get_legend_handles_labels()
         for handle, label in zip(handles, labels, strict=True):
             known.setdefault(label, handle)
-    columns = min(len(known), 3 * len(figure.axes))
     if not known:
         return
+    # Bands belong to all the lines before them.
+    named = sorted(known.items(), key=lambda one: isinstance(one[1], PolyCollection))
+    columns = min(len(known), 3 * min(len(figure.axes), _ACROSS))
     figure.legend(
-        list(known.values()),
-        list(known),
+        [handle for _, handle in named],
+        [label for label, _ in named],
         loc="outside lower left",
         ncols=columns,
         frameon=False,

@@ -154,7 +154,9 @@ def _md_table(table: Tabular) -> str:
 
     lines = [
         row([_md(name) for name in table.columns]),
-        row(["---", *["---:"] * (len(table.columns) - 1)]),
+        row(
+            ["---"] * table.names + ["---:"] * (len(table.columns) - table.names),
+        ),
         *(row([_md(_plain(cell)) for cell in cells]) for cells in table.rows),
     ]
     note = f"\n\n{_md(table.note)}" if table.note else ""
@@ -176,12 +178,13 @@ def _tex_table(table: Tabular, head: str) -> str:
 
     title = f"{head}: {_tex(table.title)}" if head else _tex(table.title)
     caption = f"{title}. {_tex(table.note)}".strip()
+    kinds = "l" * table.names + "r" * (len(table.columns) - table.names)
     return "\n".join(
         [
             r"\begin{table}",
             r"  \centering",
             f"  \\caption{{{caption}}}",
-            f"  \\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+            f"  \\begin{{tabular}}{{{kinds}}}",
             r"    \toprule",
             "    " + row([Cell(name) for name in table.columns]),
             r"    \midrule",

@@ -76,6 +76,7 @@ def runs_table(runs: Sequence[Named], norms: Sequence[str]) -> Tabular:
         "found over all samples, those that are adversarial from the start as 0."
         + units,
         key="runs",
+        names=3,
         shown=False,
     )
 
@@ -180,6 +181,7 @@ def attacks_table(runs: Sequence[Named], norm: str) -> Tabular:
         "means per sample, and the median counts samples without an adversarial as "
         "infinitely far.",
         key="attacks",
+        names=1 + len(_run_head(runs)),
     )
 
 
@@ -212,6 +214,7 @@ def contributions_table(
         "are farther. The last column is the median over the samples attacked, had "
         "this attack not been run.",
         key="contributions",
+        names=1 + len(_run_head(runs)),
     )
 
 
@@ -408,6 +411,7 @@ def _optimality(found: Comparison) -> Tabular:
         "finds nothing. At equal passes: by what every attack knew after as many "
         "forward and backward passes together, against the nearest of all by then.",
         key="optimality",
+        names=3,
     )
 
 

@@ -34,6 +34,7 @@ class Tabular:
         rows: As many cells as columns, each.
         note: What must be known to read it.
         key: A short name, for labels and references.
+        names: How many columns, the first ones, hold words and not numbers.
         shown: Whether the title is a heading of its own; else it is for screen
             readers only.
     """
@@ -43,6 +44,7 @@ class Tabular:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     key: str = ""
+    names: int = 1
     shown: bool = True
 
     def __post_init__(self) -> None:
