@@ -91,7 +91,8 @@ class PoolEngine:
                     if shard is not None:
                         folder.keep(shard)
                         finished[part.work.number] += 1
-                        part.tell(progress, finished[part.work.number])
+                        busy = min(len(waiting) + 1, self.workers)
+                        part.tell(progress, finished[part.work.number], busy)
 
     @contextmanager
     def _pool(self, packed: bytes) -> Iterator[ProcessPoolExecutor]:
@@ -140,12 +141,28 @@ class _Part:
     before: int
     kept: tuple[Array, ...] = ()
 
-    def tell(self, progress: Callable[[Progress], None] | None, finished: int) -> None:
-        """Report that it is done, and so many others of its batch by now."""
-        if progress is not None and self.key is not None:
-            share = (self.before + finished) / self.parts
-            first, count = int(self.work.index[0]), len(self.work.x)
-            progress(Progress(first, count, self.key.norm, self.key.attack, share))
+    def tell(
+        self, progress: Callable[[Progress], None] | None, finished: int, busy: int
+    ) -> None:
+        """Report that it is done.
+
+        Args:
+            progress: To be called, or None.
+            finished: Parts of its batch that are, by now.
+            busy: How many are worked on at the same time.
+        """
+        if progress is None or self.key is None:
+            return
+        progress(
+            Progress(
+                first=int(self.work.index[0]),
+                samples=len(self.work.x),
+                norm=self.key.norm,
+                attack=self.key.attack,
+                share=(self.before + finished) / self.parts,
+                busy=busy,
+            )
+        )
 
 
 def _parts(
