@@ -63,10 +63,11 @@ def _falls_with_size(results: Results, norm: str) -> list[Finding]:
             Finding(
                 "C1",
                 Severity.SUSPICIOUS,
-                f"{norm}: {kind} succeeds less often where it is allowed more: "
-                f"{first} at {of_samples(few.sum(), len(few))} within {small:.3g}, "
-                f"{second} at {more.sum()} within {large:.3g}. What is within the one "
-                "is within the other, so the attack fails for reasons of its own",
+                f"{norm}: {kind}, run at several sizes, succeeds less often where it "
+                f"is allowed more: {first} at {of_samples(few.sum(), len(few))} "
+                f"within {small:.3g}, {second} at {more.sum()} within {large:.3g}. "
+                "What is within the one is within the other, so the attack fails for "
+                "reasons of its own",
                 "choose the step size per model, start from what smaller sizes found "
                 "(minimum-norm attacks do), and attack without gradients too",
                 {

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.checks.check import FINDINGS
+from robustkit.checks.effort_checks import after_half
 from robustkit.checks.run_checks import sides
 from robustkit.errors import BadInput
 from robustkit.evaluation.results import NOT_WARRANTED, Results
@@ -177,6 +178,14 @@ def _converged(asked: _Asked) -> _Answer:
     if not traced:
         return _OPEN, "the run has no traces; show that more steps change nothing"
     return _without("S2")(asked)
+
+
+def _done(asked: _Asked) -> _Answer:
+    """By the run's second half of the steps, or by trials."""
+    norms = asked.results.norms
+    if any(after_half(asked.results, norm) is not None for norm in norms):
+        return _without("C4")(asked)
+    return _tried("C4")(asked)
 
 
 def _chance(asked: _Asked) -> _Answer:
@@ -421,7 +430,7 @@ _SECTIONS: dict[str, list[tuple[str, Callable[[_Asked], _Answer]]]] = {
          _powerful),
         ("Had the attacks converged?", _converged),
         ("Does success not fall where more is allowed?", _tried("C1")),
-        ("Do twice the steps bring nothing?", _tried("C4")),
+        ("Do twice the steps bring nothing?", _done),
         ("Do targets bring nothing?", _tried("C8")),
         ("Does the attack break the model without its defense?", _undefended),
         ("Is no more than chance left at half the bounds' width?", _chance),

@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.ticker import LogLocator, MaxNLocator
 
+from robustkit.checks.effort_checks import after_half
 from robustkit.checks.run_checks import sides
 from robustkit.evaluation.results import Results
 from robustkit.numerics.tensors import Array
@@ -23,6 +24,9 @@ _ROOM = 84
 _THIN = 12
 # Off the scale of a picture, in the direction of its sign.
 _FARTHEST = 3.0
+# In diagnoses of a run's own attacks, by checks that are made by trials as well.
+_HALVES = "the second half of the steps"
+_OF_RUNS = ("no adversarial of any size", "run at several sizes")
 
 
 def picture(
@@ -106,10 +110,12 @@ def _gradients(
 def _success(
     results: Results, finding: Mapping[str, Any], measured: Mapping[str, Any]
 ) -> Markup:
-    """C1, C4, C7, C8, S4: success of the trials against epsilon."""
+    """C1, C4, C7, C8, S4: success of the trials, or of the run, against epsilon."""
     kept = measured.get("trials")
-    # S4 is a finding about a run's own attacks, too.
-    if not kept or "no adversarial of any size" in finding["diagnosis"]:
+    # C1, C4 and S4 are findings about a run's own attacks, too.
+    if _HALVES in finding["diagnosis"]:
+        return _halves(results, finding)
+    if not kept or any(words in finding["diagnosis"] for words in _OF_RUNS):
         return _accuracy(results, finding, measured)
     sizes = np.array(kept["epsilons"], dtype=float)
     success = np.array(kept["success"], dtype=float)
@@ -138,6 +144,29 @@ def _success(
     )
     label = f"{words.axis_label(kept['norm'])}; logarithmic"
     return _figure([_svg(body, label, "samples broken")], says)
+
+
+def _halves(results: Results, finding: Mapping[str, Any]) -> Markup:
+    """C4: success against size after half of a run's steps, and after all."""
+    norm, _ = _subject(results, finding)
+    known = after_half(results, norm) if norm else None
+    if known is None:
+        return Markup()
+    index, half, whole = known
+    finite = np.concatenate([d[np.isfinite(d) & (d > 0)] for d in (half, whole)])
+    high = 1.1 * float(finite.max()) if len(finite) else 1.0
+    axes = _Axes(0.0, high, 0, 1)
+    body = _grid(axes, _even(0, high), [0, 0.25, 0.5, 0.75, 1], percent=True)
+    grid = np.linspace(0, high, 200)
+    for kind, distance in (("attack c0", half), ("best", whole)):
+        share = (distance[None] <= grid[:, None]).mean(axis=1)
+        body += _path(kind, axes, grid, share)
+    says = (
+        f"Success against size of {len(index)} samples with traces: after half of the "
+        "steps of all attacks (thin), and after all of them (thick). Of attacks that "
+        "are done, both are the same."
+    )
+    return _figure([_svg(body, words.axis_label(norm), "samples broken")], says)
 
 
 def _accuracy(

@@ -100,6 +100,17 @@ def test_success_against_epsilon(results):
     assert len(shapes(own, "path", "attack")) == 4
 
 
+def test_success_after_half_of_the_steps(results):
+    told = "linf: the second half of the steps (fgsm) broke 9 of 30 samples more"
+    figure = drawn(results, "C4", told)
+    (thin,), (thick,) = (shapes(figure, "path", kind) for kind in ("attack", "best"))
+    assert thin.get("d") != ""
+    assert "30 samples with traces" in "".join(figure.itertext())
+    ends = [float(p.get("d").rpartition(",")[2]) for p in (thin, thick)]
+    # No later than after all, and there nearly all are broken.
+    assert ends[0] >= ends[1] >= 16.0
+
+
 @pytest.mark.parametrize("id", ["C3", "C5", "C6"])
 def test_weaker_against_stronger(results, id):
     figure = drawn(results, id, "linf: attacks come nearer")
