@@ -421,7 +421,7 @@ REMEDIES: tuple[Remedy, ...] = (
         _ids("G1", "S3"),
         "follow the gradients of a network that learned the model's answers",
         _student,
-        cost=2,
+        cost=3,
     ),
     Remedy(
         "second margin",
