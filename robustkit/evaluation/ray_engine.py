@@ -1,9 +1,11 @@
 """Shards on many workers, by Ray: on one machine, or on a cluster."""
 
+import math
 import socket
+import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +88,9 @@ class RayEngine:
         model: Model,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        tasks = _tasks(works, recipe.make(model), folder)
+        # By the place of an attack, seconds for each sample the last time.
+        took: dict[int, float] = {}
+        tasks = _tasks(works, recipe.make(model), folder, took)
         packed = _packed(recipe.portable())
         # Of each batch, by its first sample; they do not end in their order.
         finished: Counter[int] = Counter()
@@ -94,11 +98,12 @@ class RayEngine:
             check_room(self.num_cpus, self.num_gpus)
             sent = the_ray().put(packed)
             orders = Orders(sent, self.num_cpus, socket.gethostname())
-            crew = [self._hire(orders) for _ in range(self._count())]
+            crew = [self._hire() for _ in range(self._count())]
             try:
-                for done in self._done(crew, tasks):
+                for done in self._done(crew, orders, tasks):
                     if done.shard is not None:
                         folder.keep(done.shard)
+                        took[done.shard.key.place] = done.seconds / done.task.samples
                         finished[done.task.first] += 1
                         _tell(progress, done, finished)
             finally:
@@ -114,7 +119,7 @@ class RayEngine:
             return max(int(there.get("GPU", 0) / self.num_gpus), 1)
         return max(int(there.get("CPU", 0) / self.num_cpus), 1)
 
-    def _hire(self, orders: Orders) -> Any:
+    def _hire(self) -> Any:
         """A worker, which may still have to start."""
         kind = (
             the_ray()
@@ -126,33 +131,37 @@ class RayEngine:
                 max_task_retries=self.retries,
             )
         )
-        return kind.remote(orders)
+        return kind.remote()
 
-    def _done(self, crew: list[Any], tasks: Iterator["_Task"]) -> Iterator["_Done"]:
+    def _done(
+        self, crew: list[Any], orders: Orders, tasks: Iterator["_Task"]
+    ) -> Iterator["_Done"]:
         """Tasks with what came of them, as they end; a task to a worker at a time.
 
         Whoever is free gets the next task before anything else is done, and that task
         was made before anybody was free.
         """
-        starting = {worker.ready.remote(): worker for worker in crew}
-        working: dict[Any, tuple[Any, _Task]] = {}
+        starting = {worker.ready.remote(orders): worker for worker in crew}
+        working: dict[Any, tuple[Any, _Task, float]] = {}
         following, given = next(tasks, None), 0
         while working or following is not None:
             reference = self._wait([*working, *starting], len(starting) == len(crew))
-            task = None
+            task, since, now = None, 0.0, time.monotonic()
             if reference in starting:
                 worker = starting.pop(reference)
             else:
-                worker, task = working.pop(reference)
+                worker, task, since = working.pop(reference)
             if following is not None:
-                asked = worker.do.remote(following.work, following.key, following.kept)
-                working[asked] = worker, following
+                asked = worker.do.remote(
+                    orders, following.work, following.key, following.kept
+                )
+                working[asked] = worker, following, now
                 following, given = next(tasks, None), given + 1
                 if following is None and given < len(crew):
                     _say_too_few(given, len(crew))
             shard = self._answer(reference, task)
             if task is not None:
-                yield _Done(task, shard, len(working))
+                yield _Done(task, shard, now - since, len(working))
 
     def _wait(self, references: list[Any], nobody_yet: bool) -> Any:
         """The first of them that is there."""
@@ -229,11 +238,13 @@ class _Done:
     Attributes:
         task: Which.
         shard: What was found; None: there was nothing to find.
+        seconds: From when it was given to a worker.
         busy: How many others workers are at, by now.
     """
 
     task: _Task
     shard: Shard | None
+    seconds: float
     busy: int
 
 
@@ -258,9 +269,16 @@ def _tell(
 
 
 def _tasks(
-    works: Iterable[Work], evaluator: BatchEvaluator, folder: RunFolder
+    works: Iterable[Work],
+    evaluator: BatchEvaluator,
+    folder: RunFolder,
+    took: Mapping[int, float],
 ) -> Iterator[_Task]:
-    """What is left to do, made as it is asked for."""
+    """What is left to do, made as it is asked for.
+
+    Of a batch, what takes longest comes first, as far as is known by then (`took`), so
+    that at the end nobody is alone with a long part.
+    """
     for work in works:
         folder.add_examples(work.index, work.x)
         keys = evaluator.keys(work)
@@ -270,7 +288,7 @@ def _tasks(
         done = tuple(shard.prediction for shard in kept.values() if shard is not None)
         if done:
             yield _Task(reference, first, count, None, len(keys), len(done), done)
-        for key in keys:
+        for key in sorted(keys, key=lambda key: -took.get(key.place, math.inf)):
             if kept[key] is None:
                 yield _Task(reference, first, count, key, len(keys), len(done))
 

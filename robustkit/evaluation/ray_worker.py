@@ -2,7 +2,6 @@
 
 import socket
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ class Orders:
 
     Attributes:
         recipe: Reference to it, pickled, so that what cannot be unpickled is told as
-            such. Ray keeps it for workers that start anew as long as the reference.
+            such.
         threads: That torch may use.
         host: Where the process runs that called.
     """
@@ -35,70 +34,53 @@ class Orders:
 
 
 class Worker:
-    """Loads the model once, and does one part of the work after the other."""
+    """Loads the model once, and does one part of the work after the other.
 
-    def __init__(self, orders: Orders) -> None:
-        self._orders = orders
+    It is told its orders with each part, and not when it is made: one that Ray makes
+    anew could not ask for them again, and what is raised then cannot be told from a
+    lost worker.
+    """
+
+    def __init__(self) -> None:
+        self._evaluator: BatchEvaluator | None = None
         self._last: tuple[int, Looked] | None = None
 
-    @cached_property
-    def _evaluator(self) -> BatchEvaluator:
-        # Not when made: what is raised there cannot be told from a lost worker.
-        torch.set_num_threads(self._orders.threads)
-        try:
-            packed = the_ray().get(self._orders.recipe)
-            recipe: Recipe = the_ray().cloudpickle.loads(packed)
-            evaluator = recipe.make()
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise BadInput(
-                f"a worker on '{socket.gethostname()}' cannot load the model "
-                f"({reason}); what a model is made of must be found on every node "
-                "under the same name"
-            ) from error
-        self._check_same_model(recipe, evaluator.model.fingerprint())
-        return evaluator
-
-    def _check_same_model(self, recipe: Recipe, found: str | None) -> None:
-        if recipe.fingerprint is None or found == recipe.fingerprint:
-            return
-        raise BadInput(
-            f"the model '{recipe.model}' that a worker loaded on "
-            f"'{socket.gethostname()}' is not the one that was loaded on "
-            f"'{self._orders.host}', where the run was started: its fingerprint is "
-            f"{str(found)[:16]}, and {recipe.fingerprint[:16]} there; put the same "
-            "files on every node, or on a file system that all share"
-        )
-
-    def ready(self) -> None:
+    def ready(self, orders: Orders) -> None:
         """Load the model.
 
         Raises:
             BadInput: It cannot be loaded here, or is another one.
         """
-        _ = self._evaluator
+        self._follow(orders)
 
     def do(
-        self, work: Work, key: ShardKey | None, kept: tuple[Array, ...]
+        self, orders: Orders, work: Work, key: ShardKey | None, kept: tuple[Array, ...]
     ) -> Shard | None:
         """One part of the work on a batch; without a key, see if the model is the same.
 
         Args:
+            orders: Those of all parts.
             work: The batch.
             key: The part.
             kept: Predictions (n,) of the batch by parts that were finished earlier.
 
         Raises:
-            BadInput: It is not.
+            BadInput: It is not; or it cannot be loaded here.
         """
-        batch = self._look(work)
+        evaluator = self._follow(orders)
+        batch = self._look(evaluator, work)
         if key is not None:
-            return self._evaluator.attack(key, batch)
+            return evaluator.attack(key, batch)
         for prediction in kept:
-            self._evaluator.check_unchanged(prediction, batch)
+            evaluator.check_unchanged(prediction, batch)
         return None
 
-    def _look(self, work: Work) -> Looked:
+    def _follow(self, orders: Orders) -> BatchEvaluator:
+        if self._evaluator is None:
+            self._evaluator = _loaded(orders)
+        return self._evaluator
+
+    def _look(self, evaluator: BatchEvaluator, work: Work) -> Looked:
         if self._last is None or self._last[0] != work.number:
             # Copies, since what Ray hands out cannot be written to.
             own = replace(
@@ -107,5 +89,29 @@ class Worker:
                 label=np.array(work.label),
                 index=np.array(work.index),
             )
-            self._last = work.number, self._evaluator.look(own)
+            self._last = work.number, evaluator.look(own)
         return self._last[1]
+
+
+def _loaded(orders: Orders) -> BatchEvaluator:
+    torch.set_num_threads(orders.threads)
+    here = socket.gethostname()
+    try:
+        packed = the_ray().get(orders.recipe)
+        recipe: Recipe = the_ray().cloudpickle.loads(packed)
+        evaluator = recipe.make()
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BadInput(
+            f"a worker on '{here}' cannot load the model ({reason}); what a model is "
+            "made of must be found on every node under the same name"
+        ) from error
+    found = evaluator.model.fingerprint()
+    if recipe.fingerprint is not None and found != recipe.fingerprint:
+        raise BadInput(
+            f"the model '{recipe.model}' that a worker loaded on '{here}' is not the "
+            f"one that was loaded on '{orders.host}', where the run was started: its "
+            f"fingerprint is {str(found)[:16]}, and {recipe.fingerprint[:16]} there; "
+            "put the same files on every node, or on a file system that all share"
+        )
+    return evaluator

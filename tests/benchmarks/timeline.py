@@ -77,9 +77,9 @@ class _Noting(Worker):
         self._note(Span(os.getpid(), "start", now - _age(), now, ran, waited))
         super().__init__(*args)
 
-    def ready(self) -> None:
+    def ready(self, *args: Any) -> None:
         self._clock.start()
-        super().ready()
+        super().ready(*args)
         self._note(self._clock.span("load"))
 
     def do(self, *args: Any) -> Any:

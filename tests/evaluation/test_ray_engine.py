@@ -139,6 +139,21 @@ def test_progress_adds_up_though_parts_end_in_another_order(cluster, named):
     assert [event.overall for event in seen] == [0.5, 1.0]
 
 
+def test_what_took_long_is_done_first_in_later_batches(cluster, named):
+    seen = []
+    evaluate(
+        named / "run",
+        two(workers=1),
+        norm=["l2"],
+        attacks={"quick": rk.FMN(steps=1), "slow": rk.FMN(steps=500)},
+        budget=None,
+        batch_size=8,
+        progress=seen.append,
+    )
+    # The second batch is got ready while the first one is at work.
+    assert [event.attack for event in seen] == 2 * ["quick", "slow"] + ["slow", "quick"]
+
+
 def test_a_shard_that_kills_every_worker_ends_the_run_and_is_named(cluster, named):
     (named / "always").touch()
     with pytest.raises(RuntimeError, match=r"lost 1 times at work on samples \d+ to"):
