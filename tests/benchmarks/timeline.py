@@ -203,8 +203,10 @@ class Timeline:
         )
 
     def chart(self, width: int = 64) -> str:
-        """A line for each process, whose signs are the beginnings of what it does."""
-        lines = [("driver", self.driver), *(("worker", w) for w in self.workers)]
+        """A line for each process: what it does, by first letters; parts are = or #."""
+        # In between it waits for workers, but for keeping what they found.
+        driver = [self.driver[0], self.driver[-1]]
+        lines = [("driver", driver), *(("worker", w) for w in self.workers)]
         return "\n".join(f"  {who:7}|{self._line(s, width)}|" for who, s in lines)
 
     def _line(self, spans: list[Span], width: int) -> str:
@@ -212,9 +214,7 @@ class Timeline:
         begin, scale = self.driver[0].begin, width / self.whole
         odd = False
         for span in spans:
-            sign = {"before": "b", "start": "s", "load": "l", "after": "a"}.get(
-                span.what
-            )
+            sign = span.what[0]
             if span.what == "part":
                 # So that parts can be told apart.
                 sign, odd = "=#"[odd], not odd
