@@ -94,7 +94,7 @@ def _steps_help(t: Trials) -> list[Finding]:
 
 def _fails_when_fixed(t: Trials) -> list[Finding]:
     """C7, of random models."""
-    if t.fixed is None or t.fixed.mean() >= _ENOUGH:
+    if t.fixed is None or not _fails(t.fixed):
         return []
     return [
         Finding(
@@ -116,10 +116,10 @@ def _fails_undefended(t: Trials) -> list[Finding]:
     if t.undefended is None:
         return []
     near, anywhere = t.undefended.mean(axis=0).tolist()
-    if near >= _HALF and anywhere >= _ENOUGH:
+    weak = _fails(t.undefended[:, 1])
+    if near >= _HALF and not weak:
         return []
     size = float(t.epsilons[-2:][0])
-    weak = anywhere < _ENOUGH
     return [
         Finding(
             "C7",
@@ -186,6 +186,11 @@ def _unbounded_fails(t: Trials) -> list[Finding]:
             _at(t, left),
         )
     ]
+
+
+def _fails(broken: Array) -> bool:
+    """Whether an attack fails more often than it may, surely."""
+    return at_least(int((~broken).sum()), len(broken)) > 1 - _ENOUGH
 
 
 def _name(t: Trials) -> str:
