@@ -4,7 +4,6 @@ import csv
 import importlib
 import shutil
 import weakref
-from array import array
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from robustkit.evaluation.curve import (
     proportion,
 )
 from robustkit.evaluation.description import check_run, check_warrants, printable
+from robustkit.evaluation.reading import read_queries, read_table
 from robustkit.evaluation.store import SCHEMA, read_json
-from robustkit.evaluation.tables import COLUMNS, QUERIES, QUERY_COLUMNS
+from robustkit.evaluation.tables import QUERIES
 from robustkit.evaluation.traces import TRACES, Traced, read_traces
-from robustkit.evaluation.verify import UNDONE
 from robustkit.numerics.tensors import Array
 
 __all__ = ["LOWER", "LOWER_COLUMNS", "NOT_WARRANTED", "WARRANTS", "Results"]
@@ -74,7 +73,7 @@ class Results:
         check_run(self.run, self.path / "run.json")
         self.norms = tuple(self.run["config"].get("norms", ()))
         self.reload_warrants()
-        self._table = _read_table(self.path / "samples.csv")
+        self._table = read_table(self.path / "samples.csv")
         index, first = np.unique(self._table["index"], return_index=True)
         self.index: Array = index
         self.label: Array = self._table["label"][first]
@@ -143,7 +142,7 @@ class Results:
         norm = self._norm(norm)
         worked = (self._table["norm"] == norm) & (self._table["attack"] == attack)
         worked &= self._table["status"] != "already_misclassified"
-        after = _read_queries(self.path / "queries.csv", attack, norm)
+        after = read_queries(self.path / "queries.csv", attack, norm)
         if not worked.any() or len(after) == 0:
             return {}
         most = int(self._table["forward_passes"][worked].max())
@@ -168,7 +167,7 @@ class Results:
             norm: Which one, if there are several.
             backward: Whether backward passes are counted among them too.
         """
-        after = _read_queries(self.path / "queries.csv", attack, self._norm(norm))
+        after = read_queries(self.path / "queries.csv", attack, self._norm(norm))
         known = np.full((len(self.index), len(QUERIES)), np.nan)
         rows = np.isin(after[:, 0], self.index)
         values = np.split(after[:, 1:], 2, axis=1)[int(backward)]
@@ -414,87 +413,3 @@ class Results:
                 f"the run has no norm '{norm}'; {suggestion(norm, self.norms)}"
             )
         return norm
-
-
-_INTEGERS = (
-    "index",
-    "label",
-    "prediction",
-    "forward_passes",
-    "backward_passes",
-    "decision_queries",
-    "steps",
-)
-_NUMBERS = ("distance", "seconds")
-_WORDS = ("attack", "norm", "status", "found")
-_LEAST, _MOST = 1e-100, 1e100
-
-
-def _read_queries(path: Path, attack: str, norm: str) -> Array:
-    """(n, 1 + 2 counts) the index and the distances of one attack in queries.csv."""
-    rows = []
-    try:
-        with open(inside(path), newline="", encoding="utf-8") as file:
-            reader = csv.reader(file)
-            if tuple(next(reader, ())) != QUERY_COLUMNS:
-                raise ValueError("its columns are others than expected")
-            for index, name, of, *values in reader:
-                if len(values) != 2 * len(QUERIES):
-                    raise ValueError(f"a row has {3 + len(values)} values")
-                if (name, of) == (attack, norm):
-                    rows.append(array("d", map(float, (index, *values))))
-    except FileNotFoundError:
-        return np.zeros((0, 1 + 2 * len(QUERIES)))
-    except (OSError, ValueError, csv.Error) as error:
-        raise BadInput(f"cannot read the table of queries '{path}': {error}") from error
-    return np.array(rows).reshape((-1, 1 + 2 * len(QUERIES)))
-
-
-def _read_table(path: Path) -> dict[str, Array]:
-    """The columns of samples.csv as arrays; reasons are left on disk.
-
-    Of a reason only remains whether it is that of an adversarial that did not hold.
-
-    A row costs about a hundred bytes of memory, however long the texts in it are.
-    """
-    integers = {name: array("q") for name in _INTEGERS}
-    numbers = {name: array("d") for name in _NUMBERS}
-    words: dict[str, list[str]] = {name: [] for name in _WORDS}
-    # Each word is in memory once, however many rows have it.
-    known: dict[str, str] = {}
-    undone = array("b")
-    try:
-        with open(inside(path), newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise ValueError(f"its columns are {reader.fieldnames}")
-            for row in reader:
-                for name in _INTEGERS:
-                    integers[name].append(int(row[name]))
-                for name in _NUMBERS:
-                    numbers[name].append(float(row[name]))
-                for name in _WORDS:
-                    word = row[name]
-                    if word not in known:
-                        known[word] = printable(word)
-                    words[name].append(known[word])
-                undone.append(UNDONE in row["reason"])
-    except (OSError, ValueError, TypeError, OverflowError, csv.Error) as error:
-        raise BadInput(f"cannot read the table of samples '{path}': {error}") from error
-    _check_distances(np.array(numbers["distance"]), path)
-    table: dict[str, Array] = {k: np.array(v) for k, v in integers.items()}
-    table |= {name: np.array(values) for name, values in numbers.items()}
-    table |= {name: np.array(values, dtype=object) for name, values in words.items()}
-    table["found"] = table["found"] == "true"
-    table["undone"] = np.array(undone, dtype=bool)
-    return table
-
-
-def _check_distances(distance: Array, path: Path) -> None:
-    """Refuse what no distance of single-precision inputs can be."""
-    size = distance[np.isfinite(distance) & (distance != 0)]
-    if ((size < _LEAST) | (size > _MOST)).any():
-        raise BadInput(
-            f"cannot read the table of samples '{path}': it has a distance of "
-            f"{size[(size < _LEAST) | (size > _MOST)][0]:g}"
-        )
