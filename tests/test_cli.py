@@ -2,6 +2,7 @@ import csv
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -345,6 +346,7 @@ def test_attacks_doctor_and_version(own):
     doctor = robustkit("doctor", cwd=own).stdout
     assert rk.__version__ in doctor
     assert "torch sees" in doctor
+    assert re.search(r"compiling +(works|does not work: .+) \(--compiled", doctor)
     assert rk.__version__ in robustkit("--version", cwd=own).stdout
 
 

@@ -27,6 +27,7 @@ _SAME_NAME = (
     "std",
     "device",
     "time_limit",
+    "compiled",
     "cache",
 )
 """Settings in run.json whose options have their names."""

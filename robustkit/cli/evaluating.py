@@ -159,6 +159,9 @@ Examples:
     help="Evaluate one part of the data, such as 3/16; see `robustkit merge`.",
 )
 @click.option(
+    "--compiled", is_flag=True, help="Compile the attacks' arithmetic, for long runs."
+)
+@click.option(
     "--time-limit",
     type=float,
     help="Seconds for each attack on each batch, or for each SPEC.",

@@ -47,7 +47,7 @@ def attacks_command(as_json: bool) -> None:
 
 @click.command("doctor")
 def doctor_command() -> None:
-    """Print versions, and the frameworks and devices found.
+    """Print versions, the frameworks and devices found, and whether torch compiles.
 
     \b
     Example:
@@ -66,6 +66,11 @@ def doctor_command() -> None:
         click.echo(
             f"{'torch sees':12} {', '.join(devices)}; {torch.get_num_threads()} threads"
         )
+        from robustkit.numerics.fused import compiler_missing
+
+        missing = compiler_missing()
+        state = "works" if missing is None else f"does not work: {missing}"
+        click.echo(f"{'compiling':12} {state} (--compiled, by torch)")
         with contextlib.suppress(ImportError):
             import jax
 

@@ -1,5 +1,6 @@
 """Per sample: the best adversarial of every question ever asked, and what it cost."""
 
+import functools
 import math
 
 import numpy as np
@@ -10,9 +11,12 @@ from robustkit.numerics.tensors import (
     Mask,
     PerSample,
     Tensor,
+    any_true,
+    extent,
     full,
     like,
     put,
+    put_rows,
     stack_rows,
     take,
     to_numpy,
@@ -55,9 +59,10 @@ class Ledger:
     def __init__(self, x: Batch, budget: int | None = None, passes: int = 1) -> None:
         count = x.shape[0]
         self.budget, self.passes = budget, passes
+        # The distances as a tensor, once somebody has asked.
+        self._shown: PerSample | None = None
         self.best = x
-        # On the host, where the bills are. Never written into: tensors may share it.
-        self._distance = np.array(to_numpy(full(x, math.inf)))
+        self._learn(np.array(to_numpy(full(x, math.inf))))
         for name in _COUNTS:
             setattr(self, name, np.zeros(count, dtype=np.int64))
         self.seconds = np.zeros(count)
@@ -77,7 +82,9 @@ class Ledger:
     @property
     def distance(self) -> PerSample:
         """(n,) of the nearest adversarial seen, in norm units; infinite if none was."""
-        return like(self.best, self._distance)
+        if self._shown is None:
+            self._shown = like(self.best, self._distance)
+        return self._shown
 
     @property
     def found(self) -> Mask:
@@ -87,7 +94,7 @@ class Ledger:
     @property
     def all_found(self) -> bool:
         """Whether an adversarial of each was seen; costs nothing to ask."""
-        return bool((self._distance < math.inf).all())
+        return self._furthest < math.inf
 
     def record(
         self,
@@ -109,16 +116,14 @@ class Ledger:
             backward: Whether a backward pass was made too.
             decision: Whether only the decision was shown.
         """
-        asked = slice(None) if rows is None else rows
-        self.forwards[asked] += self.passes
-        if backward:
-            self.backwards[asked] += self.passes
-        if decision:
-            self.decisions[asked] += self.passes
+        self._bill(rows, backward=backward, decision=decision)
+        if not any_true(adversarial):
+            return
+        asked = ... if rows is None else rows
         better = adversarial & (distance < self._distance[asked])
         if self.budget is not None:
             better = better & (self.forwards[asked] <= self.budget)
-        if not better.any():
+        if not any_true(better):
             return
         which = np.flatnonzero(better)
         places = which if rows is None else rows[which]
@@ -126,10 +131,11 @@ class Ledger:
         if rows is None and len(which) == len(self.forwards):
             self.best, self._own = point, False
         else:
-            self.best = put(self.best, places, take(point, which), reuse=self._own)
+            self.best = put_rows(self.best, places, point, which, reuse=self._own)
             self._own = True
-        self._distance = self._distance.copy()
-        self._distance[places] = values
+        known = self._distance.copy()
+        known[places] = values
+        self._learn(known)
         # The answer was there before the backward pass of the question itself.
         before = self.backwards[places] - (self.passes if backward else 0)
         self._history.append(
@@ -179,8 +185,9 @@ class Ledger:
         winners = take(flat, improved * each + best)
         self.best = put(self.best, samples[improved], winners, reuse=self._own)
         self._own = True
-        self._distance = self._distance.copy()
-        self._distance[samples[improved]] = values[improved, best]
+        distances = self._distance.copy()
+        distances[samples[improved]] = values[improved, best]
+        self._learn(distances)
         places = samples[at]
         self._history.append(
             (
@@ -195,8 +202,9 @@ class Ledger:
         """Note, unbilled, which originals (n,) are adversarial themselves."""
         known = np.flatnonzero(adversarial)
         self._history.append((self._rows[known], 0 * known, 0 * known, 0.0 * known))
-        self._distance = self._distance.copy()
-        self._distance[known] = 0
+        distance = self._distance.copy()
+        distance[known] = 0
+        self._learn(distance)
 
     def left(self) -> Array:
         """(n,) int64: how many more questions count; very many without a budget."""
@@ -213,6 +221,8 @@ class Ledger:
 
     def settled(self) -> Array:
         """(n,) booleans: for whom nothing nearer can be found, or is rewarded."""
+        if self.budget is None and self._nearest > 0:
+            return _nobody(len(self._distance))
         return self.spent() | (self._distance <= 0)
 
     def retire(self, rows: Array, kept: Array) -> None:
@@ -220,7 +230,8 @@ class Ledger:
         # Both parts before any change: a time limit may end this at any instruction.
         gone, (mine, best, distance, counts) = self._part(rows), self._part(kept)
         self._retired.append(gone)
-        self._rows, self.best, self._distance = mine, best, distance
+        self._rows, self.best = mine, best
+        self._learn(distance)
         self._set_counts(counts)
 
     def close(self) -> None:
@@ -233,7 +244,8 @@ class Ledger:
             counts = zip(*(counts for *_, counts in parts), strict=True)
             self._set_counts(tuple(np.concatenate(values) for values in counts))
             back = np.argsort(order)
-            self.best, self._distance = take(best, back), distance[back]
+            self.best = take(best, back)
+            self._learn(distance[back])
             self._set_counts(tuple(values[back] for values in self._counts()))
         self._retired, self._rows = [], np.arange(self._total)
 
@@ -252,6 +264,26 @@ class Ledger:
             distance[rows[early]] = values[early]
         return distance
 
+    def _bill(self, rows: Array | None, *, backward: bool, decision: bool) -> None:
+        if rows is not None:
+            self.forwards[rows] += self.passes
+            self.backwards[rows] += self.passes * backward
+            self.decisions[rows] += self.passes * decision
+            return
+        self.forwards += self.passes
+        if backward:
+            self.backwards += self.passes
+        if decision:
+            self.decisions += self.passes
+
+    def _learn(self, distance: Array) -> None:
+        """The best distances are new."""
+        # On the host, where the bills are. Never written into: tensors may share it.
+        self._distance = distance
+        self._shown = None
+        # Asked in every step, where each look by NumPy takes time.
+        self._nearest, self._furthest = extent(distance)
+
     def _counts(self) -> tuple[Array, ...]:
         return tuple(getattr(self, name) for name in (*_COUNTS, "seconds"))
 
@@ -266,6 +298,14 @@ class Ledger:
             self._distance[rows],
             tuple(values[rows] for values in self._counts()),
         )
+
+
+@functools.lru_cache(maxsize=8)
+def _nobody(count: int) -> Array:
+    """(count,) False; not to be written into."""
+    nobody = np.zeros(count, dtype=bool)
+    nobody.flags.writeable = False
+    return nobody
 
 
 # Made once, since NumPy takes longer for it than for a whole question's bill.

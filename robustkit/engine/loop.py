@@ -11,7 +11,7 @@ from robustkit.engine.ledger import Ledger
 from robustkit.engine.problem import Listener, Problem
 from robustkit.errors import BadInput
 from robustkit.numerics.fused import compiling
-from robustkit.numerics.tensors import Array, take, to_numpy
+from robustkit.numerics.tensors import Array, any_true, take, to_numpy
 
 __all__ = ["Observer", "run"]
 
@@ -95,7 +95,7 @@ def _drop_finished(attack: Attack[S], problem: Problem, state: S) -> S:
     converged = attack.finished(problem, state)
     if converged is not None:
         finished = finished | to_numpy(converged)
-    if not finished.any():
+    if not any_true(finished):
         return state
     problem.drop(finished)
     return take(state, np.flatnonzero(~finished))

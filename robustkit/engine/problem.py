@@ -1,5 +1,6 @@
 """What an attack may see of a model: counted questions about counted samples."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
@@ -11,6 +12,7 @@ from robustkit.engine.ledger import Ledger
 from robustkit.engine.losses import LOSSES, Loss, get_loss
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, NoGradient, PullBack
+from robustkit.numerics.fused import compiles
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.random import Rng, sample_keys
 from robustkit.numerics.steps import descended
@@ -20,10 +22,12 @@ from robustkit.numerics.tensors import (
     Mask,
     PerSample,
     Tensor,
+    any_nan,
     finite_or_zero,
     like,
     maximum,
     minus,
+    plus,
     put,
     take,
     to_numpy,
@@ -98,7 +102,7 @@ class Answer:
 
     Attributes:
         point: (n, ...) the input asked about, clipped to the bounds and as shown.
-        delta: (n, ...) its perturbation.
+        original: (n, ...) what it is a perturbation of.
         distance: (n,) its size, in norm units.
         adversarial: (n,) whether the margin is below zero.
         margin: (n,) of the criterion, in units of the logits; infinite where the
@@ -106,10 +110,15 @@ class Answer:
     """
 
     point: Batch
-    delta: Batch
+    original: Batch
     distance: PerSample
     adversarial: Mask
     margin: PerSample
+
+    @functools.cached_property
+    def delta(self) -> Batch:
+        """(n, ...) the perturbation; computed once somebody asks."""
+        return self.point - self.original
 
 
 @dataclass(frozen=True)
@@ -182,8 +191,9 @@ class Problem:
         self._access = model.access
         self._seed = seed
         self._keys = keys
-        # What the last step led to: a valid point, its perturbation and its size.
-        self._arrived: tuple[Batch, Batch, PerSample] | None = None
+        # A valid point that the last step led to, its perturbation (None: compute it)
+        # and its size.
+        self._arrived: tuple[Batch, Batch | None, PerSample] | None = None
         # What was clipped last.
         self._inside: Tensor | None = None
         self._head = head
@@ -325,10 +335,20 @@ class Problem:
         extra = self._model.passes_per_gradient
         known = arrived if inside and point is x else None
         answer = self._recorded(point, margin, backward=extra == 0, known=known)
-        self.ledger.forwards += extra
+        if extra:
+            self.ledger.forwards += extra
         for listener in self._listeners:
             listener.after_gradient(self, point, value, gradient, None)
-        return GradientAnswer(**vars(answer), gradient=gradient)
+        with_gradient = GradientAnswer(
+            answer.point,
+            answer.original,
+            answer.distance,
+            answer.adversarial,
+            answer.margin,
+            gradient,
+        )
+        vars(with_gradient).update(vars(answer))
+        return with_gradient
 
     def descend(
         self,
@@ -345,19 +365,28 @@ class Problem:
             radius: (n,) of the ball around the originals, in norm units.
             share: How long the step is, as a share of the ball; (n,) or one for all.
         """
-        self._arrived = descended(
+        if not compiles():
+            norm, bounds = self.norm, self.bounds
+            stride = norm.stride(here.gradient, radius, share, here.point, bounds)
+            delta = minus(here.delta, stride, reuse=True)
+            delta = norm.project_loosely(delta, radius, self.low, self.high)
+            point = bounds.clip(plus(delta, self.x, reuse=True), reuse=True)
+            delta = point - self.x
+            self._arrived = point, delta, norm(delta)
+            return point
+        point, distance = descended(
             self.norm,
             self.bounds,
             self.x,
             self.low,
             self.high,
             here.point,
-            here.delta,
             here.gradient,
             radius,
             share,
         )
-        return self._arrived[0]
+        self._arrived = point, None, distance
+        return point
 
     def logits(self, x: Batch, rows: Array | None = None) -> Tensor:
         """Ask for the scores themselves: one forward pass per row.
@@ -534,26 +563,30 @@ class Problem:
         rows: Array | None = None,
         backward: bool = False,
         decision: bool = False,
-        known: tuple[Batch, Batch, PerSample] | None = None,
+        known: tuple[Batch, Batch | None, PerSample] | None = None,
     ) -> Answer:
+        original = self.x if rows is None else take(self.x, rows)
         if known is None:
-            delta = point - (self.x if rows is None else take(self.x, rows))
-            distance = self.norm(delta)
-        else:
-            _, delta, distance = known
+            delta = point - original
+            known = point, delta, self.norm(delta)
+        _, perturbation, distance = known
         margins, distances = together(margin, distance)
-        unknown = np.isnan(margins)
-        if unknown.any():
+        if any_nan(margins):
+            unknown = np.isnan(margins)
             # So that one answer that is no number does not spoil a sample for good.
             margin = where(like(margin, unknown), math.inf, margin)
             self.ledger.unknown[slice(None) if rows is None else rows] += unknown
-        wins = margins < 0
+        adversarial = margin < 0
+        wins = to_numpy(adversarial)
         self.ledger.record(
             point, distances, wins, rows, backward=backward, decision=decision
         )
         for listener in self._listeners:
             listener.after_question(self, margins, distances, rows)
-        return Answer(point, delta, distance, like(margin, wins), margin)
+        answer = Answer(point, original, distance, adversarial, margin)
+        if perturbation is not None:
+            vars(answer)["delta"] = perturbation
+        return answer
 
 
 def _of(tree: T, rows: Array | None) -> T:

@@ -163,6 +163,7 @@ class BatchEvaluator:
         pool: Other inputs that attacks may use, or None.
         random: Whether the model gives different answers to the same input.
         time_limit: Seconds for each attack on a batch; None: no limit.
+        compiled: Whether the attacks' arithmetic is compiled.
         progress: Called at most every `PROGRESS_INTERVAL`, or None.
     """
 
@@ -175,6 +176,7 @@ class BatchEvaluator:
     pool: Batch | None
     random: bool
     time_limit: float | None
+    compiled: bool
     progress: Callable[[Progress], None] | None
 
     def keys(self, work: Work) -> list[ShardKey]:
@@ -280,7 +282,13 @@ class BatchEvaluator:
             )
             try:
                 with deadline(self.time_limit):
-                    run(attack, problem, budget=self.budget, observers=observers)
+                    run(
+                        attack,
+                        problem,
+                        budget=self.budget,
+                        observers=observers,
+                        compiled=self.compiled,
+                    )
             except BadInput:
                 raise
             except OutOfTime:

@@ -90,6 +90,7 @@ def check_run(run: Mapping[str, Any], path: Path) -> None:
         ("config", "device"): _or_none(_text),
         ("config", "shard"): _or_none(_list_of(_whole)),
         ("config", "time_limit"): _or_none(_number),
+        ("config", "compiled"): _yes_or_no,
         ("config", "cache"): _or_none(_text),
         ("config", "headers"): _or_none(_map_of(_text)),
     }
@@ -147,6 +148,10 @@ def _text(value: Any) -> bool:
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _yes_or_no(value: Any) -> bool:
+    return isinstance(value, bool)
 
 
 def _text_or_whole(value: Any) -> bool:

@@ -23,7 +23,7 @@ from robustkit.evaluation.engines import Engine, choose_engine
 from robustkit.evaluation.goals import make_criterion
 from robustkit.evaluation.monitor import Monitor, in_part
 from robustkit.evaluation.opening import model_and_data, open_data
-from robustkit.evaluation.preflight import check_labels, examine
+from robustkit.evaluation.preflight import check_labels, examine, no_compiler
 from robustkit.evaluation.recipe import Recipe
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.store import SCHEMA, RunFolder
@@ -73,6 +73,7 @@ def evaluate(
     headers: Mapping[str, str] | None = None,
     shard: tuple[int, int] | None = None,
     time_limit: float | None = None,
+    compiled: bool = False,
     engine: str | Engine = "local",
     out: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -122,6 +123,9 @@ def evaluate(
             dealt out in turn.
         time_limit: Seconds for each attack on a batch. What was found by then counts;
             samples without an adversarial by then are errors.
+        compiled: Compile the attacks' arithmetic, of models in torch (needs a C++
+            compiler on a CPU) and JAX. Seconds for each attack and norm; in long runs
+            less time for each step. What is found is the same but for rounding.
         engine: Who does the work: "local", this process; a `robustkit.PoolEngine`,
             several on this machine; "ray" or a `robustkit.RayEngine`, workers of Ray.
             What comes out is the same.
@@ -191,6 +195,7 @@ def evaluate(
     )
     progress = monitor.listener
     examined = examine(adapted, dataset.example)
+    hindrance = no_compiler(adapted, dataset.example) if compiled else None
     # Here too, so that what is wrong with it is said before there is a run folder.
     make_criterion(adapted, target, criterion, examined.classes, seed)
     recipe = Recipe(
@@ -210,6 +215,7 @@ def evaluate(
         random=examined.random,
         time_limit=time_limit,
         fingerprint=adapted.fingerprint(),
+        compiled=compiled and hindrance is None,
     )
     config = {
         "model": _name(model) or adapted.name,
@@ -233,6 +239,7 @@ def evaluate(
         "headers": headers and dict(headers),
         "shard": shard and list(shard),
         "time_limit": time_limit,
+        "compiled": compiled,
     }
     description: dict[str, Any] = {
         "schema": SCHEMA,
@@ -263,7 +270,7 @@ def evaluate(
         "data": {"name": dataset.name, "class_names": dataset.class_names},
         "versions": package_versions(),
         "engine": worker.describe(),
-        "notes": [*dataset.notes, *examined.notes],
+        "notes": [*dataset.notes, *examined.notes, *filter(None, [hindrance])],
     }
     with (
         RunFolder(

@@ -1,14 +1,16 @@
 """Before anything is attacked: is this a classifier, and what does it return?"""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model
-from robustkit.numerics.tensors import Array, to_numpy
+from robustkit.numerics.fused import compiler_missing
+from robustkit.numerics.tensors import Array, framework_of, to_numpy
 
-__all__ = ["Examined", "check_labels", "examine"]
+__all__ = ["Examined", "check_labels", "examine", "no_compiler"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,29 @@ def examine(model: Model, x: Array) -> Examined:
             "the batch (batch statistics?); so do results, and on the batch size",
         )
     return Examined(logits.shape[1], random, notes)
+
+
+def no_compiler(model: Model, x: Array) -> str | None:
+    """Why the arithmetic of attacks on a model is not compiled, if it cannot be.
+
+    Warns of it, once. For torch it is found out by compiling something, in seconds.
+
+    Args:
+        model: To be attacked.
+        x: Any input.
+    """
+    kind = framework_of(model.to_tensor(x))
+    reason = f"the model works in {kind}, not in torch or JAX"
+    if kind == "jax":
+        return None
+    if kind == "torch":
+        missing = compiler_missing()
+        if missing is None:
+            return None
+        reason = f"torch finds no compiler that works ({missing}; robustkit doctor)"
+    said = f"the attacks' arithmetic is not compiled: {reason}"
+    warnings.warn(said, stacklevel=3)
+    return said
 
 
 def check_labels(labels: Array, classes: int, start: int) -> None:

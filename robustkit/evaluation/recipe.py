@@ -40,6 +40,7 @@ class Recipe:
         time_limit: Seconds for each attack on a batch; None: no limit.
         fingerprint: Of the model, where it has one: what is loaded elsewhere under the
             same name must be the same.
+        compiled: Whether the attacks' arithmetic is compiled.
     """
 
     model: Any
@@ -58,6 +59,7 @@ class Recipe:
     random: bool
     time_limit: float | None
     fingerprint: str | None
+    compiled: bool = False
 
     def make(
         self,
@@ -95,6 +97,7 @@ class Recipe:
             pool=None if self.pool is None else model.to_tensor(self.pool),
             random=self.random,
             time_limit=self.time_limit,
+            compiled=self.compiled,
             progress=progress,
         )
 

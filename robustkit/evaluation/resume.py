@@ -75,6 +75,7 @@ def resume(
         headers=config.get("headers"),
         shard=None if shard is None else tuple(shard),
         time_limit=config.get("time_limit"),
+        compiled=config.get("compiled", False),
         engine=engine,
         out=folder,
         progress=progress,

@@ -56,6 +56,7 @@ def run(
     seed: int = 0,
     starts: Any = None,
     pool: Any = None,
+    compiled: bool = False,
 ) -> AttackResult:
     """Run one attack.
 
@@ -70,6 +71,7 @@ def run(
         seed: Of all randomness.
         starts: (n, ...) points to start from, for attacks that want some.
         pool: (m, ...) other inputs that attacks may start from or walk towards.
+        compiled: Compile the attack's arithmetic; see `evaluate`.
 
     Raises:
         BadInput: Something given is not as described.
@@ -103,7 +105,7 @@ def run(
         chosen = get_attack(attack) if isinstance(attack, str) else attack
     if isinstance(attack, str) and budget is not None:
         chosen = chosen.within(budget)
-    ledger = loop.run(chosen, problem, budget=budget)
+    ledger = loop.run(chosen, problem, budget=budget, compiled=compiled)
 
     def back(tensor: Tensor) -> Any:
         """A copy in the framework that the inputs came in."""

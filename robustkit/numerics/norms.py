@@ -16,6 +16,7 @@ import numpy as np
 
 from robustkit.errors import BadInput, suggestion
 from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.fused import fused
 from robustkit.numerics.tensors import (
     Batch,
     PerSample,
@@ -228,9 +229,7 @@ class L2(Norm):
     ) -> Batch:
         # The solution is delta times some share of at most 1, clipped.
         def move(share: PerSample) -> tuple[Batch, PerSample]:
-            inside = delta * expand(share.sqrt(), delta)
-            inside = clip(inside, low, high, reuse=True)
-            return inside, self(inside).square()
+            return _drawn_in(delta, share, low, high)
 
         size = self(delta)
         radius = minimum(radius, size)
@@ -534,6 +533,15 @@ def tamed(gradient: Batch) -> tuple[Batch, PerSample, PerSample]:
     some = some / expand(peak, some)
     gradient, size = put(gradient, rows, some), put(size, rows, magnitude(some, 2))
     return gradient, size, put(unit, rows, peak)
+
+
+@fused
+def _drawn_in(
+    delta: Batch, share: PerSample, low: Batch, high: Batch
+) -> tuple[Batch, PerSample]:
+    """`delta` times the root of a share, in the box, and its square."""
+    inside = clip(delta * expand(share.sqrt(), delta), low, high, reuse=True)
+    return inside, magnitude(inside, 2).square()
 
 
 def _along_until(

@@ -1,11 +1,11 @@
-"""The arithmetic of a step between two questions, in pieces that can be compiled."""
+"""The arithmetic of a step down a gradient, in pieces that can be compiled."""
 
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.fused import compiles, fused
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Batch, PerSample, minus, plus
 
-__all__ = ["arrived", "descended"]
+__all__ = ["descended"]
 
 
 def descended(
@@ -15,11 +15,10 @@ def descended(
     low: Batch,
     high: Batch,
     point: Batch,
-    delta: Batch,
     gradient: Batch,
     radius: PerSample,
     share: PerSample | float,
-) -> tuple[Batch, Batch, PerSample]:
+) -> tuple[Batch, PerSample]:
     """One step down the gradient, and back into ball and bounds.
 
     Args:
@@ -29,46 +28,41 @@ def descended(
         low: (n, ...) the least a perturbation may be.
         high: (n, ...) the most it may be.
         point: (n, ...) where the step starts.
-        delta: (n, ...) the perturbation there.
         gradient: (n, ...) of what is to be lowered.
         radius: (n,) of the ball around the originals, in norm units.
         share: How long the step is, as a share of the ball; (n,) or one for all.
 
     Returns:
-        As `arrived`.
+        The point (n, ...) that it leads to, and the size (n,) of the perturbation.
     """
     if norm.pure and compiles():
         return _at_once(norm, bounds, x, point, gradient, radius, share)
-    moved = _moved(norm, bounds, point, delta, gradient, radius, share)
-    return arrived(norm, bounds, x, norm.project_loosely(moved, radius, low, high))
-
-
-@fused
-def arrived(
-    norm: Norm, bounds: Bounds, x: Batch, delta: Batch
-) -> tuple[Batch, Batch, PerSample]:
-    """The valid point (n, ...) that a perturbation, whose memory is taken, leads to.
-
-    Returns:
-        That point, its perturbation (n, ...), and the size of it (n,).
-    """
-    point = bounds.clip(plus(delta, x, reuse=True), reuse=True)
-    delta = point - x
-    return point, delta, norm(delta)
+    moved = _moved(norm, bounds, x, point, gradient, radius, share)
+    return _arrived(norm, bounds, x, norm.project_loosely(moved, radius, low, high))
 
 
 @fused
 def _moved(
     norm: Norm,
     bounds: Bounds,
+    x: Batch,
     point: Batch,
-    delta: Batch,
     gradient: Batch,
     radius: PerSample,
     share: PerSample | float,
 ) -> Batch:
+    """The perturbation after the step."""
     stride = norm.stride(gradient, radius, share, point, bounds)
-    return minus(delta, stride, reuse=True)
+    return minus(point - x, stride, reuse=True)
+
+
+@fused
+def _arrived(
+    norm: Norm, bounds: Bounds, x: Batch, delta: Batch
+) -> tuple[Batch, PerSample]:
+    """The valid point that a perturbation leads to; its memory is taken."""
+    point = bounds.clip(plus(delta, x, reuse=True), reuse=True)
+    return point, norm(point - x)
 
 
 @fused
@@ -80,8 +74,8 @@ def _at_once(
     gradient: Batch,
     radius: PerSample,
     share: PerSample | float,
-) -> tuple[Batch, Batch, PerSample]:
+) -> tuple[Batch, PerSample]:
     # What is easily computed anew need not be read from memory.
-    delta, low, high = point - x, bounds.lower - x, bounds.upper - x
-    moved = _moved(norm, bounds, point, delta, gradient, radius, share)
-    return arrived(norm, bounds, x, norm.project_loosely(moved, radius, low, high))
+    low, high = bounds.lower - x, bounds.upper - x
+    moved = _moved(norm, bounds, x, point, gradient, radius, share)
+    return _arrived(norm, bounds, x, norm.project_loosely(moved, radius, low, high))

@@ -20,6 +20,8 @@ __all__ = [
     "Mask",
     "PerSample",
     "Tensor",
+    "any_nan",
+    "any_true",
     "as_tensor",
     "at_label",
     "best_other",
@@ -30,6 +32,7 @@ __all__ = [
     "differs",
     "excess",
     "expand",
+    "extent",
     "finite_or_zero",
     "flatten",
     "framework_of",
@@ -50,6 +53,7 @@ __all__ = [
     "plus_outer",
     "plus_times",
     "put",
+    "put_rows",
     "reaches",
     "rounding",
     "signed",
@@ -75,6 +79,11 @@ Mask: TypeAlias = Tensor
 
 T = TypeVar("T")
 
+# Numbers that Python goes through faster than NumPy is called: for several looks, and
+# for one.
+_FEW, _SMALL = 128, 512
+# Numbers that are copied in the time that Python takes to say so.
+_LONG = 512
 # Numbers that NumPy's einsum sums at once.
 _EINSUM_BUFFER = 8192
 
@@ -121,6 +130,30 @@ def like(reference: Tensor, values: Array) -> Tensor:
         # Many times faster than what eagerpy calls.
         return type(reference)(torch.from_numpy(np.ascontiguousarray(values)))
     return reference.from_numpy(np.ascontiguousarray(values))
+
+
+def any_true(mask: Array) -> bool:
+    """Whether any entry is true.
+
+    Here and below small arrays are lists: they are asked in every step, and NumPy's own
+    code for it takes longer to come from memory than Python to count.
+    """
+    return True in mask.tolist() if mask.size <= _SMALL else bool(mask.any())
+
+
+def any_nan(values: Array) -> bool:
+    """Whether any entry is no number."""
+    if values.size <= _SMALL:
+        return any(map(math.isnan, values.tolist()))
+    return bool(np.isnan(values).any())
+
+
+def extent(values: Array) -> tuple[float, float]:
+    """The least and the largest entry (n,); infinity and minus infinity of none."""
+    if values.size <= _SMALL:
+        numbers = values.tolist()
+        return min(numbers, default=math.inf), max(numbers, default=-math.inf)
+    return float(values.min()), float(values.max())
 
 
 def full(reference: Batch, value: float) -> PerSample:
@@ -458,18 +491,48 @@ def lead(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
     """
     if framework_of(logits) == "numpy" or _on_host(logits):
         # Tiny arrays: one call of a framework costs as much as all of this.
-        values, own = to_numpy(logits), to_numpy(labels)
-        rows, others = np.arange(len(values)), np.array(values)
-        others[rows, own] = -math.inf
-        rival = others.argmax(axis=1)
-        slopes = np.zeros_like(values)
-        slopes[rows, own] = 1
-        slopes[rows, rival] = -1
-        gap = values[rows, own] - others[rows, rival]
-        return like(logits, gap), like(logits, slopes)
+        count, classes = logits.shape
+        few = _lead_of_few(logits, labels) if count * classes <= _FEW else None
+        return _lead_of_many(logits, labels) if few is None else few
     best, rival = best_other(logits, labels)
     gap = at_label(logits, labels) - best
     return gap, one_less_another(logits, labels, rival)
+
+
+def _lead_of_few(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor] | None:
+    """By plain Python, whose code is at hand; None where a value is no number."""
+    gaps, slopes = [], []
+    for row, label in zip(logits.raw.tolist(), labels.raw.tolist(), strict=True):
+        if not math.isfinite(sum(row)):
+            return None
+        value, row[label] = row[label], -math.inf
+        best = max(row)
+        slope = [0.0] * len(row)
+        slope[label], slope[row.index(best)] = 1.0, -1.0
+        gaps.append(value - best)
+        slopes.append(slope)
+    return _listed(logits, gaps), _listed(logits, slopes)
+
+
+def _listed(reference: Tensor, values: list[Any]) -> Tensor:
+    dtype = reference.raw.dtype
+    if framework_of(reference) == "torch":
+        import torch
+
+        return type(reference)(torch.tensor(values, dtype=dtype))
+    return type(reference)(np.array(values, dtype))
+
+
+def _lead_of_many(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
+    values, own = to_numpy(logits), to_numpy(labels)
+    rows, others = np.arange(len(values)), np.array(values)
+    others[rows, own] = -math.inf
+    rival = others.argmax(axis=1)
+    slopes = np.zeros_like(values)
+    slopes[rows, own] = 1
+    slopes[rows, rival] = -1
+    gap = values[rows, own] - others[rows, rival]
+    return like(logits, gap), like(logits, slopes)
 
 
 def at_label(logits: Tensor, labels: Tensor) -> PerSample:
@@ -594,6 +657,23 @@ def put(x: Batch, rows: Array, values: Batch, *, reuse: bool = False) -> Batch:
     raw = x.raw if reuse else x.raw.copy()
     raw[rows] = values.raw
     return type(x)(raw)
+
+
+def put_rows(
+    x: Batch, rows: Array, values: Batch, which: Array, *, reuse: bool = False
+) -> Batch:
+    """`x` with the given rows replaced by those of `values` that `which` names.
+
+    With `reuse`, the memory of `x` may be taken for the result; else it is a copy.
+    """
+    if not _on_host(x) or x.raw.numel() < _LONG * x.shape[0]:
+        return put(x, rows, take(values, which), reuse=reuse)
+    out = x if reuse else type(x)(x.raw.clone())
+    # One by one they are copied once, and not gathered first.
+    into, source = to_numpy(out), to_numpy(values)
+    for row, place in zip(rows.tolist(), which.tolist(), strict=True):
+        into[row] = source[place]
+    return out
 
 
 def _torch_magnitude(flat: Any, order: float) -> Any:

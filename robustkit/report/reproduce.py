@@ -23,6 +23,7 @@ _DEFAULTS: dict[str, Any] = {
     "device": None,
     "shard": None,
     "time_limit": None,
+    "compiled": False,
     "cache": None,
 }
 
@@ -48,7 +49,8 @@ def command(run: dict[str, Any]) -> str | None:
         shown = _numbers(value) if isinstance(value, list) else str(value)
         if name == "shard":
             shown = "/".join(map(str, value))
-        words += [f"--{name.replace('_', '-')}", shown]
+        words += [f"--{name.replace('_', '-')}"]
+        words += [] if value is True else [shown]
     for name, value in (config.get("headers") or {}).items():
         # The variable that holds a key, not the key.
         words += ["--header", f"{name}={value}"]

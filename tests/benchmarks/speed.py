@@ -6,7 +6,8 @@ one round after the other, so that whatever else the machine does slows all. Tim
 that of the processor, on one thread, since waiting for others is nobody's cost. Two
 ratios are shown per pass: the median over the rounds, and the quickest round over the
 quickest of the bare passes. An attack that makes more than one forward and one backward
-pass per step pays for it here.
+pass per step pays for it here. "compiled" is with the attack's arithmetic compiled; the
+first round is left out, and what it took longer than the others is printed beside it.
 
 `--decisions`: what attacks by decisions spend outside the network, as a share of all
 the processor's time, and what the network takes for a query. The quickest round counts.
@@ -219,7 +220,7 @@ def speed(
     """Print the table of ratios."""
     module, dataset = network(name)
     print(f"{name}, {passes} passes, {rounds} rounds, 1 thread")
-    print(f"batch  {'':24} ms per pass  median ratio  quickest")
+    print(f"batch  {'':24} ms per pass  median ratio  quickest  first round, s more")
     for size in sizes:
         x, y = batch(dataset, module, size)
         count = passes if size > 1 else 10 * passes
@@ -247,8 +248,10 @@ def speed(
             ratio = statistics.median(v / b for v, b in pairs)
             each = 1000 * statistics.median(values) / count
             quickest = min(values) / min(base)
+            first = seconds[label][0] - statistics.median(values)
             print(
-                f"{size:5d}  {label:24} {each:11.3f} {ratio:13.3f} {quickest:9.3f}",
+                f"{size:5d}  {label:24} {each:11.3f} {ratio:13.3f} {quickest:9.3f}"
+                f"  {first:19.1f}",
                 flush=True,
             )
 

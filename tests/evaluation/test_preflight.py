@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
+import torch
 
 import robustkit as rk
 from robustkit.errors import BadInput
-from robustkit.evaluation.preflight import check_labels, examine
+from robustkit.evaluation import preflight
+from robustkit.evaluation.preflight import check_labels, examine, no_compiler
 from robustkit.models.numpy import NumPyModel
+from robustkit.models.torch import TorchModel
 
 X = np.full((2, 3), 0.5, dtype=np.float32)
 
@@ -75,3 +78,16 @@ def test_labels_must_be_classes():
 def test_labels_are_no_probabilities_to_be_complained_of():
     named = rk.LabelModel(lambda x: ["a"] * len(x), classes=["a", "b"])
     assert examine(named, np.zeros((2, 3), np.float32)).notes == ()
+
+
+def test_why_nothing_is_compiled(monkeypatch):
+    x = np.zeros((1, 4), np.float32)
+    torch_model = TorchModel(torch.nn.Linear(4, 3).eval())
+    monkeypatch.setattr(preflight, "compiler_missing", lambda: None)
+    assert no_compiler(torch_model, x) is None
+    monkeypatch.setattr(preflight, "compiler_missing", lambda: "no g++")
+    with pytest.warns(UserWarning, match=r"no compiler that works \(no g\+\+"):
+        assert "not compiled" in no_compiler(torch_model, x)
+    plain = NumPyModel(lambda x: x @ np.ones((4, 3)))
+    with pytest.warns(UserWarning, match="works in numpy"):
+        assert "not compiled" in no_compiler(plain, x)

@@ -385,6 +385,62 @@ def test_lead(convert):
     assert_array_equal(scores.numpy(), logits)
 
 
+@pytest.mark.parametrize("count", [2, 400])
+def test_lead_of_few_and_of_many(convert, count):
+    """Plain Python and NumPy agree, and what is no number is none in both."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(count, 7)).astype(np.float32)
+    labels = rng.integers(7, size=count)
+    gap, slopes = tensors.lead(convert(logits), convert(labels))
+    for row, label in enumerate(labels):
+        others = np.delete(logits[row], label)
+        agrees(gap[row : row + 1], [logits[row, label] - others.max()], gap)
+        expected = np.zeros(7)
+        expected[label] = 1
+        expected[np.flatnonzero(logits[row] == others.max())] = -1
+        assert_array_equal(tensors.to_numpy(slopes)[row], expected)
+    logits[1, (labels[1] + 3) % 7] = np.nan
+    gap, _ = tensors.lead(convert(logits), convert(labels))
+    assert np.isnan(tensors.to_numpy(gap)).tolist() == [n == 1 for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [0, 3, 1000])
+def test_looks_at_small_and_large_arrays(count):
+    values = np.random.default_rng(0).normal(size=count)
+    assert tensors.extent(values) == (
+        values.min(initial=np.inf),
+        values.max(initial=-np.inf),
+    )
+    assert not tensors.any_true(values > np.inf)
+    assert not tensors.any_nan(values)
+    if count:
+        values[count // 2] = np.nan
+        assert tensors.any_nan(values)
+        assert tensors.any_true(np.isnan(values))
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("features", [5, 600])
+def test_put_rows(convert, features, reuse):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6, features)).astype(np.float32)
+    values = rng.normal(size=(4, features)).astype(np.float32)
+    rows, which = np.array([5, 2]), np.array([0, 3])
+    expected = x.copy()
+    expected[rows] = values[which]
+    into = convert(x.copy())
+    out = tensors.put_rows(into, rows, convert(values), which, reuse=reuse)
+    assert_array_equal(tensors.to_numpy(out), expected)
+    if not reuse:
+        assert_array_equal(tensors.to_numpy(into), x)
+
+
+def test_signed(convert):
+    x, size = np.array([[-2.0, 0.0, 3.0], [1.0, -1.0, 0.0]]), np.array([0.5, 2.0])
+    out = tensors.signed(convert(x.copy()), convert(size))
+    assert_array_equal(tensors.to_numpy(out), np.sign(x) * size[:, None])
+
+
 @pytest.mark.parametrize("columns", [3, 500])
 def test_highest(convert, columns):
     values = np.random.default_rng(0).permuted(

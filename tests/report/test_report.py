@@ -549,6 +549,7 @@ class TestReproduce:
             device="cpu",
             shard=[3, 16],
             time_limit=2.5,
+            compiled=True,
             pool="pool.npz",
             epsilons={"linf": [8 / 255, 0.1], "l2": [0.2, 0.5, 1.0, 2.0, 4.0, 6.0]},
         )
@@ -578,6 +579,7 @@ class TestReproduce:
             "seed": 5,
             "shard": (3, 16),
             "time_limit": 2.5,
+            "compiled": True,
             "bounds": (-1.0, 1.0),
             "mean": (0.5, 0.25),
             "std": (1.0, 0.1),

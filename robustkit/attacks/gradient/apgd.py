@@ -12,7 +12,9 @@ from robustkit.engine.losses import aimed_loss, get_loss
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.models.base import Access
-from robustkit.numerics.norms import L0
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.fused import fused
+from robustkit.numerics.norms import L0, Norm
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
     Batch,
@@ -28,6 +30,7 @@ from robustkit.numerics.tensors import (
     like,
     maximum,
     minimum,
+    minus,
     stack_columns,
     where,
 )
@@ -295,19 +298,20 @@ class APGD(FixedBudget[State]):
             value = one_value if value is None else value + one_value
         assert gradient is not None
         assert value is not None
-        better = value < s.lowest
-        falls = s.falls + (value < s.last).astype(value.dtype)
-        return (
-            dataclasses.replace(
-                s,
-                best=where(better, s.delta, s.best),
-                gradient=where(better, gradient, s.gradient),
-                lowest=where(better, value, s.lowest),
-                last=value,
-                falls=falls,
-            ),
+        best, kept, lowest, falls = _noted(
+            s.delta,
+            s.best,
             gradient,
+            s.gradient,
+            value,
+            s.lowest,
+            s.last,
+            s.falls,
         )
+        noted = dataclasses.replace(
+            s, best=best, gradient=kept, lowest=lowest, last=value, falls=falls
+        )
+        return noted, gradient
 
     def _check(self, p: Problem, s: State, due: Mask) -> tuple[State, Mask]:
         """Halve the step where the descent stalls; (n,) who goes back to the best."""
@@ -345,11 +349,21 @@ class APGD(FixedBudget[State]):
     def _move(
         self, p: Problem, s: State, delta: Batch, previous: Batch, gradient: Batch
     ) -> Batch:
-        stride = p.norm.stride(gradient, s.radius, s.stepsize, p.x + delta, p.bounds)
-        target = p.norm.project_box(delta - stride, s.radius, p.low, p.high)
-        inertia = expand(s.inertia, delta)
-        moved = target + inertia * (2 * delta - previous - target)
-        return p.norm.project_box(moved, s.radius, p.low, p.high)
+        norm = p.norm
+        move = _moved_at_once if norm.pure else _moved
+        return move(
+            norm,
+            p.bounds,
+            p.x,
+            p.low,
+            p.high,
+            delta,
+            previous,
+            gradient,
+            s.radius,
+            s.stepsize,
+            s.inertia,
+        )
 
     def _move_sparse(
         self, p: Problem, s: State, delta: Batch, previous: Batch, gradient: Batch
@@ -387,6 +401,69 @@ class APGD(FixedBudget[State]):
                 begun = self._restart(p, drawn, s.epsilon, radius, s.run, s.order, age)
                 s = choose(over, begun, s)
         return s
+
+
+@fused
+def _noted(
+    delta: Batch,
+    best: Batch,
+    gradient: Batch,
+    best_gradient: Batch,
+    value: PerSample,
+    lowest: PerSample,
+    last: PerSample,
+    falls: PerSample,
+) -> tuple[Batch, Batch, PerSample, PerSample]:
+    """The best point, its gradient and its loss, and how often the loss fell."""
+    better = value < lowest
+    return (
+        where(better, delta, best),
+        where(better, gradient, best_gradient),
+        where(better, value, lowest),
+        falls + (value < last).astype(value.dtype),
+    )
+
+
+def _moved(
+    norm: Norm,
+    bounds: Bounds,
+    x: Batch,
+    low: Batch,
+    high: Batch,
+    delta: Batch,
+    previous: Batch,
+    gradient: Batch,
+    radius: PerSample,
+    stepsize: PerSample,
+    inertia: PerSample,
+) -> Batch:
+    """The step down the gradient, with a share of the last step."""
+    ahead = _stepped(norm, bounds, x, delta, gradient, radius, stepsize)
+    target = norm.project_box(ahead, radius, low, high)
+    moved = _carried(target, delta, previous, inertia)
+    return norm.project_box(moved, radius, low, high)
+
+
+_moved_at_once = fused(_moved)
+
+
+@fused
+def _stepped(
+    norm: Norm,
+    bounds: Bounds,
+    x: Batch,
+    delta: Batch,
+    gradient: Batch,
+    radius: PerSample,
+    stepsize: PerSample,
+) -> Batch:
+    stride = norm.stride(gradient, radius, stepsize, x + delta, bounds)
+    return minus(delta, stride, reuse=True)
+
+
+@fused
+def _carried(target: Batch, delta: Batch, previous: Batch, inertia: PerSample) -> Batch:
+    return target + expand(inertia, delta) * (2 * delta - previous - target)
 
 
 def _noise(p: Problem, radius: PerSample, rng: Rng) -> Batch:

@@ -6,6 +6,9 @@ from typing import ClassVar
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.models.base import Access
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.fused import fused
+from robustkit.numerics.norms import Norm
 from robustkit.numerics.schedules import cosine
 from robustkit.numerics.tensors import (
     Batch,
@@ -14,6 +17,9 @@ from robustkit.numerics.tensors import (
     full,
     maximum,
     minimum,
+    minus,
+    plus,
+    times,
     where,
 )
 from robustkit.numerics.thresholds import nonzero
@@ -107,7 +113,23 @@ class DDN(Attack[State]):
         gradient = a.gradient
         if bool(flat.any()):
             gradient = where(flat, p.rng(t).normal(p.x.shape[1:]), gradient)
-        stride = p.norm.stride(gradient, radius, stepsize, a.point, p.bounds)
-        delta = a.delta - stride
-        delta = delta * expand(radius / nonzero(p.norm(delta)), delta)
-        return State(p.bounds.clip(p.x + delta) - p.x, radius)
+        moved = _moved(p.norm, p.bounds, p.x, a.point, gradient, radius, stepsize)
+        return State(moved, radius)
+
+
+@fused
+def _moved(
+    norm: Norm,
+    bounds: Bounds,
+    x: Batch,
+    point: Batch,
+    gradient: Batch,
+    radius: PerSample,
+    share: float,
+) -> Batch:
+    """The perturbation down the gradient, on the sphere, then clipped to the bounds."""
+    stride = norm.stride(gradient, radius, share, point, bounds)
+    delta = minus(point - x, stride, reuse=True)
+    size = nonzero(norm(delta))
+    delta = times(delta, expand(radius / size, delta), reuse=True)
+    return bounds.clip(plus(delta, x, reuse=True), reuse=True) - x

@@ -97,9 +97,7 @@ def answer(p, margin, gradient, delta):
     margin = as_tensor(np.array([margin]))
     delta = as_tensor(np.array([delta]))
     gradient = as_tensor(np.array([gradient]))
-    return GradientAnswer(
-        p.x + delta, delta, p.norm(delta), margin < 0, margin, gradient
-    )
+    return GradientAnswer(p.x + delta, p.x, p.norm(delta), margin < 0, margin, gradient)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""Attacks whose arithmetic is compiled find what they find when it is not."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+import robustkit as rk
+from robustkit.attacks.gradient.apgd import APGD
+from robustkit.attacks.gradient.ddn import DDN
+from robustkit.attacks.gradient.fmn import FMN
+from robustkit.attacks.gradient.pgd import PGD
+from robustkit.numerics.fused import compiler_missing
+from robustkit.numerics.norms import get_norm
+from robustkit.numerics.tensors import as_tensor
+
+SAMPLES = 9
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiler():
+    if reason := compiler_missing():
+        pytest.skip(f"torch cannot compile here: {reason}")
+
+
+@pytest.fixture(scope="module")
+def task():
+    """A smooth network in double precision, so that rounding decides nothing."""
+    rng = np.random.default_rng(0)
+    network = torch.nn.Sequential(
+        torch.nn.Linear(12, 30), torch.nn.Softplus(), torch.nn.Linear(30, 4)
+    )
+    network = network.double().eval()
+    with torch.no_grad():
+        for weights in network.parameters():
+            weights.copy_(torch.from_numpy(rng.normal(0, 0.5, tuple(weights.shape))))
+    x = torch.from_numpy(rng.uniform(size=(SAMPLES, 12)))
+    # Images have many features at a bound.
+    x[:, ::3] = 0.0
+    return network, x, network(x).argmax(dim=1)
+
+
+CASES = [
+    *((FMN(steps=30), norm) for norm in ("linf", "l2", "l1", "l0")),
+    (PGD(epsilon=0.3, steps=10), "linf"),
+    (PGD(epsilon=0.5, steps=10), "l2"),
+    (PGD(epsilon=1.5, steps=10), "l1"),
+    (DDN(steps=20), "l2"),
+    (APGD(epsilon=0.3, steps=15), "linf"),
+]
+
+
+@pytest.mark.parametrize(("attack", "norm"), CASES, ids=lambda case: str(case)[:3])
+def test_the_same_is_found(task, attack, norm):
+    network, x, y = task
+    plain = rk.run(attack, network, x, y, norm=norm)
+    fast = rk.run(attack, network, x, y, norm=norm, compiled=True)
+    assert plain.found.any()
+    assert np.allclose(plain.distance, fast.distance, rtol=1e-6)
+    # The points may differ where many are as near: rounding decides who is at a bound.
+    assert (network(fast.x_adversarial).argmax(dim=1) != y)[fast.found].all()
+    size = get_norm(norm)(as_tensor(fast.x_adversarial - x)).raw
+    assert np.allclose(size[fast.found], fast.distance[fast.found], rtol=1e-6)
+    assert (plain.ledger.forwards == fast.ledger.forwards).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_company_changes_nothing(task, norm):
+    """Not even a single sample, whose arithmetic is not compiled."""
+    network, x, y = task
+    whole = rk.run(FMN(steps=30), network, x, y, norm=norm, compiled=True)
+    for rows in ([0], [1, 2], [8, 7, 5, 4]):
+        part = rk.run(
+            FMN(steps=30), network, x[rows], y[rows], norm=norm, compiled=True
+        )
+        assert np.allclose(part.distance, whole.distance[rows], rtol=1e-6)
+
+
+def test_a_whole_evaluation_verified(task):
+    network, x, y = task
+    settings = {"norm": "linf", "attacks": {"fmn": FMN(steps=20)}}
+    x = x.float()
+    network = copy.deepcopy(network).float()
+    plain = rk.evaluate(network, (x, y), **settings)
+    fast = rk.evaluate(network, (x, y), compiled=True, **settings)
+    assert np.allclose(plain.distance, fast.distance, rtol=1e-4)
+    assert fast.run["config"]["compiled"]
+    assert not plain.run["config"]["compiled"]
+
+
+def test_samples_that_leave_compile_nothing_anew(task, monkeypatch):
+    network, x, y = task
+    compiled, compile_of = [], torch.compile
+
+    def counting(function, **options):
+        compiled.append(function)
+        return compile_of(function, **options)
+
+    counts = []
+    # As many samples at each step as there are left to break.
+    attack = PGD(epsilon=0.45, steps=12, stepsize=0.1)
+    monkeypatch.setattr(torch, "compile", counting)
+    wide = torch.nn.Sequential(torch.nn.Flatten(), network)
+    x = x.reshape(SAMPLES, 3, 4)
+
+    class Watched(torch.nn.Module):
+        def forward(self, points):
+            counts.append(len(points))
+            return wide(points)
+
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    rk.run(attack, Watched().eval(), x, y, norm="linf", compiled=True)
+    assert len(set(counts) - {1}) > 2
+    assert len(compiled) == 1
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + 1
