@@ -3,8 +3,8 @@
 They want torchvision and visdom at import, of which nothing is used here, and their own
 dependencies' pins clash with ours; so they are installed without them
 (`pip install --no-deps -r tests/peers/requirements.txt`), and what they only import is
-stood in for. They take minutes, so `pytest` alone leaves them out, and CI runs them
-last: `pytest tests/peers`. Where a peer is absent its tests skip and say so.
+stood in for. They take long, so they run on request: `pytest tests/peers`. Where a peer
+is absent its tests skip and say so.
 """
 
 import importlib
