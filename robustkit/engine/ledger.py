@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import TypeAlias
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from robustkit.numerics.tensors import (
 )
 
 __all__ = ["Ledger"]
+
+_Part: TypeAlias = tuple[Array, Batch, Array, tuple[Array, ...]]
+"""Of some samples: which, their best points, these points' distances, and the bills."""
 
 
 class Ledger:
@@ -70,7 +74,7 @@ class Ledger:
         self._total = count
         # Whether nobody else holds the memory of `best`.
         self._own = False
-        self._retired: list[tuple[Array, Batch, Array, tuple[Array, ...]]] = []
+        self._retired: list[_Part] = []
         # Rows, their forward and their backward passes by then, and their distances.
         self._history: list[tuple[Array, Array, Array, Array]] = []
 
@@ -227,27 +231,22 @@ class Ledger:
 
     def retire(self, rows: Array, kept: Array) -> None:
         """Freeze the given rows and go on with the `kept` ones."""
-        # Both parts before any change: a time limit may end this at any instruction.
-        gone, (mine, best, distance, counts) = self._part(rows), self._part(kept)
-        self._retired.append(gone)
-        self._rows, self.best = mine, best
-        self._learn(distance)
-        self._set_counts(counts)
+        self._become(self._part(kept), [*self._retired, self._part(rows)])
 
     def close(self) -> None:
         """Speak of all samples again, in their first order. Nothing more is billed."""
+        if not self._retired:
+            return
         parts = [*self._retired, self._part(np.arange(len(self._rows)))]
-        order = np.concatenate([rows for rows, *_ in parts])
-        if len(parts) > 1:
-            best = stack_rows([best for _, best, _, _ in parts])
-            distance = np.concatenate([distance for _, _, distance, _ in parts])
-            counts = zip(*(counts for *_, counts in parts), strict=True)
-            self._set_counts(tuple(np.concatenate(values) for values in counts))
-            back = np.argsort(order)
-            self.best = take(best, back)
-            self._learn(distance[back])
-            self._set_counts(tuple(values[back] for values in self._counts()))
-        self._retired, self._rows = [], np.arange(self._total)
+        rows, bests, distances, counts = zip(*parts, strict=True)
+        back = np.argsort(np.concatenate(rows))
+        whole = (
+            np.arange(self._total),
+            take(stack_rows(list(bests)), back),
+            np.concatenate(distances)[back],
+            tuple(np.concatenate(values)[back] for values in zip(*counts, strict=True)),
+        )
+        self._become(whole, [])
 
     def distance_after(self, questions: int, *, backward: bool = False) -> Array:
         """The best distance (samples,) after so many forward passes for each.
@@ -278,25 +277,34 @@ class Ledger:
 
     def _learn(self, distance: Array) -> None:
         """The best distances are new."""
+        self._shown = None
         # On the host, where the bills are. Never written into: tensors may share it.
         self._distance = distance
-        self._shown = None
         # Asked in every step, where each look by NumPy takes time.
         self._nearest, self._furthest = extent(distance)
 
-    def _counts(self) -> tuple[Array, ...]:
-        return tuple(getattr(self, name) for name in (*_COUNTS, "seconds"))
-
-    def _set_counts(self, counts: tuple[Array, ...]) -> None:
-        for name, values in zip((*_COUNTS, "seconds"), counts, strict=True):
-            setattr(self, name, values)
-
-    def _part(self, rows: Array) -> tuple[Array, Batch, Array, tuple[Array, ...]]:
+    def _part(self, rows: Array) -> _Part:
         return (
             self._rows[rows],
             take(self.best, rows),
             self._distance[rows],
-            tuple(values[rows] for values in self._counts()),
+            tuple(getattr(self, name)[rows] for name in (*_COUNTS, "seconds")),
+        )
+
+    def _become(self, part: _Part, retired: list[_Part]) -> None:
+        """Go on with a part; the others are retired."""
+        rows, best, distance, counts = part
+        nearest, furthest = extent(distance)
+        # All at once: a time limit may end this between any two instructions.
+        vars(self).update(
+            zip((*_COUNTS, "seconds"), counts, strict=True),
+            best=best,
+            _rows=rows,
+            _shown=None,
+            _distance=distance,
+            _nearest=nearest,
+            _furthest=furthest,
+            _retired=retired,
         )
 
 

@@ -292,6 +292,8 @@ class BatchEvaluator:
             except BadInput:
                 raise
             except OutOfTime:
+                # Time may have been over while the ledger was being closed.
+                problem.ledger.close()
                 # In smaller groups it would only take longer.
                 for row in rows:
                     outcome.reasons[row] = f"stopped after {self.time_limit:g} seconds"

@@ -1,3 +1,6 @@
+import functools
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -90,6 +93,53 @@ def test_agrees_with_a_replay_by_hand(questions, budget):
             for s in log
         ]
         assert ledger.distance_after(queries, backward=True).tolist() == early
+
+
+class Interrupted(BaseException):
+    """As a time limit is: raised between any two instructions."""
+
+
+def interrupted(call, place):
+    """Whether the call was cut off at the place, counted in what it calls itself."""
+    left = place
+
+    def watch(*_):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Interrupted
+
+    sys.setprofile(watch)
+    try:
+        call()
+        sys.setprofile(None)
+    except Interrupted:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("what", ["retire", "close"])
+def test_who_is_cut_off_while_samples_leave_or_return_can_go_on(what):
+    everyone = np.arange(SAMPLES)
+    places = 0
+    while True:
+        ledger = Ledger(batch(np.zeros((SAMPLES, 2))))
+        asked(ledger, [4.0, 3.0, 2.0, 1.0], [True] * SAMPLES)
+        asked(ledger, [0.5], [True], np.array([2]))
+        ledger.retire(everyone[:1], everyone[1:])
+        leave = ledger.close
+        if what == "retire":
+            leave = functools.partial(ledger.retire, np.array([0, 2]), np.array([1]))
+        places += 1
+        cut = interrupted(leave, places)
+        ledger.close()
+        assert ledger.distance.numpy().tolist() == [4.0, 3.0, 0.5, 1.0]
+        assert ledger.best.numpy()[:, 0].tolist() == [4.0, 3.0, 0.5, 1.0]
+        assert ledger.forwards.tolist() == [1, 1, 2, 1]
+        assert ledger.rows.tolist() == everyone.tolist()
+        if not cut:
+            break
+    assert places > 20
 
 
 def test_overdraft_is_billed_and_not_rewarded():

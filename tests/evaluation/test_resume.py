@@ -14,7 +14,11 @@ import numpy as np
 import pytest
 
 import robustkit as rk
+from robustkit.attacks.gradient.pgd import PGD
+from robustkit.combine import Cascade
+from robustkit.engine.ledger import Ledger
 from robustkit.errors import BadInput
+from robustkit.evaluation.deadline import OutOfTime
 from robustkit.models.numpy import NumPyModel
 
 CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
@@ -278,6 +282,29 @@ def test_a_model_that_hangs_is_given_up(planted, tmp_path):
     reasons = {row[0]: row[-1] for row in table[1:]}
     assert reasons["3"] == "stopped after 1 seconds"
     assert [reasons[i] for i in "01245"] == [""] * 5
+
+
+def test_what_was_found_counts_though_time_is_over_at_the_very_end(
+    planted, tmp_path, monkeypatch
+):
+    """While those who left early and the others are put together again."""
+    attack = Cascade((PGD(epsilon=0.2, steps=20),), epsilon=0.2)
+    settings = {"norm": "linf", "attacks": {"pgd": attack}}
+    whole = evaluate(planted, tmp_path / "whole", **settings)
+    close, cut = Ledger.close, []
+
+    def cut_off(ledger):
+        cut.append(len(ledger.forwards))
+        if len(cut) == 1:
+            raise OutOfTime
+        close(ledger)
+
+    monkeypatch.setattr(Ledger, "close", cut_off)
+    late = evaluate(planted, tmp_path / "late", time_limit=600, **settings)
+    assert cut[0] < 6
+    found = np.isfinite(whole.distance)
+    assert found[:6].any()
+    assert np.array_equal(late.distance[found], whole.distance[found])
 
 
 @pytest.mark.slow
