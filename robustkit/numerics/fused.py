@@ -63,7 +63,7 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
             settings that can be hashed, such as norms, each of which is compiled for
             anew. Returns a tensor (n, ...), or a tuple of these. What its Python does
             must not depend on what the tensors hold, and it must write into none of
-            its arguments.
+            its arguments but those that its callers give away.
 
     >>> import numpy as np
     >>> from robustkit.numerics.tensors import as_tensor
@@ -106,7 +106,7 @@ def compiler_missing() -> str | None:
 
 def is_building(code: object) -> bool:
     """Whether the code of a frame compiles something, and should not be cut off."""
-    return code in (_Unit._built.__code__, compiler_missing.__wrapped__.__code__)
+    return code in (_Unit.__call__.__code__, compiler_missing.__wrapped__.__code__)
 
 
 class _Unit:
@@ -189,13 +189,14 @@ def _torch_program(native: _Native, data: Sequence[Any]) -> _Native:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     def tensors(values: Sequence[Any]) -> list[torch.Tensor]:
+        # Views: torch would compile anew for a tensor that is given twice, or whose
+        # gradient is asked for.
         return [
-            torch.tensor(v, dtype=torch.float64) if isinstance(v, float) else v
+            torch.tensor(v, dtype=torch.float64) if isinstance(v, float) else v.detach()
             for v in values
         ]
 
-    # Views, since what is noted about the rows is noted in the tensor.
-    examples = [tensor.detach() for tensor in tensors(data)]
+    examples = tensors(data)
     for example in examples:
         if example.ndim:
             torch._dynamo.mark_dynamic(example, 0)

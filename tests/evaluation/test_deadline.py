@@ -9,6 +9,8 @@ import pytest
 
 from robustkit.errors import BadInput
 from robustkit.evaluation.deadline import OutOfTime, check_time_limit, deadline
+from robustkit.numerics.fused import compiling, fused
+from robustkit.numerics.tensors import as_tensor
 
 
 def test_ends_the_block_after_its_time():
@@ -50,6 +52,27 @@ def test_no_module_is_cut_in_half(tmp_path, monkeypatch):
     with pytest.raises(OutOfTime), deadline(0.1):
         late()
     assert sys.modules.pop("slow_to_import").WHOLE
+
+
+def test_no_program_is_cut_in_half():
+    """JAX compiles what it is called with, not what it is given beforehand."""
+    jnp = pytest.importorskip("jax.numpy")
+    x, whole = as_tensor(jnp.ones((2, 3))), []
+
+    @fused
+    def slow_to_compile(x):
+        for _ in range(40):
+            time.sleep(0.01)
+        whole.append(True)
+        return x * 2
+
+    def late():
+        slow_to_compile(x)
+        time.sleep(30)
+
+    with pytest.raises(OutOfTime), compiling(), deadline(0.1):
+        late()
+    assert whole
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])

@@ -66,6 +66,38 @@ def test_compiled_is_the_same_and_once_for_all_numbers_of_samples(kind):
             assert np.allclose(to_numpy(one), to_numpy(other), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("compiler")
+def test_a_batch_may_be_as_long_as_its_images_are_wide():
+    """Sizes that are equal at first and then are not."""
+
+    @fused
+    def turned(x, size):
+        return x.transpose((0, 2, 1)) * expand(size, x)
+
+    for count in (5, 3, 4):
+        x, size = tensors("torch", count, features=25)
+        plain, fast = both(turned, x.reshape((count, 5, 5)), size)
+        assert np.array_equal(to_numpy(plain), to_numpy(fast))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_the_same_tensor_twice_compiles_nothing_anew():
+    @fused
+    def ahead(x, before):
+        return x * 2 - before
+
+    x, other = (tensors("torch", 6, seed=seed)[0] for seed in (0, 1))
+    both(ahead, x, other)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    for rows in (6, 4):
+        plain, fast = both(ahead, x[:rows], x[:rows])
+        assert np.array_equal(to_numpy(plain), to_numpy(fast))
+        same = x[:rows]
+        plain, fast = both(ahead, same, same)
+        assert np.array_equal(to_numpy(plain), to_numpy(fast))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+
+
 def test_jax_compiles_for_at_most_four_numbers_of_samples():
     counted, norm = Counted(), get_norm("linf")
     with compiling():

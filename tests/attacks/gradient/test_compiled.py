@@ -65,6 +65,37 @@ def test_the_same_is_found(task, attack, norm):
     assert (plain.ledger.forwards == fast.ledger.forwards).all()
 
 
+@pytest.mark.parametrize(
+    ("attack", "norm"),
+    [
+        (FMN(steps=20), "l2"),
+        (DDN(steps=20), "l2"),
+        pytest.param(FMN(steps=20), "l1", marks=pytest.mark.slow),
+        pytest.param(APGD(epsilon=0.3, steps=10), "linf", marks=pytest.mark.slow),
+    ],
+    ids=lambda case: str(case)[:3],
+)
+def test_the_same_is_found_in_jax(attack, norm):
+    jnp = pytest.importorskip("jax.numpy")
+    from robustkit.models.jax import JaxModel
+
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(12, 30)) / 2, rng.normal(size=(30, 4)) / 2
+
+    def network(x):
+        return jnp.logaddexp(x @ first, 0.0) @ second
+
+    x = jnp.asarray(rng.uniform(size=(SAMPLES, 12)).astype(np.float32))
+    y = network(x).argmax(axis=1)
+    model = JaxModel(network)
+    plain = rk.run(attack, model, x, y, norm=norm)
+    fast = rk.run(attack, model, x, y, norm=norm, compiled=True)
+    assert plain.found.any()
+    assert np.allclose(plain.distance, fast.distance, rtol=1e-3)
+    assert (network(fast.x_adversarial).argmax(axis=1) != y)[fast.found].all()
+    assert (plain.ledger.forwards == fast.ledger.forwards).all()
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_company_changes_nothing(task, norm):
     """Not even a single sample, whose arithmetic is not compiled."""
