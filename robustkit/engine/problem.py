@@ -576,14 +576,12 @@ class Problem:
             # So that one answer that is no number does not spoil a sample for good.
             margin = where(like(margin, unknown), math.inf, margin)
             self.ledger.unknown[slice(None) if rows is None else rows] += unknown
-        adversarial = margin < 0
-        wins = to_numpy(adversarial)
         self.ledger.record(
-            point, distances, wins, rows, backward=backward, decision=decision
+            point, distances, margins < 0, rows, backward=backward, decision=decision
         )
         for listener in self._listeners:
             listener.after_question(self, margins, distances, rows)
-        answer = Answer(point, original, distance, adversarial, margin)
+        answer = Answer(point, original, distance, margin < 0, margin)
         if perturbation is not None:
             vars(answer)["delta"] = perturbation
         return answer

@@ -82,10 +82,6 @@ class Rng:
         values = values.reshape((len(values), -1))[:, :count]
         return like(self._reference, values.reshape((len(values), *shape)))
 
-    def skip(self) -> None:
-        """Pass over one draw."""
-        self._draws += 1
-
     def of(self, rows: Array) -> "Rng":
         """The random numbers of some of the samples, as they would be in `self`.
 

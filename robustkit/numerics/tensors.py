@@ -133,7 +133,7 @@ def like(reference: Tensor, values: Array) -> Tensor:
 
 
 def any_true(mask: Array) -> bool:
-    """Whether any entry is true.
+    """Whether any entry (n,) is true.
 
     Here and below small arrays are lists: they are asked in every step, and NumPy's own
     code for it takes longer to come from memory than Python to count.
@@ -142,7 +142,7 @@ def any_true(mask: Array) -> bool:
 
 
 def any_nan(values: Array) -> bool:
-    """Whether any entry is no number."""
+    """Whether any entry (n,) is no number."""
     if values.size <= _SMALL:
         return any(map(math.isnan, values.tolist()))
     return bool(np.isnan(values).any())

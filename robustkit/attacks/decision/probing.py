@@ -71,8 +71,8 @@ class Normal:
     """What probes around a point tell of the boundary there.
 
     Attributes:
-        direction: (n, ...) of length 1, towards the adversarial side; zero for samples
-            without probes, or where all probes saw the same and nothing is known.
+        direction: (n, ...) of length 1, towards the adversarial side; where all probes
+            saw the same, towards their mean or away from it; zero without probes.
         share: (n,) of the probes that were adversarial.
         probes: (n,) int64, how many were asked.
     """

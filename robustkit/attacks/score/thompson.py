@@ -143,22 +143,17 @@ class Thompson(FixedBudget[State]):
     stop: bool = True
 
     def start(self, p: Problem, epsilon: PerSample, rng: Rng) -> State:
-        epsilon = maximum(epsilon, 1.0) if isinstance(p.norm, L0) else epsilon
-        first = _to_edge(p, _to_blurred(p), epsilon)
-        delta = where(p.ledger.found, p.ledger.best - p.x, first)
-        delta = p.norm.project_box(delta, epsilon, p.low, p.high)
         slopes = _expected(p)
         size = self.guesses, _space(p.x).size + slopes.ways.shape[1]
         features = like(p.x, np.zeros((p.size, *size))).astype(p.x.dtype)
         # Who has an adversarial from elsewhere goes on from it.
         asked = where(p.ledger.found, full(p.x, float(self.guesses)), 0.0)
-        best = random_search.State(delta, full(p.x, math.inf), delta, epsilon)
+        best = _begun(p, epsilon)
         return State(best, slopes, features, features[:, :, 0], asked, 0 * asked)
 
     def restart(self, p: Problem, s: State, epsilon: PerSample, rng: Rng) -> State:
-        best = self.start(p, epsilon, rng).best
         # What the answers said of slopes holds in every ball.
-        return dataclasses.replace(s, best=best, turn=0 * s.turn)
+        return dataclasses.replace(s, best=_begun(p, epsilon), turn=0 * s.turn)
 
     def advance(self, p: Problem, s: State, progress: PerSample, rng: Rng) -> State:
         a = p.score(p.x + s.best.proposal)
@@ -214,6 +209,15 @@ class Thompson(FixedBudget[State]):
             asked[rows] += 1
         turn = where(like(p.x, asked < self.alone), 0.0, 1 - s.turn)
         return State(s.best, s.slopes, features, margins, like(p.x, asked), turn)
+
+
+def _begun(p: Problem, epsilon: PerSample) -> random_search.State:
+    """A search from the best adversarial known, or else towards the blurred picture."""
+    epsilon = maximum(epsilon, 1.0) if isinstance(p.norm, L0) else epsilon
+    first = _to_edge(p, _to_blurred(p), epsilon)
+    delta = where(p.ledger.found, p.ledger.best - p.x, first)
+    delta = p.norm.project_box(delta, epsilon, p.low, p.high)
+    return random_search.State(delta, full(p.x, math.inf), delta, epsilon)
 
 
 def _to_edge(p: Problem, way: Batch, epsilon: PerSample) -> Batch:

@@ -130,7 +130,9 @@ def _within(
         name: np.stack([attack(seed) for seed in seeds])
         for name, attack in (peers | attacks).items()
     }
-    broken = np.isfinite(np.stack([needed[name] for name in peers])).any(axis=(0, 1))
+    broken = np.zeros(len(x), dtype=bool)
+    for name in peers:
+        broken |= np.isfinite(needed[name]).any(axis=0)
     middle = {
         name: float(np.median(queries[:, broken])) if broken.any() else np.nan
         for name, queries in needed.items()
@@ -141,7 +143,9 @@ def _within(
         else np.nan
         for name, queries in needed.items()
     }
-    best, least = (min(known[name] for name in peers) for known in (middle, mean))
+    best, least = (
+        min((known[name] for name in peers), default=np.nan) for known in (middle, mean)
+    )
     for name, queries in needed.items():
         stands = "".join(f"{(queries > q).mean():8.1%}" for q in counts)
         spread = np.isinf(queries).mean(axis=1).std(ddof=min(len(seeds) - 1, 1))
