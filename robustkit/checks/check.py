@@ -37,7 +37,8 @@ class Findings:
 
     Attributes:
         findings: The worst first.
-        samples: How many samples the model was asked about.
+        samples: How many samples the model was looked at with; 0 where it was not
+            asked, or is right about none.
         measured: What the pictures of a report show, as plain data.
     """
 
@@ -139,14 +140,16 @@ def check(
     if run is not None:
         results = run if isinstance(run, Results) else Results(run)
         found += _of_run(results)
-        for transfer in ask_again(opened, results, samples):
-            found += check_transfer(transfer)
     seen = None
+    # Before adversarials near these samples are asked about: a model may remember.
     # Where nothing is correct, a run says as much by itself.
     with suppress(NothingCorrect) if run is not None else nullcontext():
         seen = probe(opened, x, y, size, seed)
         found += check_model(seen)
         measured["gradients"] = _gradients(seen)
+    if results is not None:
+        for transfer in ask_again(opened, results, samples):
+            found += check_transfer(transfer)
     if seen is not None and trials and not seen.no_gradient:
         bare = None
         if undefended is not None:
@@ -168,7 +171,7 @@ def check(
         if tried is not None:
             found += check_trials(tried)
             measured["trials"] = tried.to_json()
-    return _ordered(found, len(x), measured)
+    return _ordered(found, 0 if seen is None else len(x), measured)
 
 
 def check_results(results: Results, samples: int = 32) -> Findings:

@@ -1,11 +1,10 @@
 """What more room and more steps brought, by a run's own records."""
 
-import re
-
 import numpy as np
 
 from robustkit.checks.finding import Finding, Severity, of_samples
 from robustkit.checks.luck import LUCK, at_least, by_luck
+from robustkit.checks.sizes import only_size
 from robustkit.engine.attack import ROUNDING
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.traces import Traced
@@ -15,8 +14,6 @@ __all__ = ["after_half", "check_effort"]
 
 # What the second half of the steps may bring, at any size.
 _GAIN, _SURELY = 0.05, 0.01
-# A setting that is a size.
-_SIZE = re.compile(r"\bepsilon=([^,()]+)")
 
 
 def check_effort(results: Results) -> list[Finding]:
@@ -36,12 +33,10 @@ def _falls_with_size(results: Results, norm: str) -> list[Finding]:
     alike: dict[str, list[tuple[float, str]]] = {}
     shown = results.run["config"]["attacks"][norm]
     for name in results.attacks(norm):
-        said = shown.get(name, "")
-        sizes = set(_SIZE.findall(said))
-        # A search over the radius has one of its own, which is none of these.
-        if len(sizes) == 1 and not said.startswith("Minimise("):
-            rest = _SIZE.sub("epsilon", said)
-            alike.setdefault(rest, []).append((float(*sizes), name))
+        told = only_size(shown.get(name, ""))
+        if told is not None:
+            size, rest = told
+            alike.setdefault(rest, []).append((size, name))
     found = []
     for rest, sized in alike.items():
         kind = rest.partition("(")[0]
@@ -50,29 +45,27 @@ def _falls_with_size(results: Results, norm: str) -> list[Finding]:
         pairs = [(a, b) for i, a in enumerate(sized) for b in sized[i + 1 :]]
         for one, other in pairs:
             # Of so many pairs, one is lucky.
-            chance = len(pairs) * by_luck(
-                _within(results, norm, *one), _within(results, norm, *other)
-            )
+            chance = len(pairs) * by_luck(*_compared(results, norm, one, other)[:2])
             if chance < worst:
                 worst, pair = chance, (one, other)
         if pair is None:
             continue
         (small, first), (large, second) = pair
-        few, more = _within(results, norm, *pair[0]), _within(results, norm, *pair[1])
+        few, more, known = _compared(results, norm, *pair)
         found.append(
             Finding(
                 "C1",
                 Severity.SUSPICIOUS,
                 f"{norm}: {kind}, run at several sizes, succeeds less often where it "
-                f"is allowed more: {first} at {of_samples(few.sum(), len(few))} "
+                f"is allowed more: {first} at {of_samples(few.sum(), known)} "
                 f"within {small:.3g}, {second} at {more.sum()} within {large:.3g}. "
                 "What is within the one is within the other, so the attack fails for "
                 "reasons of its own",
                 "choose the step size per model, start from what smaller sizes found "
                 "(minimum-norm attacks do), and attack without gradients too",
                 {
-                    "success small": float(few.mean()),
-                    "success large": float(more.mean()),
+                    "success small": float(few.sum() / known),
+                    "success large": float(more.sum() / known),
                     "chance": worst,
                 },
                 _at(results.index, few & ~more),
@@ -156,8 +149,20 @@ def _halfway(part: Traced, index: Array) -> Array:
     return np.asarray(trace.best_distance[rows, middle[rows]], dtype=np.float64)
 
 
-def _within(results: Results, norm: str, size: float, name: str) -> Array:
-    return _reached(results.distances(norm, name), size)
+def _compared(
+    results: Results, norm: str, one: tuple[float, str], other: tuple[float, str]
+) -> tuple[Array, Array, int]:
+    """Whom each of two attacks broke within its size, of so many that both tried.
+
+    An attack that ended in an error has not failed for reasons of its own.
+    """
+    distances = [results.distances(norm, name) for _, name in (one, other)]
+    known = ~np.isnan(distances).any(axis=0)
+    few, more = (
+        known & _reached(distance, size)
+        for distance, (size, _) in zip(distances, (one, other), strict=True)
+    )
+    return few, more, int(known.sum())
 
 
 def _reached(distance: Array, size: float) -> Array:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binom
 
+from robustkit.checks.luck import LUCK
 from robustkit.numerics.tensors import Array
 
 __all__ = ["Memory", "remembers"]
@@ -13,6 +15,9 @@ __all__ = ["Memory", "remembers"]
 _CLEAR, _LEAST = 3.0, 1e-3
 # At so many samples, in each half of them.
 _SOME = 0.1
+# How often chance alone looks like that at one sample, at most: an answer that comes
+# one time in seven came first, and never again.
+_RARE = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ def remembers(first: Array, early: Array, late: Array) -> Memory:
     row as they are after many other questions. A memory's answers agree in a row and
     change in between, at the first question or by the last. It has to show in both
     halves of the samples, which were asked about in different questions: what a model
-    draws once for a whole batch does not happen to do that twice.
+    draws once for a whole batch does not happen to do that twice. And it has to show
+    more often than rare answers would by chance, of which few samples may hold some.
 
     Args:
         first: (n, classes) the first answers of all.
@@ -61,13 +67,16 @@ def remembers(first: Array, early: Array, late: Array) -> Memory:
     shown = once | drifted
     half = (len(first) + 1) // 2
     parts = [part for part in (shown[:half], shown[half:]) if len(part)]
+    luck = np.prod([binom.sf(part.sum() - 1, len(part), _RARE) for part in parts])
     return Memory(
         once=once,
         drifted=drifted,
         change=np.linalg.norm(last - first, axis=1) / scale,
         flipped=last.argmax(axis=1) != first.argmax(axis=1),
         # One sample alone cannot tell memory from chance.
-        found=len(parts) > 1 and all(part.mean() > _SOME for part in parts),
+        found=len(parts) > 1
+        and all(part.mean() > _SOME for part in parts)
+        and bool(luck < LUCK),
     )
 
 

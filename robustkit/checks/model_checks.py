@@ -5,13 +5,16 @@ import math
 import numpy as np
 
 from robustkit.checks.finding import Finding, Severity, of_samples
-from robustkit.checks.probe import SHARES, Probe
+from robustkit.checks.probe import ALIKE, SHARES, Probe
 from robustkit.numerics.tensors import Array
 
-__all__ = ["REMEMBERS", "check_model"]
+__all__ = ["REMEMBERS", "VARIES", "check_model"]
 
 REMEMBERS = "samples with other answers"
 """In the evidence of a finding that a model remembers earlier questions."""
+
+VARIES = "samples with flips"
+"""Likewise, and of one that answers by chance: nothing is said of gradients then."""
 
 # Where the cross-entropy's gradient at the true class is exactly zero in float32.
 _SATURATED = 17.0
@@ -167,7 +170,7 @@ def _understated(p: Probe, evidence: dict[str, float]) -> list[Finding]:
             "let the gradient pass through all of the model, replacing what has none "
             f"(BPDA); or {_BPDA.partition(', or ')[2]}",
             evidence,
-            _at(p, ~(p.ratio[:, -1] <= _TOO_MUCH) & ~p.zero),
+            _at(p, p.ratio[:, -1] > _TOO_MUCH),
         )
     ]
 
@@ -211,7 +214,7 @@ def _random(p: Probe) -> list[Finding]:
             "draws vote on each decision (MajorityVote), or let --adaptive do so, "
             "which confirms each adversarial in many draws; or fix the randomness "
             "while you evaluate",
-            {"samples with flips": flips, "spread": float(p.spread.max())},
+            {VARIES: flips, "spread": float(p.spread.max())},
             _at(p, p.flips > 0),
         )
     ]
@@ -245,7 +248,7 @@ def _remembers(p: Probe) -> list[Finding]:
             "of other networks, tried once on one that remembers nothing yet",
             {
                 REMEMBERS: float((m.once | m.drifted).mean()),
-                "samples with flips": flips,
+                VARIES: flips,
                 "median change": float(np.median(m.change)),
             },
             _at(p, (m.once | m.drifted)[p.index]),
@@ -286,6 +289,9 @@ def _unstable(p: Probe) -> list[Finding]:
 
 
 def _probabilities(p: Probe) -> list[Finding]:
+    if p.decides:
+        # Scores of one and zeros, of which there are no others to be had.
+        return []
     sums = np.abs(p.logits.sum(axis=1) - 1).max()
     if p.logits.min() < -1e-5 or p.logits.max() > 1 + 1e-5 or sums > 1e-4:
         return []
@@ -320,7 +326,7 @@ def _rectified(p: Probe) -> list[Finding]:
 
 def _few_values(p: Probe) -> list[Finding]:
     values = len(np.unique(p.logits))
-    if values > max(0.05 * p.logits.size, 2) or p.logits.size < 200:
+    if p.decides or values > max(0.05 * p.logits.size, 2) or p.logits.size < 200:
         return []
     return [
         Finding(
@@ -387,7 +393,7 @@ def _differentiates(p: Probe) -> list[Finding]:
 
 
 def _company(p: Probe) -> list[Finding]:
-    if p.random or p.memory.found or p.company < 1e-3:
+    if p.random or p.memory.found or p.company < ALIKE:
         return []
     return [
         Finding(

@@ -13,10 +13,13 @@ from robustkit.models.base import Access, Model, NoGradient
 from robustkit.numerics.random import Rng, sample_keys
 from robustkit.numerics.tensors import Array, as_tensor, like, to_numpy
 
-__all__ = ["SHARES", "NothingCorrect", "Probe", "probe"]
+__all__ = ["ALIKE", "SHARES", "NothingCorrect", "Probe", "probe"]
 
 SHARES = (0.01, 0.1, 0.5)
 """Lengths, as shares of epsilon, at which gradients meet finite differences."""
+
+ALIKE = 1e-3
+"""Answers that differ by less, as a share of their length, are equal in any batch."""
 
 _REPEATS = 3
 _NOISES = 20
@@ -41,11 +44,13 @@ class Probe:
             as a share of its length.
         memory: Whether answers depend on what was asked before, and how that showed.
         company: The largest change of a prediction's logits, likewise, when the
-            samples are asked one by one and not together.
+            samples are asked one by one and not together; or, if that is less, when
+            half of the batch is replaced by other samples.
         inner_gradients: How often the model differentiated something by itself while it
             first answered, by torch, or in the program of a JAX function; 0 where that
             cannot be seen.
         declared: Whether the model shows its gradients, if it has any.
+        decides: Whether it shows decisions only.
         no_gradient: Why there is no gradient; empty: there is one.
         zero: (n,) whether the margin's gradient is zero everywhere.
         broken: (n,) whether it is not finite somewhere.
@@ -70,6 +75,7 @@ class Probe:
     company: float
     inner_gradients: int
     declared: bool
+    decides: bool
     no_gradient: str
     zero: Array
     broken: Array
@@ -93,7 +99,7 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
     again; and once more at the very end, after many questions about near copies.
 
     Costs some 30 forward passes and one backward pass per sample, and one forward pass
-    more for each of the first 8 samples.
+    more for each of the first 8 samples; where that one differs, one more of each.
 
     Args:
         model: To be asked.
@@ -117,11 +123,8 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
         )
     total, x, label = len(x), x[correct], label[correct]
     logits = _logits(model, x)
-    length = np.linalg.norm(logits, axis=1) + 1e-12
     margin = _margins(logits, label)
-    few = min(_ALONE, len(x))
-    alone = np.concatenate([_logits(model, x[i : i + 1]) for i in range(few)])
-    company = np.linalg.norm(alone - logits[:few], axis=1) / length[:few]
+    company = _company(model, x, logits)
     with calls() as called:
         why, gradient = _gradient(model, x, label)
     if model.access < Access.GRADIENT:
@@ -149,9 +152,10 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
         flips=(again.argmax(axis=2) != first.argmax(axis=1)).mean(axis=0),
         spread=(apart / (np.linalg.norm(first, axis=1) + 1e-12)).max(axis=0),
         memory=memory,
-        company=float(company.max()),
+        company=company,
         inner_gradients=inner[0] + differentiations(model, x),
         declared=model.access >= Access.GRADIENT,
+        decides=model.access is Access.DECISION,
         no_gradient=why,
         zero=zero,
         broken=broken,
@@ -175,6 +179,27 @@ def _in_parts(model: Model, x: Array) -> Array:
     )
 
 
+def _company(model: Model, x: Array, logits: Array) -> float:
+    """How much answers change with who else is asked about, as a share of their length.
+
+    A batch of another size may be computed by another kernel, which rounds otherwise.
+    So what differs there is looked at again with other samples in a batch of that size.
+    """
+
+    def change(answers: Array) -> float:
+        some = logits[: len(answers)]
+        length = np.linalg.norm(some, axis=1) + 1e-12
+        return float((np.linalg.norm(answers - some, axis=1) / length).max())
+
+    few = min(_ALONE, len(x))
+    alone = change(np.concatenate([_logits(model, x[i : i + 1]) for i in range(few)]))
+    if len(x) == 1 or alone < ALIKE:
+        return alone
+    half = (len(x) + 1) // 2
+    others = np.concatenate([x[:half], x[: len(x) - half]])
+    return min(alone, change(_logits(model, others)[:half]))
+
+
 def _margins(logits: Array, label: Array) -> Array:
     rows = np.arange(len(label))
     others = logits.copy()
@@ -193,7 +218,7 @@ def _gradient(model: Model, x: Array, label: Array) -> tuple[str, Array]:
             gradient = pull_back(criterion.slopes(logits)[1])
         return "", np.array(to_numpy(gradient))
     except NoGradient as error:
-        return str(error), np.zeros_like(x)
+        return " ".join(str(error).split()), np.zeros_like(x)
     except BadInput:
         raise
     except Exception as error:

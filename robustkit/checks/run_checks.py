@@ -7,6 +7,8 @@ from typing import TypeAlias
 import numpy as np
 
 from robustkit.checks.finding import Finding, Severity, of_samples
+from robustkit.checks.sizes import of_interest, reach
+from robustkit.engine.attack import ROUNDING
 from robustkit.evaluation.curve import Curve
 from robustkit.evaluation.results import Results
 from robustkit.models.base import Access
@@ -76,6 +78,9 @@ def check_run(results: Results) -> list[Finding]:
 
 def _nothing_found(results: Results, norm: str) -> list[Finding]:
     """S4: a minimum-norm attack may go as far as the box is wide."""
+    if _reach(results, norm) < np.inf:
+        # None of them is one.
+        return []
     missing = np.isinf(results.distances(norm))
     if not missing.any():
         return []
@@ -105,6 +110,8 @@ def _better_than_chance(results: Results, norm: str) -> list[Finding]:
         return []
     classes = model["classes"]
     half = Bounds(*config["bounds"]).width / 2
+    if _reach(results, norm) < half:
+        return []
     left = results.curve(norm).robust_accuracy(half)
     _, counts = np.unique(results.label, return_counts=True)
     chance = max(1 / classes, float(counts.max() / len(results.label)))
@@ -171,6 +178,8 @@ def sides(results: Results, norm: str, id: str) -> tuple[Side, Side] | None:
     Returns:
         The weaker and the stronger side; None: one of them has no attack. Where every
         attack of a side ended in an error, both are infinite: nothing is compared.
+        Where one side is for a single size, all distances up to it count as that size,
+        and larger ones as infinite.
     """
     access = _access(results)
     names = results.attacks(norm)
@@ -182,8 +191,28 @@ def sides(results: Results, norm: str, id: str) -> tuple[Side, Side] | None:
         distances = [results.distances(norm, name) for name in side]
         found.append((side, np.fmin.reduce(distances)))
     unknown = np.isnan([distance for _, distance in found]).any(axis=0)
-    weak, strong = (Side(n, np.where(unknown, np.inf, d)) for n, d in found)
+    size = min(
+        max(of_interest(results, norm, name) for name in side) for side, _ in found
+    )
+    weak, strong = (
+        Side(side, _at_size(np.where(unknown, np.inf, distance), size))
+        for side, distance in found
+    )
     return weak, strong
+
+
+def _reach(results: Results, norm: str) -> float:
+    """The largest size that any attack has looked at; mostly infinite."""
+    names = results.attacks(norm)
+    return max((reach(results, norm, name) for name in names), default=np.inf)
+
+
+def _at_size(distance: Array, size: float) -> Array:
+    """Distances (n,) as whoever is for one size only can tell them."""
+    if size == np.inf:
+        return distance
+    inside = np.where(distance <= size * (1 + ROUNDING), size, np.inf)
+    return np.where(distance > 0, inside, distance)
 
 
 def _nearer(

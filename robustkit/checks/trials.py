@@ -182,7 +182,8 @@ def try_attack(
     known, bare = broken[:, at], None
     if undefended is not None:
         plain = trial.on(undefended)
-        bare = np.stack([plain.broken(e) for e in epsilons[-2:]], axis=1)
+        last = (float(epsilons[-2:][0]), widest)
+        bare = np.stack([plain.broken(e) for e in last], axis=1)
     return Trials(
         index=correct,
         attack=repr(chosen),

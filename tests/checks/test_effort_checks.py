@@ -59,6 +59,16 @@ class AtSize(rk.Attack):
             p.score(p.x - 0.999 * self.epsilon * a.gradient.sign())
 
 
+@dataclass(frozen=True)
+class Stumbling(AtSize):
+    """Ends in an error above 0.06."""
+
+    def step(self, p, s, t):
+        if self.epsilon > 0.06:
+            raise RuntimeError("stumbled")
+        super().step(p, s, t)
+
+
 def run(planted, attacks, **settings):
     chosen = {"epsilons": [0.02, 0.05, 0.1]} | settings
     return rk.evaluate(
@@ -104,6 +114,9 @@ def test_an_attack_of_the_run_that_succeeds_less_often_where_more_is_allowed(pla
         for name, size in (("small", 0.05), ("large", 0.1))
     }
     assert "C1" not in found(run(planted, sound))
+    # An error is no failure to find anything.
+    stumbling = {"near": Stumbling(0.05), "far": Stumbling(0.1)}
+    assert "C1" not in found(run(planted, stumbling))
     # Of other settings, and so another attack.
     other = {"near": AtSize(0.05), "far": AtSize(0.1, steps=3)}
     assert "C1" not in found(run(planted, other))

@@ -11,12 +11,12 @@ from robustkit.checks.memory import remembers
 SAMPLES = 24
 
 
-def asked(answer, between=20, classes=5, repeats=3):
+def asked(answer, between=20, classes=5, repeats=3, samples=SAMPLES):
     """What `answer(question, half, n, classes)` gives in the order of the probe."""
     count = iter(range(1000))
 
     def everyone():
-        half = SAMPLES // 2
+        half = samples // 2
         return np.concatenate(
             [answer(next(count), part, half, classes) for part in (0, 1)]
         )
@@ -63,6 +63,19 @@ def test_chance_is_no_memory(kind, classes):
     alarms = sum(asked(chance(rng)[kind], classes=classes).found for _ in range(400))
     # By chance two questions of two kinds agree with what a memory would do.
     assert alarms <= (8 if kind == "seldom" else 2)
+
+
+def test_rare_answers_are_no_memory_of_few_samples_either():
+    """One in seven: the share at which chance looks like a memory most often."""
+    rng = np.random.default_rng(11)
+
+    def one_in_seven(k, part, n, classes):
+        other = rng.random((n, 1)) < 1 / 7
+        return np.where(other, fixed(part + 2, n, classes), fixed(part, n, classes))
+
+    for samples in (4, 8, 16, 24):
+        alarms = sum(asked(one_in_seven, samples=samples).found for _ in range(200))
+        assert alarms <= 8, samples
 
 
 def test_what_never_changes_is_no_memory():
@@ -113,16 +126,17 @@ class Refusing(torch.nn.Module):
     Args:
         network: That answers.
         patience: So many near copies are answered.
+        reach: How near copies are (L2).
     """
 
-    def __init__(self, network, patience):
+    def __init__(self, network, patience, reach=0.5):
         super().__init__()
-        self.network, self.patience = network, patience
+        self.network, self.patience, self.reach = network, patience, reach
         self.seen = torch.zeros(0, 64)
 
     def forward(self, x):
         flat = x.detach().flatten(1)
-        near = (torch.cdist(flat, self.seen) < 0.5).sum(dim=1)
+        near = (torch.cdist(flat, self.seen) < self.reach).sum(dim=1)
         self.seen = torch.cat([self.seen, flat])
         return self.network(x) * (near <= self.patience).unsqueeze(1)
 
@@ -156,6 +170,14 @@ def test_a_detector_of_near_copies_is_named_and_nothing_else_is(digits, patience
     assert len(found["R1"].samples) > 40
     told = "the first answer" if patience == 0 else "many questions about near copies"
     assert told in found["R1"].diagnosis
+
+
+def test_it_is_named_beside_a_run_whose_adversarials_are_near_copies(digits):
+    network, x, y = digits
+    results = rk.evaluate(network, (x, y), attacks=["fmn"], norm="l2", budget=40)
+    assert np.median(results.distance) < 1.5
+    found = findings(Refusing(network, 0, reach=1.5), digits, run=results)
+    assert "remembers what it was asked" in found["R1"].diagnosis
 
 
 def test_a_model_that_adapts_is_named(digits):

@@ -102,6 +102,46 @@ def test_members_of_an_ensemble_that_are_rounded_are_told(findings):
     assert found.keys() <= {"G3", "O1"}
 
 
+def test_rounding_by_the_size_of_a_batch_is_no_dependence_on_company(findings):
+    """As of kernels that are chosen by it, in half precision."""
+
+    def alone(network, x):
+        return network(x) * (1.004 if len(x) == 1 else 1)
+
+    assert "R1" not in findings(alone)
+    assert findings(lambda n, x: alone(n, x - 0.2 * x.mean(dim=0)))["R1"]
+
+
+def test_decisions_are_no_hidden_scores(digits):
+    network, x, y = digits
+
+    def decide(x):
+        with torch.no_grad():
+            return network(torch.from_numpy(x)).argmax(dim=1).numpy()
+
+    found = rk.check(rk.LabelModel(decide, classes=10), (x, y)).findings
+    assert {f.id: f.severity for f in found} == {"G1": Severity.NOTE}
+
+
+def test_a_gradient_that_is_not_finite_is_not_called_understated(digits, wrapped):
+    _, x, y = digits
+
+    def spoilt(slopes):
+        slopes = slopes.clone()
+        slopes[3] = float("nan")
+        return slopes
+
+    def vote(network, x):
+        coarse = sum((8 * x + k / 3).round() / 8 - k / 24 for k in range(3)) / 3
+        return network(Backward.apply(x, spoilt)) + 9 * network(coarse)
+
+    found = rk.check(wrapped(vote), (x, y), epsilon=0.15, trials=0).findings
+    by_id = {f.id: f for f in found}
+    (broken,) = by_id["G1"].samples
+    assert "understated" in by_id["G3"].diagnosis
+    assert broken not in by_id["G3"].samples
+
+
 def test_a_model_that_works_in_place_is_bad_input(findings):
     with pytest.raises(BadInput, match="modifies its input in place"):
         findings(lambda network, x: network(x.mul_(0.5)))

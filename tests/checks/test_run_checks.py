@@ -208,6 +208,52 @@ def test_a_model_that_is_never_right_invalidates_its_run(planted, tmp_path):
     found = rk.check(planted.model(), (planted.x, wrong), run=tmp_path / "run")
     assert found.findings[0].id == "C11"
     assert found.invalid
+    # So that no checklist ticks what was not looked at.
+    assert found.samples == 0
+
+
+@dataclass(frozen=True)
+class Useless(rk.Attack):
+    """For one size, within which it finds nothing."""
+
+    access = rk.Access.GRADIENT
+    norms = frozenset({"linf"})
+    epsilon: float = 0.05
+    steps: int = 1
+
+    def init(self, p):
+        return None
+
+    def step(self, p, s, t):
+        p.score(p.x)
+
+
+def test_attacks_for_one_size_are_not_blamed_for_what_lies_beyond(planted):
+    """As AutoAttack's, whose distances say whether a sample stands its epsilon."""
+    aimed = rk.APGD(0.05, steps=60, targets=2)
+    attacks = {"at 0.05": rk.Cascade((aimed,), epsilon=0.05)}
+    results, found = run(planted, attacks)
+    assert np.isinf(results.distance).mean() > 0.1
+    assert found.keys() == {"C9"}
+    attacks["square"] = rk.get_attack("square").within(200)
+    results, found = run(planted, attacks)
+    nearer = results.distances(attack="square") < 0.9 * results.distances(
+        attack="at 0.05"
+    )
+    assert nearer.mean() > 0.3
+    assert found.keys() & {"S4", "C2", "C5"} == set()
+    # Whatever comes last in a cascade, who is broken has left by then.
+    last = (aimed, rk.FMN(steps=60))
+    attacks["at 0.05"] = rk.Cascade(last, epsilon=0.05)
+    results, found = run(planted, attacks)
+    assert np.isfinite(results.distance).all()
+    assert found.keys() & {"S4", "C2", "C5"} == set()
+    # Of what lies within, they are.
+    attacks["at 0.05"] = Useless(0.05)
+    results, found = run(planted, attacks)
+    assert found["C5"].severity is Severity.INVALIDATES
+    near = results.distances(attack="square") <= 0.05 * (1 + 1e-5)
+    assert found["C5"].samples == tuple(np.flatnonzero(near))
 
 
 def test_one_note_on_variety_for_all_norms(planted):

@@ -195,6 +195,9 @@ def test_an_attack_must_break_the_undefended_model(digits):
     # The plain attack does on a plain network.
     found = rk.check(network, data, undefended="digits", epsilon=0.1).findings
     assert "C7" not in {f.id for f in found}
+    # Nor at a size beyond all others, which is then the only one.
+    found = rk.check(network, data, undefended="digits", epsilon=9, trials=4).findings
+    assert "C7" not in {f.id for f in found}
 
 
 def test_what_cannot_be_tried(digits, plant):
