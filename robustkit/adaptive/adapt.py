@@ -68,7 +68,8 @@ def adapt(
         total: Model passes per sample that all remedies of a norm together may take, on
             average over the samples: those that are broken early leave theirs to the
             others. A remedy that might take more than is left is left out, and named
-            (`Adaptation.left_out`). None: 20 budgets.
+            (`Adaptation.left_out`). Passes for measuring and confirming come on top.
+            None: 20 budgets.
         epsilon: The size of most interest, in norm units; None: the largest of the
             evaluation's at which half of the accuracy is left, else the smallest.
         criterion: As it was given to the evaluation.
@@ -120,6 +121,7 @@ def adapt(
     steps: list[Step] = []
     found: list[Finding] = []
     left_out: list[LeftOut] = []
+    needed: dict[str, int] = {}
     best: dict[str, Best] = {}
     sizes = {norm: tuple(config["epsilons"][norm]) for norm in results.norms}
     chosen: dict[str, float] = {}
@@ -186,6 +188,7 @@ def adapt(
         steps += one.steps
         found += one.found
         left_out += one.left_out
+        needed[name] = one.needed
     return Adaptation(
         steps=tuple(steps),
         epsilons=sizes,
@@ -198,6 +201,7 @@ def adapt(
         budget=each,
         total=most,
         left_out=tuple(left_out),
+        needed=needed,
     )
 
 

@@ -1,7 +1,8 @@
 """What answering the findings of an evaluation changed: steps, numbers, files."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,7 @@ class Adaptation:
         total: Passes per sample that all remedies of a norm together might take, on
             average over the samples.
         left_out: Remedies for which that was not enough.
+        needed: By norm, passes over all samples with which it had been.
     """
 
     steps: tuple[Step, ...]
@@ -127,6 +129,7 @@ class Adaptation:
     budget: int
     total: int
     left_out: tuple[LeftOut, ...] = ()
+    needed: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, norm: str | None = None) -> tuple[Step, ...]:
         """The steps of one norm."""
@@ -147,10 +150,9 @@ class Adaptation:
         Unless what these change calls for further ones.
         """
         name = self._norm(norm)
-        left = [one.most for one in self.left_out if one.norm == name]
-        if not left:
+        if not any(one.norm == name for one in self.left_out):
             return None
-        return math.ceil((self.spent(norm)[1] + sum(left)) / len(self.index))
+        return math.ceil(self.needed[name] / len(self.index))
 
     def robust_accuracy(self, epsilon: float, norm: str | None = None) -> Interval:
         """After all remedies, as `Results.robust_accuracy`."""

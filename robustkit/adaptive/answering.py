@@ -50,6 +50,7 @@ class Answering:
         steps: What was done so far, and what it changed.
         found: Findings that showed on the way.
         left_out: Remedies for which that was not enough.
+        needed: Forward passes with which it had been, over all samples.
     """
 
     results: Results
@@ -67,6 +68,7 @@ class Answering:
     steps: list[Step] = field(default_factory=list)
     found: list[Finding] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    needed: int = 0
 
     @property
     def spent(self) -> int:
@@ -108,6 +110,8 @@ class Answering:
         )
         answered = tuple(id for id in case.findings if id in remedy.answers)
         most = funded.budget * len(rows)
+        earlier = sum(one.most for one in self.left_out)
+        self.needed = max(self.needed, self.spent + earlier + most)
         if self.spent + most > self.limit:
             self.say(f"{remedy.name}: left out, the limit has no room for it")
             name = repr(self.norm)
@@ -124,6 +128,7 @@ class Answering:
             self.steps.append(step)
             return best, case
         if plan is None:
+            self.say(f"{remedy.name}: does not apply, or would not help")
             return best, case
         outcome = attempt(
             replace(plan, criterion=plan.criterion or case.criterion),

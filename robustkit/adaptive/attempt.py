@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from robustkit.adaptive.remedy import Plan
+from robustkit.engine.attack import Attack
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
 from robustkit.evaluation.goals import MakeCriterion
 from robustkit.evaluation.verify import confirm, confirm_repeatedly
-from robustkit.models.base import Model
+from robustkit.models.base import Access, Model
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array, to_numpy
 
@@ -82,8 +84,9 @@ def attempt(
 ) -> Outcome:
     """Attack samples by a plan, and verify what it finds.
 
-    The plan's attacks have equal parts of the budget, and end where theirs does. An
-    attack that raises is noted, and the others go on.
+    The plan's attacks have equal parts of the budget, and end where theirs does. One
+    that raises is noted, and the others go on; one whose part has no room for its first
+    question is noted, and not begun.
 
     Args:
         plan: What to do.
@@ -108,8 +111,12 @@ def attempt(
     )
     forwards = backwards = 0
     failures: dict[str, str] = {}
-    limit = _limit(plan, budget)
+    share = budget // max(len(plan.attacks), 1)
     for attack_name, attack in plan.attacks.items():
+        limit = share - _last(attack, plan.model)
+        if limit < plan.model.passes_per_question:
+            failures[attack_name] = f"{share} passes have no room for one question"
+            continue
         for start in range(0, len(x), batch_size):
             rows = np.arange(start, min(start + batch_size, len(x)))
             say(f"{name}: {norm} {attack_name}, sample {start} of {len(x)}")
@@ -171,13 +178,9 @@ def confirmed(
     return Best(points, np.where(fine, sizes, np.inf), successes, draws, names)
 
 
-def _limit(plan: Plan, budget: int) -> int:
-    """Passes per sample after which an attack asks no more.
-
-    A gradient may be asked for with the last pass, and take several more.
-    """
-    each = budget // max(len(plan.attacks), 1) - plan.model.passes_per_gradient
-    return max(each, 1)
+def _last(attack: Attack[Any], model: Model) -> int:
+    """Forward passes that may be taken after the last question: for its gradient."""
+    return model.passes_per_gradient if attack.access >= Access.GRADIENT else 0
 
 
 def _problem(

@@ -234,18 +234,23 @@ def _logarithms(case: Case) -> Plan | None:
 
 def _student(case: Case) -> Plan | None:
     # A half of the budget to learn, a half to descend.
-    questions = int(min(case.budget * max(len(case.pool), 1) // 2, _LESSONS))
+    each = case.model.passes_per_question
+    passes = case.budget * max(len(case.pool), 1) // 2
+    questions = min(passes // each, _LESSONS)
+    if questions < 1:
+        return None
     learned = student(case.model, case.pool, 2 * case.step, questions, case.seed)
     model = Surrogate(case.current, learned)
     value, now = _measured(case, model), _measured(case, case.current)
+    lessons = questions * each
     if value <= 0:
-        return None
+        said = f"{questions} answers taught a perceptron no way down the margin"
+        return Plan(case.current, {}, said, lessons=lessons)
     said = (
         f"gradients of a perceptron that learned {questions} answers of the model: a "
         f"step along them lowers the margin by {_percent(value)} of it, and not by "
         f"{_percent(now)}"
     )
-    lessons = questions * case.model.passes_per_question
     attacks = _descents(case, model, share=0.5)
     return Plan(model, attacks, said, keep=now <= 0, lessons=lessons)
 
@@ -439,13 +444,13 @@ REMEDIES: tuple[Remedy, ...] = (
     ),
     Remedy(
         "matching",
-        _ids("O1", "C7", "C8", "S3", "T1", "T3", "U1"),
+        _ids("O1", "C7", "C8", "S3", "T1", "T3"),
         "make the outputs those of an honest sample of another class",
         _matching,
     ),
     Remedy(
         "matching features",
-        _ids("C7", "C8", "T1", "T3", "U1"),
+        _ids("C7", "C8", "T1", "T3"),
         "make the features those of an honest sample of another class",
         _features,
     ),

@@ -58,7 +58,8 @@ class Plan:
 
     Attributes:
         model: To be attacked instead; what it finds is verified on the case's model.
-        attacks: By name, planned for the case's budget.
+        attacks: By name, planned for the case's budget; none where what was learned on
+            the way tells that they would be of no use.
         details: What was chosen, and by which measurement.
         criterion: To be attacked by instead of the case's, for losses that need more
             than its margin.

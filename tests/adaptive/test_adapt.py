@@ -201,6 +201,80 @@ def test_all_remedies_together_stay_within_the_total(behind, digits):
     assert [one.remedy for one in less.left_out] == ["no gradients"]
 
 
+def test_enough_is_enough_where_remedies_take_less_than_they_might(behind, digits):
+    """The dear one is left out, takes all it may with more room, and leaves enough."""
+
+    def takes(steps):
+        return lambda case: Plan(case.current, {"fmn": rk.FMN(steps=steps)})
+
+    answers = frozenset({"C9"})
+    remedies = [
+        Remedy("dear", answers, "", takes(130), cost=13),
+        Remedy("cheap", answers, "", takes(2), cost=10),
+    ]
+    model = behind(before=rounded)
+    settings = {"budget": 10, "epsilon": EPSILON, "remedies": remedies}
+    results = evaluated(model, digits, samples=8)
+    found = rk.adapt(results, model, digits, total=120, **settings)
+    assert [one.remedy for one in found.left_out] == ["dear"]
+    again = rk.adapt(results, model, digits, total=found.enough(), **settings)
+    assert not again.left_out
+    assert again.spent()[1] > 0.9 * 130 * 8
+    less = rk.adapt(results, model, digits, total=found.enough() - 1, **settings)
+    assert less.left_out
+
+
+def test_an_attack_without_room_for_one_gradient_is_not_begun(behind, digits):
+    chosen = ("smoothed gradients", "other losses", "no gradients")
+    remedies = [r for r in REMEDIES if r.name in chosen]
+    model = behind(before=lambda x: torch.from_numpy(x.detach().numpy().round(1)))
+    _, found = adapted(model, digits, budget=20, attacks=["square"], remedies=remedies)
+    for name, (passes, most) in costs(found).items():
+        assert passes <= most, name
+    steps = {step.remedy: step for step in found.of()}
+    assert steps["smoothed gradients"].kept
+    assert steps["other losses"].forwards == 0
+    said = dict(steps["other losses"].failures)["apgd-cross-entropy"]
+    assert said == "40 passes have no room for one question"
+    # What follows none has room.
+    assert steps["no gradients"].forwards > 0
+    assert not steps["no gradients"].failures
+
+
+def test_lessons_are_billed_in_passes_and_where_they_teach_nothing(behind, digits):
+    network, x = behind(), digits[0]
+
+    def decide(x):
+        with torch.no_grad():
+            return network(torch.from_numpy(x)).argmax(dim=1).numpy()
+
+    def same(x):
+        return np.full(len(x), 3)
+
+    for function, useful in ((decide, True), (same, False)):
+        model = rk.MajorityVote(rk.LabelModel(function, classes=10), 4)
+        data = x, function(x)
+        results = evaluated(model, data, ["rays"], budget=60, samples=8)
+        student = [r for r in REMEDIES if r.name == "student"]
+        found = rk.adapt(results, model, data, budget=40, remedies=student)
+        _, step = found.of()
+        assert bool(step.attacks) is useful
+        lessons = 3 * 40 * 8 // 2
+        assert found.spent()[1] == step.forwards
+        if useful:
+            assert lessons < step.forwards <= 2 * lessons
+        else:
+            assert step.forwards == lessons
+            assert "taught a perceptron no way" in step.details
+
+
+def test_what_would_not_help_is_said(behind, digits):
+    nothing = Remedy("nothing", frozenset({"C9"}), "", lambda case: None)
+    said = []
+    adapted(behind(), digits, remedies=[nothing], progress=said.append)
+    assert "nothing: does not apply, or would not help" in said
+
+
 def test_a_remedy_that_fails_is_told_and_stops_nothing(behind, digits):
     def broken(case):
         raise RuntimeError("no such luck")
