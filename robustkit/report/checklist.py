@@ -9,8 +9,10 @@ import numpy as np
 
 from robustkit.checks.check import FINDINGS
 from robustkit.checks.effort_checks import after_half
+from robustkit.checks.model_checks import VARIES
 from robustkit.checks.run_checks import sides
 from robustkit.errors import BadInput
+from robustkit.evaluation.description import printable
 from robustkit.evaluation.results import NOT_WARRANTED, Results
 from robustkit.evaluation.store import read_json
 from robustkit.report import words
@@ -46,7 +48,7 @@ def checklist(run_folder: str | Path) -> str:
     """
     results = Results(run_folder)
     path = results.path / FINDINGS
-    content = read_json(path) if path.exists() else {}
+    content = printable(read_json(path)) if path.exists() else {}
     found = content.get("findings")
     if content and not all(
         isinstance(f, dict) and {"id", "severity", "diagnosis"} <= f.keys()
@@ -57,7 +59,7 @@ def checklist(run_folder: str | Path) -> str:
     asked = _Asked(results, found, bool(content.get("samples")), trials or {})
     config = results.run["config"]
     lines = [
-        f"# Checklist: {config['model']} on {config['data']}",
+        _inline(f"# Checklist: {config['model']} on {config['data']}"),
         "",
         f"Made from the run in `{results.path.name}` ({results.run['status']}, "
         f"{len(results.index)} samples) by robustkit "
@@ -71,7 +73,7 @@ def checklist(run_folder: str | Path) -> str:
         for question, answer in questions:
             mark, said = answer(asked)
             answers.append(mark)
-            lines.append(f"- {mark} {question} *{said}*")
+            lines.append(f"- {mark} {question} *{_inline(said)}*")
     ticked, unanswered = answers.count(_YES), answers.count(_OPEN)
     lines[3:3] = [
         "",
@@ -79,6 +81,11 @@ def checklist(run_folder: str | Path) -> str:
         f"{len(answers) - ticked - unanswered} no, {unanswered} open.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _inline(text: str) -> str:
+    """On one line, without HTML: names and messages are whatever they are."""
+    return " ".join(text.split()).replace("<", "&lt;")
 
 
 @dataclass(frozen=True)
@@ -126,13 +133,23 @@ def _without(*ids: str) -> Callable[[_Asked], _Answer]:
     def answer(asked: _Asked) -> _Answer:
         if asked.found is None:
             return _OPEN, "the run was not checked: run `robustkit check`"
-        bad = [f for f in asked.found if f["id"] in ids and f["severity"] != "note"]
-        if bad:
-            said = "; ".join(f"{f['id']}: {f['diagnosis']}" for f in bad)
-            return _NO, f"No. {said} ({FINDINGS})."
+        if bad := _spoke(asked, *ids):
+            return _NO, f"No. {_quoted(bad)}"
+        if noted := [f for f in asked.found if f["id"] in ids]:
+            return _YES, f"Only noted: {_quoted(noted)}"
         return _YES, f"No finding of {', '.join(ids)} ({FINDINGS})."
 
     return answer
+
+
+def _spoke(asked: _Asked, *ids: str) -> list[dict[str, Any]]:
+    """The findings of these checks, without notes."""
+    return [f for f in asked.found or () if f["id"] in ids and f["severity"] != "note"]
+
+
+def _quoted(findings: list[dict[str, Any]]) -> str:
+    said = "; ".join(f"{f['id']}: {f['diagnosis']}" for f in findings)
+    return f"{said} ({FINDINGS})."
 
 
 def _probed(*ids: str) -> Callable[[_Asked], _Answer]:
@@ -146,11 +163,34 @@ def _probed(*ids: str) -> Callable[[_Asked], _Answer]:
     return answer
 
 
+def _judged(*ids: str) -> Callable[[_Asked], _Answer]:
+    """As `_probed`, for what is not looked at where answers vary."""
+
+    def answer(asked: _Asked) -> _Answer:
+        for finding in _spoke(asked, "R1"):
+            evidence = finding.get("evidence")
+            if isinstance(evidence, dict) and VARIES in evidence:
+                return _OPEN, (
+                    "not looked at, since equal questions get different answers; say "
+                    "it of the model without its randomness or memory"
+                )
+        return _probed(*ids)(asked)
+
+    return answer
+
+
+def _gradients(asked: _Asked) -> _Answer:
+    """That a model has none at all is a note, and no answer but no."""
+    if none := [f for f in asked.found or () if f["id"] == "G1"]:
+        return _NO, f"No. {_quoted(none)}"
+    return _judged("G1", "G2", "G3")(asked)
+
+
 def _tried(*ids: str) -> Callable[[_Asked], _Answer]:
     """As `_without`, for what only the trials of `robustkit check` show."""
 
     def answer(asked: _Asked) -> _Answer:
-        if asked.found is None or not asked.trials:
+        if not asked.trials and not _spoke(asked, *ids):
             return _OPEN, (
                 "not tried: `robustkit.check(model, data, run=RUN).save(RUN)` does, or "
                 "answer by hand"
@@ -189,8 +229,11 @@ def _done(asked: _Asked) -> _Answer:
 
 
 def _chance(asked: _Asked) -> _Answer:
-    if "linf" not in asked.results.norms or asked.config["target"] is not None:
+    other = asked.config["target"] is not None or asked.config["criterion"]
+    if "linf" not in asked.results.norms or other:
         return _OPEN, "only an untargeted run in linf tells"
+    if asked.results.run["model"].get("abstains"):
+        return _OPEN, "the grey may be refused; say whether it is"
     return _without("C2")(asked)
 
 
@@ -421,9 +464,9 @@ _SECTIONS: dict[str, list[tuple[str, Callable[[_Asked], _Answer]]]] = {
     ],
     "Symptoms": [
         ("Are there gradients, and do they tell the truth?",
-         _probed("G1", "G2", "G3")),
+         _gradients),
         ("Is the model deterministic, or its randomness averaged?", _probed("R1")),
-        ("Is the loss smooth enough to be followed?", _probed("R2")),
+        ("Is the loss smooth enough to be followed?", _judged("R2")),
         ("Does it return logits?", _probed("O1")),
         ("Does it optimise nothing while it answers?", _probed("O3")),
         ("Do attacks with more power do better than those with less?",

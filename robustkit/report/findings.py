@@ -115,7 +115,7 @@ def _success(
     # C1, C4 and S4 are findings about a run's own attacks, too.
     if _HALVES in finding["diagnosis"]:
         return _halves(results, finding)
-    if not kept or any(words in finding["diagnosis"] for words in _OF_RUNS):
+    if not kept or any(told in finding["diagnosis"] for told in _OF_RUNS):
         return _accuracy(results, finding, measured)
     sizes = np.array(kept["epsilons"], dtype=float)
     success = np.array(kept["success"], dtype=float)

@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 import robustkit as rk
+from robustkit.checks.model_checks import VARIES
 from robustkit.cli import main
 from robustkit.errors import BadInput
 from robustkit.evaluation.store import write_json
@@ -102,6 +103,58 @@ def test_findings_answer_no_and_are_quoted(run, planted):
     content["findings"][-1]["severity"] = "note"
     write_json(results.path / "findings.json", content)
     assert marks(results)["Is the loss smooth enough to be followed"] == YES
+
+
+def told_of(results, *findings, **content):
+    """The answers beside these findings."""
+    whole = {"samples": 9, "findings": list(findings), **content}
+    write_json(results.path / "findings.json", whole)
+    return answers(results)
+
+
+def a_finding(id, severity="suspicious", diagnosis="so it is", **evidence):
+    return {"id": id, "severity": severity, "diagnosis": diagnosis,
+            "evidence": evidence}  # fmt: skip
+
+
+def test_no_answer_says_more_than_the_findings_do(run):
+    results = run()
+    gradients = "Are there gradients, and do they tell the truth"
+    smooth = "Is the loss smooth enough to be followed"
+    told = told_of(results, a_finding("O1", "note", "margins are large"))
+    assert told["Does it return logits"] == (
+        YES,
+        "Only noted: O1: margins are large (findings.json).",
+    )
+    assert told[gradients][0] == told[smooth][0] == YES
+    # That there are none at all is a note.
+    assert told_of(results, a_finding("G1", "note"))[gradients][0] == NO
+    # Where answers vary, gradients are not looked at; batch statistics are another R1.
+    told = told_of(results, a_finding("R1", **{VARIES: 0.2, "spread": 1.0}))
+    assert told[gradients][0] == told[smooth][0] == OPEN
+    assert told_of(results, a_finding("R1", change=0.1))[smooth][0] == YES
+    # What a run says without any trial is not hidden by there being none.
+    size = "Does success not fall where more is allowed"
+    assert told_of(results)[size][0] == OPEN
+    told = told_of(results, a_finding("C1", diagnosis="it falls"))
+    assert told[size] == (NO, "No. C1: it falls (findings.json).")
+
+
+def test_chance_is_told_of_where_it_was_looked_at_only(run, planted):
+    question = "Is no more than chance left at half the bounds' width"
+    results = run()
+    assert told_of(results)[question][0] == YES
+    content = json.loads((results.path / "run.json").read_text())
+    content["model"]["abstains"] = True
+    write_json(results.path / "run.json", content)
+    assert told_of(results)[question][0] == OPEN
+
+
+def test_texts_of_findings_stay_texts(run):
+    odd = a_finding("R2", diagnosis="rugged\n- [x] sound <img src=x>\x1b[2J")
+    _, said = told_of(run(), odd)["Is the loss smooth enough to be followed"]
+    assert said.startswith("No. R2: rugged - [x] sound &lt;img src=x>")
+    assert "\x1b" not in said
 
 
 def test_a_model_that_was_not_asked_answers_nothing(run):
