@@ -289,6 +289,7 @@ def r1(given: Given) -> Figure:
         axis.plot(values.T, ".", color=colour, ms=5)
         axis.axhline(0, color=QUIET, lw=0.8)
         axis.set(title=title, xlabel="sample", ylabel="margin")
+        axis.set_xticks(range(0, 14, 2))
     return figure
 
 
@@ -449,7 +450,7 @@ def s1(given: Given) -> Figure:
 
 def s2(given: Given) -> Figure:
     """Stopped too soon."""
-    attacks = {"is done": Walk(1.02, 1.01), "was stopped": Walk(4.0, 1.3)}
+    attacks = {"is done": Walk(1.5, 1.48), "was stopped": Walk(4.0, 1.3)}
     results = {
         name: given.run(plain, {name: attack}) for name, attack in attacks.items()
     }
@@ -518,7 +519,7 @@ def c1(given: Given) -> Figure:
     told("C1", check_trials(bad), check_trials(good))
     figure, (axis,) = panels(1)
     kinds = ((good, SOUND, "sound"), (bad, SYMPTOM, "answers "
-             "about the nearest image it knows"))  # fmt: skip
+             "about the nearest it knows"))  # fmt: skip
     for tried, colour, name in kinds:
         axis.semilogx(
             tried.epsilons, 100 * tried.broken.mean(axis=0), "o-", color=colour,
@@ -598,7 +599,8 @@ def c4(given: Given) -> Figure:
         success(axis, half, colour, "after half of the steps", 0.3, ls="--")
         success(axis, whole, colour, "after all", 0.3)
         axis.set_title(title)
-        axis.legend(loc="lower right")
+    # Where no line runs below it.
+    axes[0].legend(loc="lower right")
     return figure
 
 
@@ -721,7 +723,7 @@ def c10(given: Given) -> Figure:
     for name in two:
         success(axis, bad.distances("linf", name), SYMPTOM, f"{name} alone", 0.3, lw=1)
     success(axis, bad.distances(), SOUND, "the nearest of both, image by image", 0.3)
-    axis.set_title("two attacks, each good at half of the images")
+    axis.set_title("two attacks, each good at other images")
     axis.legend(loc="upper left")
     return figure
 
