@@ -106,6 +106,11 @@ def _files(specs: Sequence[str], out: str | None) -> list[Path | None]:
             raise BadInput(
                 f"the answer to one spec goes to a file; '{out}' is a folder"
             )
+        if not folder.parent.is_dir():
+            raise BadInput(
+                f"there is no folder '{folder.parent}' for the answer '{folder.name}'; "
+                "make it, or name another file with --out"
+            )
         return [folder]
     names = [
         Path(spec).name.removesuffix(".gz").removesuffix(".vnnlib") for spec in specs

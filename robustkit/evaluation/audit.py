@@ -11,7 +11,7 @@ from robustkit.engine.criteria import Criterion
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import read_best
 from robustkit.evaluation.audit_lower import LowerAuditor
-from robustkit.evaluation.audit_passes import passes_claims
+from robustkit.evaluation.audit_rows import rows_claims
 from robustkit.evaluation.claims import Claim
 from robustkit.evaluation.goals import adversarial_from_start, make_criterion
 from robustkit.evaluation.opening import model_and_data
@@ -143,7 +143,7 @@ def verify(
     claims = [
         _same("the model is the one that was evaluated", "model", results, opened),
         _same("the data are those that were evaluated", "data", results, dataset),
-        *passes_claims(results),
+        *rows_claims(results),
         *auditor.claims(rounded),
         *lower.claims(),
         _summary(results),

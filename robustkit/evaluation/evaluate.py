@@ -216,6 +216,8 @@ def evaluate(
         time_limit=time_limit,
         fingerprint=adapted.fingerprint(),
         compiled=compiled and hindrance is None,
+        cache=cache,
+        headers=headers,
     )
     config = {
         "model": _name(model) or adapted.name,

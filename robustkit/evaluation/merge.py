@@ -60,11 +60,17 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
     with RunFolder(out, run) as folder:
         folder.write("run.json", {**run, "status": "running"})
         readers = [_Part(part, size) for part in parts]
-        for number in itertools.count():
+        last = -1
+        while ahead := {r.batch: r for r in readers if r.batch is not None}:
+            number = min(ahead)
             reader = readers[number % len(readers)]
-            shards = list(reader.shards(number))
-            if not shards and all(reader.done for reader in readers):
-                break
+            if number <= last or ahead[number] is not reader:
+                raise BadInput(
+                    f"the tables of '{ahead[number].path}' are not in the order in "
+                    f"which they are written: batch {number} is not where it should "
+                    "be; get the run again from whoever made it"
+                )
+            last, shards = number, list(reader.shards(number))
             for shard in shards:
                 folder.keep(shard)
             folder.originals.choose(*reader.originals(number), shards)
@@ -116,6 +122,7 @@ class _Part:
     """Reads one run batch by batch."""
 
     def __init__(self, path: Path, size: int) -> None:
+        self.path = path
         self._best = read_best(path / "best.npz")
         self._traces = read_traces(path / TRACES)
         self._originals = read_examples(path / "examples.npz")
@@ -124,9 +131,9 @@ class _Part:
         self._next = next(self._rows, None)
 
     @property
-    def done(self) -> bool:
-        """Whether nothing is left to read."""
-        return self._next is None
+    def batch(self) -> int | None:
+        """The number of the batch that comes next; None: nothing is left to read."""
+        return None if self._next is None else int(self._next["index"]) // self._size
 
     def shards(self, number: int) -> Iterator[Shard]:
         """What each attack found for the batch of that number."""
@@ -159,9 +166,7 @@ class _Part:
         return np.array(of_batch), np.array([self._originals[i] for i in of_batch])
 
     def _batch(self, number: int) -> Iterator[dict[str, Any]]:
-        while self._next is not None:
-            if int(self._next["index"]) // self._size != number:
-                return
+        while self._next is not None and self.batch == number:
             yield self._next
             self._next = next(self._rows, None)
 

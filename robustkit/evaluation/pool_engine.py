@@ -83,7 +83,9 @@ class PoolEngine:
                     part = next(parts, None)
                     if part is None:
                         break
-                    waiting[pool.submit(_do, part.work, part.key, part.kept)] = part
+                    with _deaf_children():
+                        asked = pool.submit(_do, part.work, part.key, part.kept)
+                    waiting[asked] = part
                 if not waiting:
                     return
                 for done in wait(waiting, return_when=FIRST_COMPLETED).done:
@@ -181,6 +183,19 @@ def _parts(
                 yield _Part(work, key, len(keys), len(done))
 
 
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """What is started meanwhile hears no interrupt, from its first instruction on."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _packed(recipe: Recipe) -> bytes:
     try:
         return pickle.dumps(recipe)
@@ -222,17 +237,47 @@ def _loaded() -> BatchEvaluator:
     # Not at the start: what is raised there cannot be told from a lost worker.
     try:
         recipe: Recipe = pickle.loads(_given)
-        return recipe.make()
+        evaluator = recipe.make()
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise BadInput(
             f"a worker cannot load the model ({reason}); name it by its file, "
             "file.py:name, or leave out the workers"
         ) from error
+    found = evaluator.model.fingerprint()
+    if recipe.fingerprint is not None and found != recipe.fingerprint:
+        raise BadInput(
+            f"the model '{evaluator.model.name}' that a worker loaded is not the one "
+            f"that was loaded first: its fingerprint is {str(found)[:16]}, and "
+            f"{recipe.fingerprint[:16]} there. Let it be the same each time it is "
+            "made (a seed, or weights from a file), or leave out the workers"
+        )
+    return evaluator
 
 
 def _do(work: Work, key: ShardKey | None, kept: tuple[Array, ...]) -> Shard | None:
     """One part of the work on a batch; without a key, see if the model is the same."""
+    try:
+        return _done(work, key, kept)
+    except Exception as error:
+        told = _sendable(error)
+        if told is error:
+            raise
+        raise told from error
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or one that says the same and arrives where it is sent to."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        if isinstance(error, BadInput):
+            return BadInput(str(error))
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _done(work: Work, key: ShardKey | None, kept: tuple[Array, ...]) -> Shard | None:
     global _evaluator, _last
     if _evaluator is None:
         _evaluator = _loaded()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class Recipe:
         fingerprint: Of the model, where it has one: what is loaded elsewhere under the
             same name must be the same.
         compiled: Whether the attacks' arithmetic is compiled.
+        cache: Of the answers of a model at an address, as asked for.
+        headers: Sent to that address, as asked for.
     """
 
     model: Any
@@ -60,6 +63,8 @@ class Recipe:
     time_limit: float | None
     fingerprint: str | None
     compiled: bool = False
+    cache: str | Path | None = None
+    headers: Mapping[str, str] | None = None
 
     def make(
         self,
@@ -76,7 +81,9 @@ class Recipe:
             BadInput: The model cannot be loaded here.
         """
         if model is None:
-            adapt = load_model if isinstance(self.model, str | Path) else as_model
+            adapt: Callable[..., Model] = as_model
+            if isinstance(self.model, str | Path):
+                adapt = partial(load_model, cache=self.cache, headers=self.headers)
             model = adapt(
                 self.model,
                 self.bounds,
@@ -105,6 +112,8 @@ class Recipe:
         """The same for a process that works in another folder."""
         if not isinstance(self.model, str | Path):
             return self
+        if self.cache is not None:
+            return replace(self, cache=Path(self.cache).resolve())
         spec = str(self.model)
         place, colon, name = spec.rpartition(":")
         # A bare word may be the name of a demo.

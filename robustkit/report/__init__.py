@@ -33,7 +33,7 @@ def write_report(
         results: Of a run, finished or not, or of several to be shown on one page.
         path: Folder to write to, made if need be; None: the run folder.
         originals: The data of the runs, so that pictures are chosen from all samples;
-            None: from those in examples.npz, the first ones.
+            None: from those in examples.npz.
 
     Returns:
         The path of report.html, which needs no other file.

@@ -296,6 +296,32 @@ def test_a_changed_cell_is_named(run, planted, honest, column, value, words):
     assert any(words in s for s in broken(verified(run, planted, honest[1])))
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("label", "7", "label 7, and "),
+        ("prediction", "8", "prediction 8, and "),
+        ("found", "false", "found false, with the distance"),
+        ("distance", "nan", "found true, with the distance nan"),
+        ("status", "not_found", "and the status not_found"),
+    ],
+)
+def test_rows_of_a_sample_that_disagree_are_named(
+    run, planted, honest, column, value, words
+):
+    """In a row that is not the first of its sample."""
+    at = []
+
+    def change(rows):
+        row = first(rows, attack="fmn", norm="linf", status="found")
+        row[column] = value
+        at.append(f"sample {row['index']}, linf, fmn: ")
+
+    edit_table(run, change)
+    sentences = broken(verified(run, planted, honest[1]))
+    assert any(s.startswith(at[0]) and words in s for s in sentences)
+
+
 def test_a_changed_summary_is_named(run, planted, honest):
     summary = json.loads((run / "summary.json").read_text())
     summary["norms"]["l2"]["robust_accuracy"][2]["estimate"] += 0.07

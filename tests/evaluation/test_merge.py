@@ -182,6 +182,16 @@ def test_a_part_without_its_tables_is_named(runs, tmp_path):
         rk.merge(parts, tmp_path / "out")
 
 
+def test_tables_in_another_order_are_refused(runs, tmp_path):
+    broken = _copy_of(runs / "part-2", tmp_path)
+    for table in (broken / "samples.csv", broken / "queries.csv"):
+        head, *lines = table.read_text().splitlines(keepends=True)
+        table.write_text("".join([head, *reversed(lines)]))
+    parts = [runs / "part-1", broken, runs / "part-3"]
+    with pytest.raises(BadInput, match=r"copy' are not in the order .* batch 1 is not"):
+        rk.merge(parts, tmp_path / "out")
+
+
 def test_a_run_without_settings_is_bad_input(runs, tmp_path):
     broken = _copy_of(runs / "whole", tmp_path)
     (broken / "run.json").write_text('{"schema": 1}')

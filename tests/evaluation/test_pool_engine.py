@@ -1,10 +1,10 @@
 """The same runs on several processes of this machine."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 
 import robustkit as rk
 from robustkit.errors import BadInput
+from tests.models.server import Server
 
 # Scores are sums over the features of each row by itself, so that no rounding depends
 # on which other rows are there. What is in the folder tells the model how to fail.
@@ -34,6 +35,9 @@ def scores(x):
     if not driver and (here / "refuse").exists():
         from robustkit.errors import BadInput
         raise BadInput("not today")
+    if not driver and (here / "lack").exists():
+        from robustkit.errors import MissingPackage
+        raise MissingPackage("tuna", "fish", "the model")
     if (here / "slow").exists():
         time.sleep(0.05)
     return (x[:, :, None] * weights).sum(axis=1)
@@ -117,6 +121,47 @@ def test_what_workers_raise_is_raised_here(named):
         rk.PoolEngine(0)
 
 
+def test_what_workers_raise_and_pickle_cannot_bring_back_is_told(named):
+    (named / "lack").touch()
+    with pytest.raises(BadInput, match="the model needs the package 'tuna'"):
+        evaluate(named / "run", rk.PoolEngine(2))
+
+
+def test_a_model_that_is_another_one_in_each_process_is_refused(named):
+    (named / "net.py").write_text(
+        "import os, torch\n"
+        "def build():\n"
+        "    net = torch.nn.Linear(6, 3, bias=False)\n"
+        "    drawn = torch.Generator().manual_seed(os.getpid())\n"
+        "    net.weight.data = torch.randn(3, 6, generator=drawn)\n"
+        "    return net.eval()\n"
+    )
+    with pytest.raises(BadInput, match="that a worker loaded is not the one") as caught:
+        rk.evaluate(
+            "net.py:build", "data.npz", attacks=["fmn"], engine=rk.PoolEngine(1)
+        )
+    assert len(set(re.findall(r"\b[0-9a-f]{16}\b", str(caught.value)))) == 2
+
+
+def test_workers_send_the_headers_and_share_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "7")
+    x = np.random.default_rng(0).random((4, 1, 4, 4)).astype(np.float32)
+    with Server() as server:
+        rk.evaluate(
+            server.url,
+            (x, server.scores(x).argmax(axis=1)),
+            attacks=["gaussian-noise"],
+            budget=5,
+            headers={"Authorization": "Bearer ENV:SOME_KEY"},
+            cache=tmp_path / "answers.db",
+            engine=rk.PoolEngine(1),
+        )
+    assert {sent["Authorization"] for sent in server.headers} == {"Bearer 7"}
+    sent = np.concatenate(server.inputs).reshape(-1, 16)
+    # More than the originals, and none of them twice.
+    assert len(np.unique(sent, axis=0)) == len(sent) > 4
+
+
 def test_what_cannot_be_sent_is_told(named):
     with np.load("data.npz") as data:
         given = data["x"], data["y"]
@@ -129,26 +174,51 @@ def test_what_cannot_be_sent_is_told(named):
         )
 
 
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+if __name__ == "__mp_main__" and Path("slow-start").exists():
+    Path(f"starting-{os.getpid()}").touch()
+    time.sleep(4)
+from robustkit.cli import main
+if __name__ == "__main__":
+    Path("driver").write_text(str(os.getpid()))
+    main(["eval", "model.py:build", "--data", "data.npz", "--attacks", "boundary",
+          "--norm", "l2", "--batch-size", "6", "--workers", "2", "--out", "run"])
+"""
+
+
+def called(folder):
+    """A process of its own, and group, that evaluates with two workers."""
+    (folder / "driver.py").write_text(SCRIPT)
+    return subprocess.Popen(
+        [sys.executable, "driver.py"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_workers_start_is_one_message(named):
+    """On a terminal, Ctrl-C is for all of them."""
+    (named / "slow-start").touch()
+    process = called(named)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(named.glob("starting-*"))) < 2:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "interrupted; what was finished is in run" in errors
+    assert "Traceback" not in errors
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_process_that_called(named, number):
     (named / "slow").touch()
-    script = textwrap.dedent(
-        f"""
-        import os, sys
-        from pathlib import Path
-        from robustkit.cli import main
-        if __name__ == "__main__":
-            Path("driver").write_text(str(os.getpid()))
-            main(["eval", "model.py:build", "--data", "data.npz", "--attacks",
-                  "boundary", "--norm", "l2", "--batch-size", "6", "--workers", "2",
-                  "--out", {str(named / "run")!r}])
-        """
-    )
-    (named / "driver.py").write_text(script)
-    process = subprocess.Popen(
-        [sys.executable, "driver.py"], stderr=subprocess.PIPE, text=True
-    )
+    process = called(named)
     deadline = time.monotonic() + 120
     loaded = named / "loaded"
     while time.monotonic() < deadline:

@@ -201,6 +201,7 @@ def test_several_specs_on_the_command_line(linear, tmp_path):
         ),
         (["vnnlib", "n.onnx", "a/p.vnnlib", "b/p.vnnlib", "--out", "o"], "are named p"),
         (["vnnlib", "n.onnx", "a.vnnlib", "--out", "."], "'.' is a folder"),
+        (["vnnlib", "n.onnx", "a.vnnlib", "--out", "no/a.txt"], "no folder 'no'"),
     ],
 )
 def test_the_command_line_refuses(words, message, tmp_path, monkeypatch):

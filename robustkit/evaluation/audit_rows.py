@@ -1,4 +1,4 @@
-"""Checking what a run says of the passes it took, as far as its files tell."""
+"""Checking what a run says of each attack, as far as its files tell."""
 
 import csv
 from collections.abc import Iterator
@@ -15,19 +15,21 @@ from robustkit.evaluation.results import Results
 from robustkit.evaluation.tables import QUERIES, QUERY_COLUMNS
 from robustkit.numerics.tensors import Array
 
-__all__ = ["passes_claims"]
+__all__ = ["rows_claims"]
 
 # Distances during an attack are in single precision, and six digits of them are kept.
 _ROUNDING = 1e-4
 _KEY = ("index", "attack", "norm")
 
 
-def passes_claims(results: Results) -> Iterator[Claim]:
-    """Whether samples.csv, queries.csv and traces.npz can be about the same passes.
+def rows_claims(results: Results) -> Iterator[Claim]:
+    """Whether samples.csv, queries.csv and traces.npz can be about the same attacks.
 
-    Nobody can see from the outside how many passes an attack took. But numbers that
-    were changed by hand seldom go together.
+    Nobody can see from the outside how many passes an attack took, or how far it came
+    where another one was nearer. But numbers that were changed by hand seldom go
+    together.
     """
+    rows = Claim("the rows of each sample agree about it")
     counts = Claim("numbers of passes are possible, and within the budget")
     after = Claim("the distances after so many passes lead to those reported")
     known = (results.path / "queries.csv").exists()
@@ -38,6 +40,7 @@ def passes_claims(results: Results) -> Iterator[Claim]:
             at = ""
             if row:
                 at = f"sample {row['index']}, {row['norm']}, {row['attack']}"
+                _check_row(rows, row, at, results)
                 _check_counts(counts, row, at)
             if not known:
                 continue
@@ -52,6 +55,7 @@ def passes_claims(results: Results) -> Iterator[Claim]:
         raise BadInput(
             f"cannot read the tables of the run in '{results.path}': {error}"
         ) from error
+    yield rows
     yield counts
     yield after
     yield _traces(results)
@@ -78,6 +82,28 @@ def _rows(
             empty: dict[str, str] = {}
             for row, line in zip_longest(rows, lines, fillvalue=empty):
                 yield printable(row), printable(line)
+
+
+def _check_row(claim: Claim, row: dict[str, str], at: str, results: Results) -> None:
+    """Hold one row of samples.csv against the first of its sample, and itself."""
+    place = int(np.searchsorted(results.index, int(row["index"])))
+    for name, first in (("label", results.label), ("prediction", results.prediction)):
+        claim.expect(
+            int(row[name]) == first[place],
+            f"{at}: {name} {row[name]}, and {first[place]} in the sample's first row",
+        )
+    distance, status = float(row["distance"]), row["status"]
+    fits = {
+        "found": 0 <= distance < np.inf,
+        "not_found": distance == np.inf,
+        "already_misclassified": distance == 0,
+        "error": np.isnan(distance),
+    }
+    claim.expect(
+        bool(fits.get(status)) and row["found"] == str(status == "found").lower(),
+        f"{at}: found {row['found']}, with the distance {distance:.9g} and the status "
+        f"{status}",
+    )
 
 
 def _check_counts(claim: Claim, row: dict[str, str], at: str) -> None:
@@ -164,9 +190,11 @@ def _traces(results: Results) -> Claim:
             distance = results.distances(norm, attack)[places]
             for row, index in enumerate(traced.index.tolist()):
                 trace: Any = traced.trace
+                # Traces are in single precision.
+                most = np.float32(passes[row])
                 claim.expect(
                     _falls(-trace.forwards[row])
-                    and not (trace.forwards[row] > passes[row]).any(),
+                    and not (trace.forwards[row] > most).any(),
                     f"sample {index}, {norm}, {attack}: its trace counts other passes "
                     f"than {passes[row]}",
                 )
