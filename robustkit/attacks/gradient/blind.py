@@ -5,8 +5,10 @@ import math
 from dataclasses import dataclass
 
 from robustkit.engine.problem import Answer, GradientAnswer, Problem
+from robustkit.numerics.norms import Norm
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
+    Array,
     Batch,
     Mask,
     PerSample,
@@ -14,9 +16,12 @@ from robustkit.numerics.tensors import (
     expand,
     flatten,
     full,
+    inner_product,
     magnitude,
     maximum,
     minimum,
+    put,
+    take,
     total,
     where,
 )
@@ -86,14 +91,26 @@ class Trust:
 
     def foretelling(self, a: GradientAnswer, delta: Batch) -> "Trust":
         """With what the gradient says of the margin at the next question."""
-        return dataclasses.replace(self, foretold=total(a.gradient * (delta - a.delta)))
+        return dataclasses.replace(
+            self, foretold=inner_product(a.gradient, delta - a.delta)
+        )
+
+    def with_those(self, rows: Array, others: "Trust") -> "Trust":
+        """With the given rows as `others` has them."""
+        changes = {
+            field.name: put(
+                getattr(self, field.name), rows, getattr(others, field.name)
+            )
+            for field in dataclasses.fields(self)
+        }
+        return dataclasses.replace(self, **changes)
 
     def silent(self) -> "Trust":
         """With nothing foretold, because the gradient is that of something else."""
         return dataclasses.replace(self, foretold=self.foretold * 0)
 
 
-def search(p: Problem, s: Trust, a: Answer, t: int) -> tuple[Batch, Trust]:
+def search(p: Problem, s: Trust, a: Answer, t: int, rows: Array) -> tuple[Batch, Trust]:
     """The next question of a search that looks at decisions only.
 
     Noise until something is found, then a bisection towards the original, then random
@@ -101,51 +118,61 @@ def search(p: Problem, s: Trust, a: Answer, t: int) -> tuple[Batch, Trust]:
 
     Args:
         p: The problem.
-        s: Where the search stands.
-        a: The answer to the last question.
+        s: Where the search stands, of m samples.
+        a: The answer to their last question.
         t: The step, for random numbers.
+        rows: (m,) which samples of the problem they are.
 
     Returns:
-        (n, ...) perturbations, and where the search stands then.
+        (m, ...) perturbations, and where the search stands then.
     """
-    best, distance, rng = p.ledger.best - p.x, p.ledger.distance, p.rng(t)
+    best = take(p.ledger.best, rows) - take(p.x, rows)
+    low, high = take(p.low, rows), take(p.high, rows)
+    distance, rng = take(p.ledger.distance, rows), p.rng(t).of(rows)
     won = a.adversarial.logical_and(a.distance <= distance)
     tried = (s.near + 1) / 2
     # The best perturbation became shorter by the share that was tried.
     near = where(won, s.near / tried, tried)
     near = where(s.mode == _HALVING, near, s.near)
-    change = where(won, full(p.x, 1 - _TARGET), -_TARGET)
+    change = where(won, full(best, 1 - _TARGET), -_TARGET)
     change = where(s.mode == _WALKING, change * _RATE, 0.0)
     stepsize = (s.stepsize * change.exp()).clip(1e-4, 1.0)
 
     # Many classifiers see all noise of one kind as one class.
     shape = p.x.shape[1:]
     kind = shape if t % 2 else (1,) * len(shape)
-    start = p.low + (p.high - p.low) * rng.uniform(kind)
-    halving, found = near < _CLOSE, p.ledger.found
+    start = low + (high - low) * rng.uniform(kind)
+    halving, found = near < _CLOSE, distance < math.inf
     delta = where(halving, p.norm.towards(best, (near + 1) / 2), best)
     if bool(found.logical_and(halving.logical_not()).any()):
-        delta = where(halving, delta, _walked(p, best, distance, stepsize, rng))
-    mode = where(found, where(halving, full(p.x, _HALVING), _WALKING), 0.0)
+        walked = _walked(p.norm, best, distance, stepsize, rng, low, high)
+        delta = where(halving, delta, walked)
+    mode = where(found, where(halving, full(best, _HALVING), _WALKING), 0.0)
     after = dataclasses.replace(s, mode=mode, near=near, stepsize=stepsize)
     return where(found, delta, start), after
 
 
 def _walked(
-    p: Problem, best: Batch, distance: PerSample, stepsize: PerSample, rng: Rng
+    norm: Norm,
+    best: Batch,
+    distance: PerSample,
+    stepsize: PerSample,
+    rng: Rng,
+    low: Batch,
+    high: Batch,
 ) -> Batch:
     """A random step around the original from `best`, and one a little nearer."""
-    shape = p.x.shape[1:]
+    shape = best.shape[1:]
     distance = where(distance < math.inf, distance, 0.0)
     radius = distance * (1 - stepsize.square() / 2)
-    if p.norm.name == "l0":
+    if norm.name == "l0":
         # Some of the features, left as they are.
         radius = minimum(radius, maximum(distance - 1, 0.0))
-        return best * differs(p.norm.project(best * rng.uniform(shape), radius), 0.0)
+        return best * differs(norm.project(best * rng.uniform(shape), radius), 0.0)
     noise = rng.normal(shape)
-    if p.norm.name == "linf":
+    if norm.name == "linf":
         # Small perturbations lie in the corners of the ball: few features, far.
-        share = maximum(stepsize, 1 / flatten(p.x).shape[1])
+        share = maximum(stepsize, 1 / flatten(best).shape[1])
         moved = rng.uniform(shape) < expand(share, noise)
         moved = where(moved, noise * expand(2 * distance, noise), 0.0)
     else:
@@ -154,4 +181,4 @@ def _walked(
         noise = noise - expand(along, noise) * best
         size = nonzero(magnitude(noise, 2))
         moved = noise * expand(stepsize * length / size, noise)
-    return p.norm.project_box(best + moved, radius, p.low, p.high)
+    return norm.project_box(best + moved, radius, low, high)

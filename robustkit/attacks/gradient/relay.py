@@ -16,18 +16,20 @@ from robustkit.engine.criteria import Criterion
 from robustkit.engine.losses import Loss
 from robustkit.engine.problem import GradientAnswer, Problem
 from robustkit.models.base import Access
+from robustkit.numerics.glide import glide
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.schedules import cosine
 from robustkit.numerics.tensors import (
     Batch,
     PerSample,
     Tensor,
-    choose,
     full,
     like,
     magnitude,
     maximum,
     minimum,
+    put,
+    take,
     to_numpy,
     where,
 )
@@ -37,7 +39,8 @@ __all__ = ["Leg", "Relay"]
 # Of a walk along the boundary: the last trust radius, as a share of the first, and the
 # weight of the past in the average of the normals.
 _NARROWED, _MOMENTUM = 0.05, 0.7
-# How many points to look at for each step of it: more do not bring it further.
+# How many points to look at for each step of it: more do not bring it further. Problems
+# in L2 need no such search (`glide`), but walks in L2 on the way to other norms do.
 _TURNS = {"linf": 5, "l2": 3, "l1": 12, "l0": 24}
 
 
@@ -48,6 +51,7 @@ class State:
     Attributes:
         delta: (n, ...) perturbation, in input units.
         normal: (n, ...) average of the boundary's normals, where it is walked along.
+        price: (n,) what the steps there cost, as `glide` has it.
         radius: (n,) of the ball that holds delta, in units of the leg's norm; of the
             trust region (an L2 length) where the boundary is walked along.
         limit: (n,) what the radius may not grow past: the size of the best adversarial
@@ -60,6 +64,7 @@ class State:
 
     delta: Batch
     normal: Batch
+    price: PerSample
     radius: PerSample
     limit: PerSample
     largest: PerSample
@@ -83,7 +88,8 @@ class Relay(Attack[State]):
     Every step of a descent is a step along the gradient, as long as a share of the
     ball, and a projection on ball and box. The ball shrinks below an adversarial to
     where the linearised margin vanishes, and grows while there is none. A walk along
-    the boundary takes the steps of `BrendelBethge`.
+    the boundary takes the steps of `BrendelBethge`; those of problems in L2 start from
+    what the step before taught.
 
     Samples whose gradients have led nowhere are asked about decisions instead (see
     `robustkit.attacks.gradient.blind`), except in the legs from the best point.
@@ -178,7 +184,8 @@ class Relay(Attack[State]):
         if not leg.along:
             delta = norm.project_box(delta, radius, p.low, p.high)
         way = _choose(ways, leg.way or 0)
-        return State(delta, p.x.zeros_like(), radius, limit, largest, ways, way, trust)
+        zero, price = p.x.zeros_like(), full(p.x, 1.0)
+        return State(delta, zero, price, radius, limit, largest, ways, way, trust)
 
     def _next(
         self,
@@ -199,9 +206,10 @@ class Relay(Attack[State]):
         doubted, delta = trust.doubted, s.delta
         # The last legs go on with gradients, whatever they were worth.
         if bool(doubted.any()) and leg.start != "best":
-            blind, searching = search(p, trust, a, t)
-            delta = where(doubted, blind, delta)
-            trust = choose(doubted, searching, trust)
+            rows = np.flatnonzero(to_numpy(doubted))
+            blind, others = search(p, take(trust, rows), take(a, rows), t, rows)
+            delta = put(delta, rows, blind)
+            trust = trust.with_those(rows, others)
         trust = trust.foretelling(a, delta) if leg.way is None else trust.silent()
         return dataclasses.replace(s, delta=delta, trust=trust)
 
@@ -215,22 +223,38 @@ class Relay(Attack[State]):
         if bool(flat.any()):
             gradient = where(flat, _noise(p, t), gradient)
         known = s.limit < math.inf
-        radius = (leg.along or 0.0) * magnitude(a.delta, 2)
+        gliding = norm.name == "l2" and leg.norm is None
+        size = a.distance if gliding else magnitude(a.delta, 2)
+        radius = (leg.along or 0.0) * size
         radius = where(known, s.radius * _NARROWED ** (1 / length), radius)
         momentum = where(known, full(p.x, _MOMENTUM), 0.0)
         trusted = where(limit < math.inf, radius, math.inf)
-        delta, normal = along_boundary(
-            p,
-            norm,
-            a,
-            gradient,
-            momentum,
-            s.normal,
-            trusted,
-            turns=_TURNS[norm.name],
-        )
+        if gliding:
+            delta, normal, price = glide(
+                s.normal,
+                where(known, s.price, 1.0),
+                a.delta,
+                a.margin,
+                gradient,
+                momentum,
+                trusted,
+                p.low,
+                p.high,
+            )
+        else:
+            price = s.price
+            delta, normal = along_boundary(
+                p,
+                norm,
+                a,
+                gradient,
+                momentum,
+                s.normal,
+                trusted,
+                turns=_TURNS[norm.name],
+            )
         return dataclasses.replace(
-            s, delta=delta, normal=normal, radius=radius, limit=limit
+            s, delta=delta, normal=normal, price=price, radius=radius, limit=limit
         )
 
     def _descend(

@@ -128,7 +128,7 @@ def test_a_search_halves_the_way_to_the_boundary():
     p = Problem(model, as_tensor(np.array([[1.0]])), labels, get_norm("l2"))
     a, trust, asked = p.score(p.x - 1.0), Trust.unknown(p), []
     for step in range(4):
-        delta, trust = search(p, trust, a, step)
+        delta, trust = search(p, trust, a, step, np.arange(1))
         asked.append(delta.item())
         a = p.score(p.x + delta)
     assert np.allclose(asked, [-0.5, -0.75, -0.625, -0.5625])
