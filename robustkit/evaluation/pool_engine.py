@@ -114,6 +114,9 @@ class PoolEngine:
             # Nobody wants to know any more what they are at.
             for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
+            # Nobody reads what is still on its way to them, and whoever waited for it
+            # to be read would wait for ever.
+            pool._call_queue.cancel_join_thread()  # type: ignore[attr-defined]
             if isinstance(error, BrokenExecutor):
                 raise RuntimeError(
                     "a worker was lost; did it run out of memory? Fewer workers, or a "
