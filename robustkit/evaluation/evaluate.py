@@ -322,7 +322,7 @@ def _described(
 def _conclude(folder: RunFolder, description: dict[str, Any], dataset: DataSet) -> None:
     description["finished"] = _now()
     description["data"]["fingerprint"] = dataset.fingerprint()
-    folder.write_tables()
+    folder.write_tables(whole=description["status"] == "complete")
     folder.write("run.json", description)
     folder.write("summary.json", Results(folder.path).summary())
 

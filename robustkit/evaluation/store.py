@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from robustkit.errors import BadInput
-from robustkit.evaluation.archive import MOST_TEXT, inside
+from robustkit.evaluation.archive import MOST_TEXT, inside, read_examples
 from robustkit.evaluation.originals import Originals
 from robustkit.evaluation.shards import Shard, ShardKey, Shards, write_atomically
 from robustkit.evaluation.tables import write_tables
@@ -157,13 +157,22 @@ class RunFolder:
         """Write a JSON file of the run folder."""
         write_json(self.path / name, content)
 
-    def write_tables(self) -> None:
-        """Make the tables and arrays from all that was kept."""
+    def write_tables(self, whole: bool = True) -> None:
+        """Make the tables and arrays from all that was kept.
+
+        Args:
+            whole: Whether every batch was looked at. If not, a run that went on for a
+                moment may know fewer originals than its folder has, which then stay.
+        """
         write_tables(self.path, self._shards)
         examples = self.originals.arrays()
-        if examples is not None:
-            with write_atomically(self.path / "examples.npz") as file:
-                np.savez(file, index=examples["index"], x=examples["x"])
+        path = self.path / "examples.npz"
+        if examples is None:
+            return
+        if not whole and len(read_examples(path)) >= len(examples["index"]):
+            return
+        with write_atomically(path) as file:
+            np.savez(file, index=examples["index"], x=examples["x"])
 
     def _unfinished(self) -> dict[str, Any] | None:
         """The run.json of a run in this folder that was not finished."""
