@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["BadInput", "MissingPackage", "suggestion"]
+__all__ = ["BadInput", "MissingPackage", "in_one_line", "suggestion"]
 
 
 class BadInput(ValueError):
@@ -33,3 +33,12 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word.lower(), names, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"{hint}known: {', '.join(names)}"
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says of itself, for the middle of a message.
+
+    >>> in_one_line(KeyError("no such name"))
+    "KeyError: 'no such name'"
+    """
+    return " ".join(f"{type(error).__name__}: {error}".split())

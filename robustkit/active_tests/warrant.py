@@ -8,6 +8,7 @@ import numpy as np
 from robustkit.active_tests.binarization import binarize
 from robustkit.active_tests.problems import Binarized
 from robustkit.engine.attack import Attack
+from robustkit.errors import in_one_line
 from robustkit.evaluation.opening import model_and_data
 from robustkit.evaluation.results import WARRANTS, Results
 from robustkit.evaluation.store import SCHEMA, write_json
@@ -110,5 +111,5 @@ def _tested(
             raise built
         return built.test(attack, budget=budget).summary()
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = in_one_line(error)
         return {"verdict": "ERROR", "rule": f"the test could not be run: {reason}"}

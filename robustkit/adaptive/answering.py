@@ -18,6 +18,7 @@ from robustkit.adaptive.symptoms import (
     without,
 )
 from robustkit.checks.finding import Finding
+from robustkit.errors import in_one_line
 from robustkit.evaluation.goals import MakeCriterion
 from robustkit.evaluation.results import Results
 from robustkit.models.base import Model
@@ -122,7 +123,7 @@ class Answering:
             plan = remedy.build(funded)
         except Exception as error:
             # A remedy that fails is no reason to leave out the others.
-            why = " ".join(f"{type(error).__name__}: {error}".split())
+            why = in_one_line(error)
             failures = (("plan", why),)
             step = self._step(remedy, answered, best, start, failures=failures)
             self.steps.append(step)

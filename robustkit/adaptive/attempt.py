@@ -10,6 +10,7 @@ from robustkit.adaptive.remedy import Plan
 from robustkit.engine.attack import Attack
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
+from robustkit.errors import in_one_line
 from robustkit.evaluation.goals import MakeCriterion
 from robustkit.evaluation.verify import confirm, confirm_repeatedly
 from robustkit.models.base import Access, Model
@@ -125,7 +126,7 @@ def attempt(
                 problem = _problem(plan, make, x[rows], label[rows], norm, seed)
                 run(attack, problem, budget=limit)
             except Exception as error:
-                said = " ".join(f"{type(error).__name__}: {error}".split())
+                said = in_one_line(error)
                 failures[attack_name] = said
             if problem is None:
                 continue

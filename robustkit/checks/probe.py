@@ -8,7 +8,7 @@ from robustkit.checks.calls import Calls, calls
 from robustkit.checks.inner import differentiations, inner_gradients
 from robustkit.checks.memory import Memory, remembers
 from robustkit.engine.criteria import Misclassification
-from robustkit.errors import BadInput
+from robustkit.errors import BadInput, in_one_line
 from robustkit.models.base import Access, Model, NoGradient
 from robustkit.numerics.random import Rng, sample_keys
 from robustkit.numerics.tensors import Array, as_tensor, like, to_numpy
@@ -222,7 +222,7 @@ def _gradient(model: Model, x: Array, label: Array) -> tuple[str, Array]:
     except BadInput:
         raise
     except Exception as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())
+        said = in_one_line(error)
         return f"asking for a gradient raised {said}", np.zeros_like(x)
 
 

@@ -15,7 +15,7 @@ from robustkit.engine.ledger import Ledger
 from robustkit.engine.loop import Observer, run
 from robustkit.engine.problem import Problem
 from robustkit.engine.trace import Recorder
-from robustkit.errors import BadInput
+from robustkit.errors import BadInput, in_one_line
 from robustkit.evaluation.deadline import OutOfTime, deadline
 from robustkit.evaluation.goals import MakeCriterion, adversarial_from_start
 from robustkit.evaluation.shards import Shard, ShardKey
@@ -301,7 +301,7 @@ class BatchEvaluator:
                 if len(rows) > 1:
                     raise
                 # What was found before the model raised is as true as anything.
-                outcome.reasons[rows[0]] = _said(error)
+                outcome.reasons[rows[0]] = in_one_line(error)
             return problem.ledger, recorder
 
         for rows, (ledger, recorder) in _isolating(
@@ -368,15 +368,11 @@ def _isolating(
         raise
     except (Exception, OutOfTime) as error:
         if len(rows) == 1:
-            reasons[rows[0]] = _said(error)
+            reasons[rows[0]] = in_one_line(error)
             return []
     middle = len(rows) // 2
     first = _isolating(work, rows[:middle], reasons)
     return first + _isolating(work, rows[middle:], reasons)
-
-
-def _said(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _doubt(outcome: _Outcome, row: int) -> str:

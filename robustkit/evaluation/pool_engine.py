@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 
-from robustkit.errors import BadInput
-from robustkit.evaluation.batch import BatchEvaluator, Looked, Progress, Work
+from robustkit.errors import BadInput, in_one_line
+from robustkit.evaluation.batch import BatchEvaluator, Progress, Work
+from robustkit.evaluation.parts import Hand, Part, parts_left
 from robustkit.evaluation.recipe import Recipe
 from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import RunFolder
@@ -73,18 +74,19 @@ class PoolEngine:
         model: Model,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        parts = _parts(works, recipe.make(model), folder)
-        # Of each batch; they do not end in their order.
+        left = parts_left(works, recipe.make(model), folder)
+        # Of each batch, by its first sample; they do not end in their order.
         finished: Counter[int] = Counter()
         with self._pool(_packed(recipe)) as pool:
-            waiting: dict[Future[Shard | None], _Part] = {}
+            waiting: dict[Future[Shard | None], Part] = {}
             while True:
                 while len(waiting) < _AHEAD * self.workers:
-                    part = next(parts, None)
-                    if part is None:
+                    following = next(left, None)
+                    if following is None:
                         break
+                    work, part = following
                     with _deaf_children():
-                        asked = pool.submit(_do, part.work, part.key, part.kept)
+                        asked = pool.submit(_do, work, part.key, part.kept)
                     waiting[asked] = part
                 if not waiting:
                     return
@@ -92,9 +94,9 @@ class PoolEngine:
                     part, shard = waiting.pop(done), done.result()
                     if shard is not None:
                         folder.keep(shard)
-                        finished[part.work.number] += 1
+                        finished[part.first] += 1
                         busy = min(len(waiting) + 1, self.workers)
-                        part.tell(progress, finished[part.work.number], busy)
+                        part.tell(progress, finished[part.first], busy)
 
     @contextmanager
     def _pool(self, packed: bytes) -> Iterator[ProcessPoolExecutor]:
@@ -115,7 +117,7 @@ class PoolEngine:
             for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
             # Nobody reads what is still on its way to them, and whoever waited for it
-            # to be read would wait for ever.
+            # to be read would wait for ever. (Nothing public says so to the pool.)
             pool._call_queue.cancel_join_thread()  # type: ignore[attr-defined]
             if isinstance(error, BrokenExecutor):
                 raise RuntimeError(
@@ -126,64 +128,6 @@ class PoolEngine:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Something for a worker to do.
-
-    Attributes:
-        work: The batch.
-        key: The part of the work on it; None: only see whether the model is the same.
-        parts: How many the batch has.
-        before: How many of them were finished earlier.
-        kept: Predictions (n,) of the parts that were finished earlier.
-    """
-
-    work: Work
-    key: ShardKey | None
-    parts: int
-    before: int
-    kept: tuple[Array, ...] = ()
-
-    def tell(
-        self, progress: Callable[[Progress], None] | None, finished: int, busy: int
-    ) -> None:
-        """Report that it is done.
-
-        Args:
-            progress: To be called, or None.
-            finished: Parts of its batch that are, by now.
-            busy: How many are worked on at the same time.
-        """
-        if progress is None or self.key is None:
-            return
-        progress(
-            Progress(
-                first=int(self.work.index[0]),
-                samples=len(self.work.x),
-                norm=self.key.norm,
-                attack=self.key.attack,
-                share=(self.before + finished) / self.parts,
-                busy=busy,
-            )
-        )
-
-
-def _parts(
-    works: Iterable[Work], evaluator: BatchEvaluator, folder: RunFolder
-) -> Iterator[_Part]:
-    """What is left to do, made as it is asked for."""
-    for work in works:
-        folder.add_examples(work.index, work.x)
-        keys = evaluator.keys(work)
-        kept = {key: folder.kept(key) for key in keys}
-        done = tuple(shard.prediction for shard in kept.values() if shard is not None)
-        if done:
-            yield _Part(work, None, len(keys), len(done), done)
-        for key in keys:
-            if kept[key] is None:
-                yield _Part(work, key, len(keys), len(done))
 
 
 @contextmanager
@@ -203,7 +147,7 @@ def _packed(recipe: Recipe) -> bytes:
     try:
         return pickle.dumps(recipe)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = in_one_line(error)[:300]
         raise BadInput(
             f"the model, an attack or the criterion cannot be sent to workers "
             f"({reason}); name the model by its file, file.py:name, or leave out the "
@@ -211,16 +155,16 @@ def _packed(recipe: Recipe) -> bytes:
         ) from error
 
 
-# Of a worker: what it was given, and what it has made of it.
-_given: bytes = b""
-_evaluator: BatchEvaluator | None = None
-_last: tuple[int, Looked] | None = None
+# Of a worker, who has nothing else to remember it by.
+_hand: Hand | None = None
 
 
 def _start(packed: bytes, threads: int) -> None:
     """The first thing that a worker does."""
-    global _given
-    _given = packed
+    global _hand
+    # The model is not loaded at the start: what is raised there cannot be told from a
+    # lost worker.
+    _hand = Hand(lambda: _loaded(packed))
     # An interrupt is for the process that called, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What models print is not among the results.
@@ -236,13 +180,12 @@ def _end_with_caller() -> None:
         os._exit(1)
 
 
-def _loaded() -> BatchEvaluator:
-    # Not at the start: what is raised there cannot be told from a lost worker.
+def _loaded(packed: bytes) -> BatchEvaluator:
     try:
-        recipe: Recipe = pickle.loads(_given)
+        recipe: Recipe = pickle.loads(packed)
         evaluator = recipe.make()
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = in_one_line(error)[:300]
         raise BadInput(
             f"a worker cannot load the model ({reason}); name it by its file, "
             "file.py:name, or leave out the workers"
@@ -260,8 +203,9 @@ def _loaded() -> BatchEvaluator:
 
 def _do(work: Work, key: ShardKey | None, kept: tuple[Array, ...]) -> Shard | None:
     """One part of the work on a batch; without a key, see if the model is the same."""
+    assert _hand is not None
     try:
-        return _done(work, key, kept)
+        return _hand.do(work, key, kept)
     except Exception as error:
         told = _sendable(error)
         if told is error:
@@ -278,16 +222,3 @@ def _sendable(error: Exception) -> Exception:
             return BadInput(str(error))
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
-
-
-def _done(work: Work, key: ShardKey | None, kept: tuple[Array, ...]) -> Shard | None:
-    global _evaluator, _last
-    if _evaluator is None:
-        _evaluator = _loaded()
-    if _last is None or _last[0] != work.number:
-        _last = work.number, _evaluator.look(work)
-    if key is not None:
-        return _evaluator.attack(key, _last[1])
-    for prediction in kept:
-        _evaluator.check_unchanged(prediction, _last[1])
-    return None

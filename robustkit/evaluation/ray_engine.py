@@ -1,23 +1,23 @@
 """Shards on many workers, by Ray: on one machine, or on a cluster."""
 
-import math
 import socket
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
-from robustkit.errors import BadInput
-from robustkit.evaluation.batch import BatchEvaluator, Progress, Work
+from robustkit.errors import BadInput, in_one_line
+from robustkit.evaluation.batch import Progress, Work
+from robustkit.evaluation.parts import Part, parts_left
 from robustkit.evaluation.ray_cluster import check_room, connected, the_ray
 from robustkit.evaluation.ray_worker import Orders, Worker
 from robustkit.evaluation.recipe import Recipe
-from robustkit.evaluation.shards import Shard, ShardKey
+from robustkit.evaluation.shards import Shard
 from robustkit.evaluation.store import RunFolder
 from robustkit.models.base import Model
-from robustkit.numerics.tensors import Array
 
 __all__ = ["RayEngine"]
 
@@ -90,7 +90,7 @@ class RayEngine:
     ) -> None:
         # By the place of an attack, seconds for each sample the last time.
         took: dict[int, float] = {}
-        tasks = _tasks(works, recipe.make(model), folder, took)
+        tasks = _tasks(parts_left(works, recipe.make(model), folder, took))
         packed = _packed(recipe.portable())
         # Of each batch, by its first sample; they do not end in their order.
         finished: Counter[int] = Counter()
@@ -103,9 +103,10 @@ class RayEngine:
                 for done in self._done(crew, orders, tasks):
                     if done.shard is not None:
                         folder.keep(done.shard)
-                        took[done.shard.key.place] = done.seconds / done.task.samples
-                        finished[done.task.first] += 1
-                        _tell(progress, done, finished)
+                        part = done.task.part
+                        took[done.shard.key.place] = done.seconds / part.samples
+                        finished[part.first] += 1
+                        part.tell(progress, finished[part.first], max(done.busy, 1))
             finally:
                 for worker in crew:
                     the_ray().kill(worker)
@@ -152,9 +153,8 @@ class RayEngine:
             else:
                 worker, task, since = working.pop(reference)
             if following is not None:
-                asked = worker.do.remote(
-                    orders, following.work, following.key, following.kept
-                )
+                part = following.part
+                asked = worker.do.remote(orders, following.work, part.key, part.kept)
                 working[asked] = worker, following, now
                 following, given = next(tasks, None), given + 1
                 if following is None and given < len(crew):
@@ -194,7 +194,7 @@ class RayEngine:
                 f"a worker cannot import robustkit ({said.splitlines()[-1]}); the same "
                 "version of it and of Python must be installed on every node"
             )
-        what = "starting" if task is None else f"at work on {task.name()}"
+        what = "starting" if task is None else f"at work on {task.part.name()}"
         return RuntimeError(
             f"a worker was lost {self.retries + 1} times {what} "
             f"({said.splitlines()[0]}); did it run out of memory? Fewer workers, or a "
@@ -204,31 +204,15 @@ class RayEngine:
 
 @dataclass(frozen=True)
 class _Task:
-    """Something for a worker to do.
+    """A part of the work, and where its batch lies.
 
     Attributes:
         work: Reference to the batch.
-        first: Position of its first sample in the data.
-        samples: How many it has.
-        key: The part of the work; None: only see whether the model is the same.
-        parts: How many the batch has.
-        before: How many of them were finished earlier.
-        kept: Predictions (n,) of the parts that were finished earlier.
+        part: What is to be done about it.
     """
 
     work: Any
-    first: int
-    samples: int
-    key: ShardKey | None
-    parts: int
-    before: int
-    kept: tuple[Array, ...] = ()
-
-    def name(self) -> str:
-        """For people."""
-        samples = f"samples {self.first} to {self.first + self.samples - 1}"
-        key = self.key
-        return samples if key is None else f"{samples}: {key.norm} {key.attack}"
+    part: Part
 
 
 @dataclass(frozen=True)
@@ -248,49 +232,14 @@ class _Done:
     busy: int
 
 
-def _tell(
-    progress: Callable[[Progress], None] | None, done: _Done, finished: Counter[int]
-) -> None:
-    """Report that a part of the work is done, after so many of each batch."""
-    task = done.task
-    if progress is None or task.key is None:
-        return
-    share = (task.before + finished[task.first]) / task.parts
-    progress(
-        Progress(
-            task.first,
-            task.samples,
-            task.key.norm,
-            task.key.attack,
-            share,
-            busy=max(done.busy, 1),
-        )
-    )
-
-
-def _tasks(
-    works: Iterable[Work],
-    evaluator: BatchEvaluator,
-    folder: RunFolder,
-    took: Mapping[int, float],
-) -> Iterator[_Task]:
-    """What is left to do, made as it is asked for.
-
-    Of a batch, what takes longest comes first, as far as is known by then (`took`), so
-    that at the end nobody is alone with a long part.
-    """
-    for work in works:
-        folder.add_examples(work.index, work.x)
-        keys = evaluator.keys(work)
-        kept = {key: folder.kept(key) for key in keys}
-        first, count = int(work.index[0]), len(work.x)
-        reference = the_ray().put(work)
-        done = tuple(shard.prediction for shard in kept.values() if shard is not None)
-        if done:
-            yield _Task(reference, first, count, None, len(keys), len(done), done)
-        for key in sorted(keys, key=lambda key: -took.get(key.place, math.inf)):
-            if kept[key] is None:
-                yield _Task(reference, first, count, key, len(keys), len(done))
+def _tasks(left: Iterable[tuple[Work, Part]]) -> Iterator[_Task]:
+    """Parts whose batches lie in Ray's store, each batch once."""
+    for _, parts in groupby(left, key=lambda one: one[0].number):
+        reference = None
+        for work, part in parts:
+            if reference is None:
+                reference = the_ray().put(work)
+            yield _Task(reference, part)
 
 
 def _say_too_few(parts: int, workers: int) -> None:
@@ -305,7 +254,7 @@ def _packed(recipe: Recipe) -> bytes:
     try:
         packed: bytes = the_ray().cloudpickle.dumps(recipe)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = in_one_line(error)
         raise BadInput(
             f"the model or an attack cannot be sent to workers ({reason}); name it "
             "instead, such as model.py:build, so that each worker loads it"

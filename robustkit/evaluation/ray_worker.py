@@ -1,14 +1,14 @@
 """A worker of Ray: a process that has the model, and is given parts of the work."""
 
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
-from robustkit.errors import BadInput
-from robustkit.evaluation.batch import BatchEvaluator, Looked, Work
+from robustkit.errors import BadInput, in_one_line
+from robustkit.evaluation.batch import BatchEvaluator, Work
+from robustkit.evaluation.parts import Hand
 from robustkit.evaluation.ray_cluster import the_ray
 from robustkit.evaluation.recipe import Recipe
 from robustkit.evaluation.shards import Shard, ShardKey
@@ -42,8 +42,7 @@ class Worker:
     """
 
     def __init__(self) -> None:
-        self._evaluator: BatchEvaluator | None = None
-        self._last: tuple[int, Looked] | None = None
+        self._hand: Hand | None = None
 
     def ready(self, orders: Orders) -> None:
         """Load the model.
@@ -51,46 +50,18 @@ class Worker:
         Raises:
             BadInput: It cannot be loaded here, or is another one.
         """
-        self._follow(orders)
+        self._follow(orders).ready()
 
     def do(
         self, orders: Orders, work: Work, key: ShardKey | None, kept: tuple[Array, ...]
     ) -> Shard | None:
-        """One part of the work on a batch; without a key, see if the model is the same.
+        """One part of the work on a batch; see `Hand.do`."""
+        return self._follow(orders).do(work, key, kept)
 
-        Args:
-            orders: Those of all parts.
-            work: The batch.
-            key: The part.
-            kept: Predictions (n,) of the batch by parts that were finished earlier.
-
-        Raises:
-            BadInput: It is not; or it cannot be loaded here.
-        """
-        evaluator = self._follow(orders)
-        batch = self._look(evaluator, work)
-        if key is not None:
-            return evaluator.attack(key, batch)
-        for prediction in kept:
-            evaluator.check_unchanged(prediction, batch)
-        return None
-
-    def _follow(self, orders: Orders) -> BatchEvaluator:
-        if self._evaluator is None:
-            self._evaluator = _loaded(orders)
-        return self._evaluator
-
-    def _look(self, evaluator: BatchEvaluator, work: Work) -> Looked:
-        if self._last is None or self._last[0] != work.number:
-            # Copies, since what Ray hands out cannot be written to.
-            own = replace(
-                work,
-                x=np.array(work.x),
-                label=np.array(work.label),
-                index=np.array(work.index),
-            )
-            self._last = work.number, evaluator.look(own)
-        return self._last[1]
+    def _follow(self, orders: Orders) -> Hand:
+        if self._hand is None:
+            self._hand = Hand(lambda: _loaded(orders))
+        return self._hand
 
 
 def _loaded(orders: Orders) -> BatchEvaluator:
@@ -101,7 +72,7 @@ def _loaded(orders: Orders) -> BatchEvaluator:
         recipe: Recipe = the_ray().cloudpickle.loads(packed)
         evaluator = recipe.make()
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = in_one_line(error)
         raise BadInput(
             f"a worker on '{here}' cannot load the model ({reason}); what a model is "
             "made of must be found on every node under the same name"

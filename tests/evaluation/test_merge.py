@@ -6,6 +6,7 @@ import pytest
 import robustkit as rk
 from robustkit.errors import BadInput
 from robustkit.evaluation.lower import write_lower
+from tests.evaluation.folders import contents
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +35,6 @@ def runs(planted, tmp_path_factory):
         evaluate(planted, folder / f"part-{part}", shard=(part, 3))
     evaluate(planted, folder / "whole")
     return folder
-
-
-def contents(run):
-    lines = (run / "samples.csv").read_text().splitlines()
-    place = lines[0].split(",").index("seconds")
-    rows = [line.split(",") for line in lines]
-    table = [row[:place] + row[place + 1 :] for row in rows]
-    arrays = ("best.npz", "traces.npz", "examples.npz")
-    return table, [(run / name).read_bytes() for name in arrays]
 
 
 def without_seconds(run):

@@ -12,6 +12,7 @@ import pytest
 
 import robustkit as rk
 from robustkit.errors import BadInput
+from tests.evaluation.folders import contents
 from tests.models.server import Server
 
 # Scores are sums over the features of each row by itself, so that no rounding depends
@@ -70,16 +71,6 @@ def evaluate(out, engine="local", **changes):
         "out": out,
     }
     return rk.evaluate("model.py:build", "data.npz", **{**settings, **changes})
-
-
-def contents(run):
-    """The tables' bytes, without the column of seconds."""
-    lines = (run / "samples.csv").read_text().splitlines()
-    place = lines[0].split(",").index("seconds")
-    rows = [line.split(",") for line in lines]
-    table = [row[:place] + row[place + 1 :] for row in rows]
-    files = ("best.npz", "queries.csv", "examples.npz", "traces.npz")
-    return table, [(run / name).read_bytes() for name in files]
 
 
 def test_what_comes_out_is_the_same_and_the_model_is_loaded_once(named):

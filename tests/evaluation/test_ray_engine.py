@@ -20,6 +20,7 @@ import torch
 import robustkit as rk
 from robustkit.errors import BadInput
 from robustkit.evaluation.ray_worker import Worker
+from tests.evaluation.folders import contents
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 # Ray starts its processes by a fork, which JAX warns of where other tests loaded it.
@@ -87,16 +88,6 @@ def evaluate(out, engine="local", **changes):
 
 def two(**changes):
     return rk.RayEngine(**{"workers": 2, **changes})
-
-
-def contents(run):
-    """The tables' bytes, without the column of seconds."""
-    lines = (run / "samples.csv").read_text().splitlines()
-    place = lines[0].split(",").index("seconds")
-    rows = [line.split(",") for line in lines]
-    table = [row[:place] + row[place + 1 :] for row in rows]
-    files = ("best.npz", "queries.csv", "examples.npz", "traces.npz")
-    return table, [(run / name).read_bytes() for name in files]
 
 
 def test_what_comes_out_is_the_same_though_a_worker_was_killed(cluster, named):

@@ -20,6 +20,7 @@ from robustkit.engine.ledger import Ledger
 from robustkit.errors import BadInput
 from robustkit.evaluation.deadline import OutOfTime
 from robustkit.models.numpy import NumPyModel
+from tests.evaluation.folders import contents
 
 CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
 
@@ -51,16 +52,6 @@ def whole(planted, tmp_path_factory):
 def same_name(planted, scores):
     """A model that only its answers tell from the planted one."""
     return NumPyModel(scores, gradient=planted.gradient, name="logits")
-
-
-def contents(run):
-    """The tables' bytes, without the column of seconds."""
-    lines = (run / "samples.csv").read_text().splitlines()
-    place = lines[0].split(",").index("seconds")
-    rows = [line.split(",") for line in lines]
-    table = [row[:place] + row[place + 1 :] for row in rows]
-    bytes_of = [(run / name).read_bytes() for name in ("best.npz", "traces.npz")]
-    return table, bytes_of
 
 
 def stop_after(shards):
