@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._functorch import config as functorch
 
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
@@ -132,9 +133,11 @@ class TorchModel(Model):
             raise NoGradient(self._no_gradient())
 
         def pull_back(slopes: Tensor) -> Batch:
-            (gradient,) = torch.autograd.grad(
-                out, raw, slopes.raw.to(out.dtype), retain_graph=True, allow_unused=True
-            )
+            outer = slopes.raw.to(out.dtype)
+            with self.session():
+                (gradient,) = torch.autograd.grad(
+                    out, raw, outer, retain_graph=True, allow_unused=True
+                )
             if gradient is None:
                 raise NoGradient(self._no_gradient())
             return as_tensor(gradient.contiguous())
@@ -183,8 +186,11 @@ class TorchModel(Model):
     def _frozen(self) -> Iterator[None]:
         trained = [p for p in self._parameters if p.requires_grad]
         training = [layer for layer in self._layers if layer.training]
+        donated = functorch.donated_buffer
         self._open = True
         try:
+            # Else what is compiled can be gone back through only once.
+            functorch.donated_buffer = False
             for parameter in trained:
                 parameter.requires_grad_(False)
             for layer in training:
@@ -195,6 +201,7 @@ class TorchModel(Model):
                 parameter.requires_grad_(True)
             for layer in training:
                 layer.training = True
+            functorch.donated_buffer = donated
             self._open = False
 
     def _fast_call(self, raw: torch.Tensor) -> Any:

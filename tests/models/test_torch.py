@@ -8,6 +8,7 @@ from robustkit.errors import BadInput
 from robustkit.models.base import NoGradient
 from robustkit.models.torch import TorchModel
 from robustkit.models.wrappers import Preprocessed
+from robustkit.numerics.fused import compiler_missing
 from robustkit.numerics.tensors import as_tensor, to_numpy
 
 
@@ -325,6 +326,25 @@ def test_a_compiled_module_is_asked_and_the_plain_one_verifies():
     assert asked == [5]
     model.precise().logits(x)
     assert asked == [5]
+
+
+@pytest.mark.slow
+def test_a_compiled_module_can_be_gone_back_through_more_than_once():
+    if reason := compiler_missing():
+        pytest.skip(f"torch cannot compile here: {reason}")
+    module = convolutional()
+    x = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    plain, compiled = TorchModel(module), TorchModel(module, compiled=True)
+    with compiled.session():
+        for rows in (4, 3):
+            some = as_tensor(x[:rows])
+            _, expected_back = plain.linearise(some)
+            logits, pull_back = compiled.linearise(some)
+            assert torch.allclose(logits.raw, module(some.raw), atol=1e-5)
+            for column in range(2):
+                slopes = as_tensor(torch.eye(logits.shape[1])[[column] * rows])
+                expected, got = expected_back(slopes).raw, pull_back(slopes).raw
+                assert torch.allclose(got, expected, atol=1e-5)
 
 
 def test_a_layer_is_seen_as_it_was_before_the_next_worked_in_place():
