@@ -576,12 +576,13 @@ class Problem:
             # So that one answer that is no number does not spoil a sample for good.
             margin = where(like(margin, unknown), math.inf, margin)
             self.ledger.unknown[slice(None) if rows is None else rows] += unknown
+        below = margins < 0
         self.ledger.record(
-            point, distances, margins < 0, rows, backward=backward, decision=decision
+            point, distances, below, rows, backward=backward, decision=decision
         )
         for listener in self._listeners:
             listener.after_question(self, margins, distances, rows)
-        answer = Answer(point, original, distance, margin < 0, margin)
+        answer = Answer(point, original, distance, like(margin, below), margin)
         if perturbation is not None:
             vars(answer)["delta"] = perturbation
         return answer

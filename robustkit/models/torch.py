@@ -140,9 +140,9 @@ class TorchModel(Model):
                 )
             if gradient is None:
                 raise NoGradient(self._no_gradient())
-            return as_tensor(gradient.contiguous())
+            return type(x)(gradient.contiguous())
 
-        return as_tensor(out.detach().to(raw.dtype)), pull_back
+        return type(x)(out.detach().to(raw.dtype)), pull_back
 
     def precise(self) -> "TorchModel":
         if not self._shortcuts:

@@ -84,6 +84,8 @@ T = TypeVar("T")
 _FEW, _SMALL = 128, 512
 # Numbers that are copied in the time that Python takes to say so.
 _LONG = 512
+# Numbers that are written and read again without leaving a core.
+_IN_CACHE = 2**16
 # Numbers that NumPy's einsum sums at once.
 _EINSUM_BUFFER = 8192
 
@@ -105,7 +107,7 @@ def to_numpy(x: Tensor) -> Array:
     """A NumPy copy or view of `x`, detached, on the host."""
     if framework_of(x) == "torch":
         raw = x.raw.detach() if x.raw.requires_grad else x.raw
-        return np.asarray(raw.cpu().numpy())
+        return np.asarray(raw.numpy() if raw.is_cpu else raw.cpu().numpy())
     return np.asarray(x.numpy())
 
 
@@ -502,7 +504,8 @@ def lead(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
 def _lead_of_few(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor] | None:
     """By plain Python, whose code is at hand; None where a value is no number."""
     gaps, slopes = [], []
-    for row, label in zip(logits.raw.tolist(), labels.raw.tolist(), strict=True):
+    values = to_numpy(logits)
+    for row, label in zip(values.tolist(), to_numpy(labels).tolist(), strict=True):
         if not math.isfinite(sum(row)):
             return None
         value, row[label] = row[label], -math.inf
@@ -511,16 +514,9 @@ def _lead_of_few(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor] | N
         slope[label], slope[row.index(best)] = 1.0, -1.0
         gaps.append(value - best)
         slopes.append(slope)
-    return _listed(logits, gaps), _listed(logits, slopes)
-
-
-def _listed(reference: Tensor, values: list[Any]) -> Tensor:
-    dtype = reference.raw.dtype
-    if framework_of(reference) == "torch":
-        import torch
-
-        return type(reference)(torch.tensor(values, dtype=dtype))
-    return type(reference)(np.array(values, dtype))
+    # By way of NumPy: to make a tensor of a list takes torch four times longer.
+    out = (like(logits, np.array(part, values.dtype)) for part in (gaps, slopes))
+    return next(out), next(out)
 
 
 def _lead_of_many(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
@@ -677,13 +673,15 @@ def put_rows(
 
 
 def _torch_magnitude(flat: Any, order: float) -> Any:
-    """Each the fastest there is in torch, by a factor of 2 to 10."""
+    """Each the fastest there is in torch, by a factor of 1.5 to 10."""
     import torch
 
     if order == 1:
         return flat.abs().sum(dim=1)
     if order == 2:
         return torch.linalg.vector_norm(flat, dim=1)
+    if flat.numel() <= _IN_CACHE:
+        return flat.abs().amax(dim=1)
     return torch.maximum(flat.amax(dim=1), -flat.amin(dim=1))
 
 
@@ -713,9 +711,7 @@ def _reusable(x: Tensor) -> bool:
 
 def _on_host(x: Tensor) -> bool:
     """Whether NumPy can look at a tensor of torch where it lies."""
-    if framework_of(x) != "torch" or x.raw.device.type != "cpu":
-        return False
-    return not is_symbolic(x)
+    return framework_of(x) == "torch" and x.raw.is_cpu and not is_symbolic(x)
 
 
 def _raw(x: Tensor | float) -> Any:
