@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
 from robustkit.attacks.decision.cgba import CGBA, CGBAH
 from robustkit.attacks.decision.compass import Compass
@@ -17,7 +16,6 @@ from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.models.numpy import NumPyModel
-from robustkit.models.torch import TorchModel
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor
@@ -111,42 +109,9 @@ def test_it_comes_close_to_the_planted_minimum_and_never_below(name, norm):
 
 
 @each
-def test_a_sample_gets_the_same_result_in_any_company(name, norm):
-    generator = np.random.default_rng(1)
-    matrix = generator.normal(size=(24, 4))
-
-    def function(x):
-        return (x.reshape(len(x), -1)[:, :, None] * matrix).sum(axis=1)
-
-    x = generator.uniform(0, 1, (5, 2, 3, 4))
-    labels = function(x).argmax(axis=1)
-
-    def results(rows):
-        return attacked(
-            NumPyModel(function),
-            x[rows],
-            ATTACKS[name],
-            norm,
-            budget=250,
-            labels=labels[rows],
-        )
-
-    together = results(np.arange(5))
-    order = np.array([4, 2, 0, 1, 3])
-    permuted = results(order)
-    assert (permuted.distance.raw == together.distance.raw[order]).all()
-    assert (permuted.best.raw == together.best.raw[order]).all()
-    assert (permuted.forwards == together.forwards[order]).all()
-    for row in (0, 3):
-        alone = results(np.array([row]))
-        assert alone.distance.raw[0] == together.distance.raw[row]
-        assert (alone.best.raw[0] == together.best.raw[row]).all()
-
-
-@each
-def test_other_bounds_serve_as_well(name, norm):
+def test_bounds_of_any_size_serve_as_well(name, norm):
     x, weights, offset, exact = planted()
-    for lower, upper in [(-1.0, 3.0), (-1e-6, 1e-6), (1e3, 5e3)]:
+    for lower, upper in [(-1e-6, 1e-6), (1e3, 5e3)]:
         width = upper - lower
         model = half_space(
             weights / width,
@@ -154,7 +119,7 @@ def test_other_bounds_serve_as_well(name, norm):
             Bounds(lower, upper),
         )
         images = np.clip(lower + width * x, lower, upper)
-        ledger = attacked(model, images, ATTACKS[name], norm, budget=1000)
+        ledger = attacked(model, images, ATTACKS[name], norm, budget=600)
         ratio = ledger.distance.raw / (width * exact[norm])
         assert (ratio > 1 - 1e-6).all()
         assert np.median(ratio) < 1.5
@@ -201,25 +166,6 @@ def test_towards_a_target_from_a_pool(name, norm):
     ledger = run(ATTACKS[name], p, budget=1000)
     assert ledger.found.all()
     assert np.median(ledger.distance.raw / exact[norm]) < 1.5
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_single_precision_on_torch(name):
-    x, weights, offset, exact = planted()
-    images = torch.tensor(x, dtype=torch.float32)
-    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(24, 2))
-    rows = np.stack([weights.ravel(), -weights.ravel()])
-    linear[1].weight.data = torch.tensor(rows, dtype=torch.float32)
-    linear[1].bias.data = torch.tensor([-offset, offset], dtype=torch.float32)
-    labels = as_tensor(torch.zeros(5, dtype=torch.long))
-    p = Problem(
-        TorchModel(linear.eval()),
-        as_tensor(images),
-        Misclassification(labels),
-        get_norm("l2"),
-    )
-    ledger = run(ATTACKS[name], p, budget=1000)
-    assert np.median(ledger.distance.numpy() / exact["l2"]) < 1.4
 
 
 def test_an_unknown_subspace_is_refused():

@@ -63,28 +63,6 @@ def attacked(attack, model, x, norm, labels=None, *, criterion=None, **more):
 
 
 @pytest.mark.parametrize(("attack", "norm"), CASES)
-def test_a_sample_gets_the_same_result_in_any_company(attack, norm):
-    x, patterns = images()
-    model = linear(patterns)
-    pool = as_tensor(images(5, seed=1)[0])
-
-    def results(rows):
-        return attacked(attack(), model, x[rows], norm, budget=120, pool=pool)
-
-    together = results(np.arange(6))
-    order = np.array([4, 2, 0, 1, 5, 3])
-    permuted = results(order)
-    assert (permuted.distance.raw == together.distance.raw[order]).all()
-    assert (permuted.best.raw == together.best.raw[order]).all()
-    assert (permuted.forwards == together.forwards[order]).all()
-    for row in range(6):
-        alone = results(np.array([row]))
-        assert alone.distance.raw[0] == together.distance.raw[row]
-        assert (alone.best.raw[0] == together.best.raw[row]).all()
-        assert alone.forwards[0] == together.forwards[row]
-
-
-@pytest.mark.parametrize(("attack", "norm"), CASES)
 def test_only_samples_without_a_start_are_given_up(attack, norm):
     x, patterns = images()
     model = linear(patterns)
@@ -110,9 +88,9 @@ def test_only_samples_without_a_start_are_given_up(attack, norm):
 
 
 @pytest.mark.parametrize(("attack", "norm"), CASES)
-@pytest.mark.parametrize(("lower", "width"), [(-1.0, 4.0), (-1e-4, 2e-4), (-8.0, 16.0)])
-def test_other_bounds_give_the_rescaled_result(attack, norm, lower, width):
+def test_narrow_bounds_give_the_rescaled_result(attack, norm):
     x, patterns = images()
+    lower, width = -1e-4, 2e-4
     unit = attacked(attack(), linear(patterns), x, norm, budget=150, keys=KEYS)
     moved = linear(patterns, None, lower, width)
     scaled = attacked(attack(), moved, lower + width * x, norm, budget=150, keys=KEYS)

@@ -38,8 +38,13 @@ def masked(planted, lie, norm, rows=slice(None)):
     return Problem(model, as_tensor(planted.x[rows]), labels, get_norm(norm))
 
 
-@every_norm
-@pytest.mark.parametrize("lie", ["zero", "broken", "reversed", "noise"])
+@pytest.mark.parametrize(
+    ("norm", "lie"),
+    [
+        *((norm, lie) for norm in NORMS for lie in ("zero", "reversed")),
+        *(("l2", "broken"), ("linf", "noise")),
+    ],
+)
 def test_auto_comes_near_although_gradients_lie(plant, norm, lie):
     planted = plant(seed=1, samples=8)
     ledger = run(auto(norm).within(200), masked(planted, lie, norm))
@@ -68,9 +73,9 @@ def test_neighbours_in_the_batch_change_nothing(plant, norm):
     planted = plant(seed=2, samples=4)
     attack = auto(norm).within(60)
     together = run(attack, masked(planted, "noise", norm)).distance.numpy()
-    for row in range(4):
-        alone = run(attack, masked(planted, "noise", norm, slice(row, row + 1)))
-        assert np.allclose(alone.distance.numpy(), together[row], rtol=1e-9)
+    for rows in (slice(0, 1), slice(1, 4)):
+        apart = run(attack, masked(planted, "noise", norm, rows))
+        assert np.allclose(apart.distance.numpy(), together[rows], rtol=1e-9)
 
 
 class Quantised(torch.nn.Module):

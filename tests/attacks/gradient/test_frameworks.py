@@ -73,11 +73,11 @@ def in_jax():
 
 CASES = [
     # Not l1, where rounding may lead the projection to another face.
-    *((Relay(steps=40), norm) for norm in ("l0", "l2", "linf")),
+    *((Relay(steps=40), norm) for norm in ("linf", "l0", "l2")),
     *((Cascade((FMN(steps=30), Polish(steps=9))), norm) for norm in ("l2", "linf")),
     (Greedy(steps=20), "l0"),
     *((FMN(steps=60), norm) for norm in ("l0", "l1", "l2", "linf")),
-    *((minimum_norm_pgd().within(60), norm) for norm in ("l1", "l2", "linf")),
+    *((minimum_norm_pgd().within(60), norm) for norm in ("linf", "l1", "l2")),
     # Not linf, where rounding decides when a search for the trust region ends.
     (BrendelBethge(steps=40), "l2"),
     *((ALMA(steps=20), norm) for norm in ("l1", "l2")),
@@ -90,8 +90,8 @@ CASES = [
     (CarliniWagnerL2(steps=90), "l2"),
     (CarliniWagnerLinf(steps=90), "linf"),
     (DDN(steps=60), "l2"),
-    *((DeepFool(), norm) for norm in ("l2", "linf")),
-    *((SuperDeepFool(steps=15), norm) for norm in ("l2", "linf")),
+    *((DeepFool(), norm) for norm in ("linf", "l2")),
+    *((SuperDeepFool(steps=15), norm) for norm in ("linf", "l2")),
     # Not l1, where FAB lands on kinks, and rounding says on which side.
     *((FAB(steps=10), norm) for norm in ("l2", "linf")),
     *((TargetedFAB(steps=30), norm) for norm in ("l2", "linf")),
@@ -104,9 +104,10 @@ CASES = [
     (APGD(0.3, steps=30, targets=2, random_start=True, stop=False), "linf"),
     (FGSM(steps=12), "l2"),
     (Minimise(MIFGSM(1.0, nesterov=True, loss="margin"), steps=40), "linf"),
-    *((Square(1.0, steps=60, stop=False), norm) for norm in ("l2", "linf")),
+    *((Square(1.0, steps=60, stop=False), norm) for norm in ("linf", "l2")),
 ]
-# JAX compiles every operation for every shape anew, so there each attack comes once.
+# JAX compiles every operation for every shape anew, so there each attack comes once,
+# in the first norm named above, and with two samples.
 FIRST = [
     case
     for place, case in enumerate(CASES)
@@ -123,10 +124,12 @@ FIRST = [
     ),
 )
 def test_frameworks_agree(build, attack, norm):
+    inputs = X[2:4] if build is in_jax else X
+
     def distances(model):
-        x = model.to_tensor(X)
+        x = model.to_tensor(inputs)
         labels = model.to_tensor(
-            in_numpy().logits(in_numpy().to_tensor(X)).argmax(1).raw
+            in_numpy().logits(in_numpy().to_tensor(inputs)).argmax(1).raw
         )
         ledger = run(
             attack, Problem(model, x, Misclassification(labels), get_norm(norm))
@@ -135,7 +138,7 @@ def test_frameworks_agree(build, attack, norm):
 
     expected, passes = distances(in_numpy())
     found, same_passes = distances(build())
-    assert np.isfinite(expected).sum() > 6
+    assert np.isfinite(expected).sum() > (1 if build is in_jax else 6)
     # Rounding may turn a search for the edge of a trust region the other way, and 40
     # steps of a relay have not converged.
     rtol = 1e-3 if isinstance(attack, Relay) else 1e-4
