@@ -1,6 +1,6 @@
 """What chance alone may do, with so few samples."""
 
-from scipy.stats import beta, binom
+from scipy.special import bdtrc, betaincinv
 
 from robustkit.numerics.tensors import Array
 
@@ -17,11 +17,11 @@ def by_luck(one: Array, other: Array) -> float:
     favour, against = int((one & ~other).sum()), int((other & ~one).sum())
     if favour == 0:
         return 1.0
-    return float(binom.sf(favour - 1, favour + against, 0.5))
+    return float(bdtrc(favour - 1, favour + against, 0.5))
 
 
 def at_least(count: int, total: int) -> float:
     """The lower end of a proportion's exact one-sided interval."""
     if count == 0:
         return 0.0
-    return float(beta.ppf(1 - _CONFIDENCE, count, total - count + 1))
+    return float(betaincinv(count, total - count + 1, 1 - _CONFIDENCE))

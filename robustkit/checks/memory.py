@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from robustkit.checks.luck import LUCK
 from robustkit.numerics.tensors import Array
@@ -67,7 +67,7 @@ def remembers(first: Array, early: Array, late: Array) -> Memory:
     shown = once | drifted
     half = (len(first) + 1) // 2
     parts = [part for part in (shown[:half], shown[half:]) if len(part)]
-    luck = np.prod([binom.sf(part.sum() - 1, len(part), _RARE) for part in parts])
+    luck = np.prod([bdtrc(part.sum() - 1, len(part), _RARE) for part in parts])
     return Memory(
         once=once,
         drifted=drifted,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import bdtr
 
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import read_examples
@@ -278,7 +278,8 @@ def _difference(
     discordant = only_first + only_second
     p_value = 1.0
     if discordant:
-        p_value = float(stats.binomtest(only_first, discordant).pvalue)
+        fewer = min(only_first, only_second)
+        p_value = min(1.0, 2 * float(bdtr(fewer, discordant, 0.5)))
     change = float(later.mean() - earlier.mean())
     return Difference(
         epsilon=epsilon,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import gammaincinv
 
 from robustkit.evaluation.curve import CONFIDENCE, Interval
 from robustkit.numerics.tensors import Array
@@ -80,10 +80,7 @@ def fit_power_law(
         return None
     logs = np.log(limit / below)
     total, tail = float(logs.sum()), (1 - confidence) / 2
-    low, high = (
-        float(stats.chi2.ppf(share, 2 * count)) / (2 * total)
-        for share in (tail, 1 - tail)
-    )
+    low, high = (float(gammaincinv(count, share)) / total for share in (tail, 1 - tail))
     return PowerLaw(
         exponent=Interval(count / total, low, high),
         limit=limit,

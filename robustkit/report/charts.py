@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from robustkit.evaluation.curve import CONFIDENCE, Curve
 from robustkit.evaluation.envelope import Envelope
@@ -214,8 +214,8 @@ def power_law_chart(
                 look="dots",
                 x=shown[counts - 1],
                 y=counts / total,
-                lower=beta.ppf(tail, counts, total - counts + 1),
-                upper=beta.ppf(1 - tail, counts + 1, total - counts),
+                lower=betaincinv(counts, total - counts + 1, tail),
+                upper=betaincinv(counts + 1, total - counts, 1 - tail),
             )
         )
     if not series:
