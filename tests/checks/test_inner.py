@@ -44,8 +44,12 @@ def adapting(x):
 def test_a_jax_function_that_differentiates_is_found_out(function):
     model = JaxModel(function)
     assert differentiations(model, X) > 0
+
+
+def test_what_is_found_is_told_also_of_what_is_wrapped():
+    model = JaxModel(purified)
     assert differentiations(rk.Estimated(model, 4), X) > 0
-    y = np.asarray(function(X)).argmax(axis=1)
+    y = np.asarray(purified(X)).argmax(axis=1)
     found = {f.id: f for f in rk.check(model, (X, y), trials=0).findings}
     assert "at test time" in found["O3"].diagnosis
 

@@ -47,13 +47,14 @@ class Blind(Sized):
     """The same, said to need decisions only (it still asks for gradients)."""
 
 
-def run(planted, attacks, labels=None, model=None, criterion=None):
+def run(planted, attacks, labels=None, model=None, criterion=None, budget=None):
     results = rk.evaluate(
         model or planted.model(),
         (planted.x, planted.y if labels is None else labels),
         attacks=attacks,
         epsilons=(0.02, 0.05, 0.1, 0.2),
         criterion=criterion,
+        budget=budget,
     )
     return results, {f.id: f for f in check_run(results)}
 
@@ -70,7 +71,7 @@ def test_a_sound_run_has_nothing_but_a_note_on_variety(planted):
 
 
 def test_a_sound_run_of_several_attacks_has_nothing(planted):
-    _, found = run(planted, ["auto", "fgsm", "gaussian-noise", "square"])
+    _, found = run(planted, ["auto", "fgsm", "gaussian-noise", "square"], budget=100)
     assert {id for id, f in found.items() if f.severity > Severity.NOTE} == set()
 
 

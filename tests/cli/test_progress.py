@@ -6,31 +6,35 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
-COMMAND = [
-    *(sys.executable, "-m", "robustkit", "eval", "--samples", "30"),
-    *("--batch-size", "10", "--attacks", "fmn,gaussian-noise", "--budget", "20"),
+from robustkit.cli import main
+
+OPTIONS = [
+    *("eval", "--samples", "30", "--batch-size", "10", "--budget", "20"),
+    *("--attacks", "fmn,gaussian-noise"),
 ]
 
 
 def ran(*options, folder):
-    return subprocess.run(
-        [*COMMAND, *options], cwd=folder, capture_output=True, text=True, check=True
-    )
+    """What a command whose error output is no terminal says."""
+    done = CliRunner().invoke(main, [*OPTIONS, *options, "--out", str(folder)])
+    assert done.exit_code == 0, done.stderr
+    return done
 
 
 def test_lines_in_a_pipe_and_nothing_if_asked(tmp_path):
-    done = ran(folder=tmp_path)
+    done = ran(folder=tmp_path / "lines")
     lines = [line for line in done.stderr.splitlines() if line.startswith("samples")]
     assert len(lines) == 3 * 2
     assert lines[0].startswith("samples 0-9: linf fmn, ")
     assert re.search(r"\d+ % done, .*passes/s, .* left, median 0\.\d+", lines[-1])
     assert "\x1b" not in done.stderr + done.stdout
-    assert ran("--progress", "none", folder=tmp_path).stderr == ""
+    assert ran("--progress", "none", folder=tmp_path / "none").stderr == ""
 
 
 def test_json_is_for_tools(tmp_path):
-    done = ran("--json", folder=tmp_path)
+    done = ran("--json", folder=tmp_path / "run")
     assert json.loads(done.stdout)["samples"] == 30
     events = [json.loads(line) for line in done.stderr.splitlines()]
     assert {event["event"] for event in events} == {"progress"}
@@ -49,7 +53,7 @@ def test_json_is_for_tools(tmp_path):
 def test_a_bar_on_a_terminal(tmp_path):
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, "--samples", "200"],
+        [sys.executable, "-m", "robustkit", *OPTIONS],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=theirs,

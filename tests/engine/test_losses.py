@@ -72,7 +72,7 @@ spread_logits = st.tuples(
 
 @pytest.mark.parametrize("name", criteria(tensor([0])))
 @pytest.mark.parametrize("loss", LOSSES)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(row=spread_logits)
 def test_slopes_are_the_differences_of_the_values(loss, name, row):
     logits = np.array([row[0]]) + np.array([row[1]])

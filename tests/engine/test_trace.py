@@ -150,7 +150,7 @@ ATTACKS = {
     "fmn": FMN(steps=70),
     "minimise": minimum_norm_pgd().within(70),
     "pgd": PGD(epsilon=0.3, steps=70),
-    "decisions": HopSkipJump().within(200),
+    "decisions": HopSkipJump(steps=8, probes=20),
 }
 
 
@@ -163,7 +163,8 @@ def test_a_trace_does_not_depend_on_company_and_changes_nothing(planted, name):
     unseen = run(attack, problem_of(planted, norm))
     assert np.array_equal(ledger.best.numpy(), unseen.best.numpy())
     assert np.array_equal(ledger.forwards, unseen.forwards)
-    for row in range(12):
+    # The fourth is misclassified from the start.
+    for row in (0, 4, 11):
         alone, _ = traced(attack, problem_of(planted, norm, [row]))
         for field in fields(alone):
             one, other = getattr(alone, field.name)[0], getattr(whole, field.name)[row]

@@ -95,19 +95,19 @@ def test_a_lost_worker_ends_the_run_and_loses_nothing(named):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(named / "run", rk.PoolEngine(2), progress=stop)
+        evaluate(named / "run", rk.PoolEngine(1), progress=stop)
     (named / "kill").touch()
     with pytest.raises(RuntimeError, match="a worker was lost"):
-        rk.resume(named / "run", engine=rk.PoolEngine(2))
+        rk.resume(named / "run", engine=rk.PoolEngine(1))
     (named / "kill").unlink()
-    results = rk.resume(named / "run", engine=rk.PoolEngine(2))
+    results = rk.resume(named / "run", engine=rk.PoolEngine(1))
     assert contents(results.path) == contents(local.path)
 
 
 def test_what_workers_raise_is_raised_here(named):
     (named / "refuse").touch()
     with pytest.raises(BadInput, match="not today"):
-        evaluate(named / "run", rk.PoolEngine(2))
+        evaluate(named / "run", rk.PoolEngine(1))
     with pytest.raises(BadInput, match="at least 1; got 0"):
         rk.PoolEngine(0)
 
@@ -115,7 +115,7 @@ def test_what_workers_raise_is_raised_here(named):
 def test_what_workers_raise_and_pickle_cannot_bring_back_is_told(named):
     (named / "lack").touch()
     with pytest.raises(BadInput, match="the model needs the package 'tuna'"):
-        evaluate(named / "run", rk.PoolEngine(2))
+        evaluate(named / "run", rk.PoolEngine(1))
 
 
 def test_a_model_that_is_another_one_in_each_process_is_refused(named):
