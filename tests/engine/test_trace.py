@@ -3,7 +3,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pytest
 
-from robustkit.attacks.decision.hopskipjump import HopSkipJump
+from robustkit.attacks.decision.surfree import SurFree
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.attacks.gradient.pgd import PGD
 from robustkit.combine import minimum_norm_pgd
@@ -150,7 +150,7 @@ ATTACKS = {
     "fmn": FMN(steps=70),
     "minimise": minimum_norm_pgd().within(70),
     "pgd": PGD(epsilon=0.3, steps=70),
-    "decisions": HopSkipJump(steps=8, probes=20),
+    "decisions": SurFree().within(200),
 }
 
 
