@@ -1,3 +1,4 @@
+import gc
 import importlib.util
 from pathlib import Path
 
@@ -15,6 +16,13 @@ def pytest_configure():
 
     # Each of the parallel test processes would otherwise use every core.
     torch.set_num_threads(1)
+    # What is imported and collected stays, and is not looked through again and again.
+    gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

@@ -187,8 +187,8 @@ def test_when_time_is_up_the_bounds_hold(shared):
     [
         ("toy20", "linf", [3, 10, 14]),
         ("toy20", "l1", [0, 1, 2]),
-        ("mlp14_std", "linf", [5, 7, 4]),
-        ("mlp14_std", "l1", [5, 4, 3, 7]),
+        ("mlp14_std", "linf", [5, 7]),
+        ("mlp14_std", "l1", [5, 4]),
     ],
 )
 def test_agreement_with_what_was_computed_elsewhere(shared, net, norm, rows):

@@ -281,7 +281,7 @@ def test_low_frequencies_find_smooth_boundaries_in_fewer_questions(norm, factor)
 
 
 @pytest.mark.slow
-def test_at_least_as_good_as_foolbox_after_5000_questions(shared):
+def test_at_least_as_good_as_foolbox_after_2000_questions(shared):
     import torch
 
     foolbox = pytest.importorskip("foolbox")
@@ -294,7 +294,7 @@ def test_at_least_as_good_as_foolbox_after_5000_questions(shared):
     p = Problem(
         TorchModel(model), as_tensor(x), Misclassification(as_tensor(y)), get_norm("l2")
     )
-    ours = run(Boundary(), p, budget=5000).distance.numpy()
+    ours = run(Boundary(), p, budget=2000).distance.numpy()
 
     theirs, questions = np.full(16, np.inf), 0
 
@@ -305,7 +305,7 @@ def test_at_least_as_good_as_foolbox_after_5000_questions(shared):
             distance = (points - x).flatten(1).norm(dim=1)
             wrong = logits.argmax(1) != y
             reached = torch.where(wrong, distance, torch.inf).numpy()
-            if questions <= 5000:
+            if questions <= 2000:
                 theirs = np.minimum(theirs, reached)
             return logits
 
@@ -313,10 +313,10 @@ def test_at_least_as_good_as_foolbox_after_5000_questions(shared):
     with torch.random.fork_rng(), torch.no_grad():
         torch.random.default_generator.manual_seed(0)
         # Every tenth step asks twice, and the linear search up to 50 times.
-        foolbox.attacks.BoundaryAttack(steps=4700).run(
+        foolbox.attacks.BoundaryAttack(steps=1880).run(
             foolbox.PyTorchModel(Watched().eval(), bounds=(0, 1)),
             x,
             foolbox.criteria.Misclassification(y),
         )
-    assert questions > 5000
+    assert questions > 2000
     assert np.median(ours) <= 1.02 * np.median(theirs)

@@ -16,7 +16,7 @@ class Spent(Exception):
 
 
 class Watched(torch.nn.Module):
-    """Keeps the nearest adversarial of the first 5,000 queries about one image."""
+    """Keeps the nearest adversarial of the first 2,000 queries about one image."""
 
     def __init__(self, model, x, y, order):
         super().__init__()
@@ -25,7 +25,7 @@ class Watched(torch.nn.Module):
         self.eval()
 
     def forward(self, points):
-        if self.queries + len(points) > 5000:
+        if self.queries + len(points) > 2000:
             raise Spent
         self.queries += len(points)
         logits = self.model(points)
@@ -38,7 +38,7 @@ class Watched(torch.nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("norm", "order"), [("l2", 2), ("linf", torch.inf)])
-def test_at_least_as_good_as_foolbox_after_5000_questions(shared, norm, order):
+def test_at_least_as_good_as_foolbox_after_2000_questions(shared, norm, order):
     """Foolbox takes one image at a time, where it is much better than in a batch."""
     foolbox = pytest.importorskip("foolbox")
     model = shared.torch_model("mnist_conv_small_nat").requires_grad_(False)
@@ -48,7 +48,7 @@ def test_at_least_as_good_as_foolbox_after_5000_questions(shared, norm, order):
     p = Problem(
         TorchModel(model), as_tensor(x), Misclassification(as_tensor(y)), get_norm(norm)
     )
-    ours = run(HopSkipJump(), p, budget=5000).distance.numpy()
+    ours = run(HopSkipJump(), p, budget=2000).distance.numpy()
 
     theirs = []
     # Foolbox draws from global generators, which are given back as they were.
