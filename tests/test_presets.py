@@ -120,13 +120,13 @@ def test_auto_plans_for_the_budget_and_keeps_to_it(plant, norm, budget):
 )
 def test_auto_with_decisions_only(plant, norm, factor):
     planted = plant(seed=2, samples=20, classes=4)
-    attack = auto(norm, 2000, Access.DECISION)
+    attack = auto(norm, 1000, Access.DECISION)
     assert attack.access is Access.DECISION
     criterion = Misclassification(as_tensor(planted.y))
     problem = Problem(planted.model(), as_tensor(planted.x), criterion, get_norm(norm))
-    ledger = run(attack, problem, budget=2000)
+    ledger = run(attack, problem, budget=1000)
     ratio = ledger.distance.numpy() / planted.exact(norm)
-    assert (ledger.forwards <= 2000).all()
+    assert (ledger.forwards <= 1000).all()
     assert (ratio >= 1 - 1e-9).all()
     assert np.median(ratio) <= factor
 

@@ -185,8 +185,8 @@ def test_when_time_is_up_the_bounds_hold(shared):
 @pytest.mark.parametrize(
     ("net", "norm", "rows"),
     [
-        ("toy20", "linf", [3, 10, 14]),
-        ("toy20", "l1", [0, 1, 2]),
+        ("toy20", "linf", [3, 10]),
+        ("toy20", "l1", [0, 1]),
         ("mlp14_std", "linf", [5, 7]),
         ("mlp14_std", "l1", [5, 4]),
     ],

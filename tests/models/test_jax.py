@@ -72,7 +72,7 @@ def test_no_batch_is_compiled_in_more_than_four_sizes(largest):
 
 
 def test_a_run_whose_samples_leave_one_by_one_compiles_four_times():
-    x = inputs(12)
+    x = inputs(8)
     labels = exact(x).argmax(axis=1)
     function, before = Counted(), _compiled_pull_back._cache_size()
     sizes = set()

@@ -54,19 +54,11 @@ def test_nothing_heavy_was_imported():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_a_marked_test_is_run_once_for_each_check(tmp_path):
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory):
+    """One run of a test that keeps its laws, and of one that does not."""
     source = MARKED.format(laws=["finite", "within-epsilon"], arguments="check")
-    run = pytest_run(tmp_path, source, "--strict-markers", "-v", "-rs")
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "test_deepfool[DeepFool-l2-finite] PASSED" in run.stdout
-    assert "test_deepfool[DeepFool-l2-within-epsilon] SKIPPED" in run.stdout
-    assert "it takes no epsilon: it minimises" in run.stdout
-
-
-def test_a_failure_is_read_without_a_look_into_the_suite(tmp_path):
-    source = """
-import pytest
-
+    source += """
 def does_nothing(model, x, y):
     return x
 
@@ -74,10 +66,21 @@ def does_nothing(model, x, y):
 def test_it(check):
     check()
 """
-    run = pytest_run(tmp_path, source)
-    assert run.returncode == 1
-    assert "An adversarial is found wherever there is one, or at least" in run.stdout
-    assert "robustkit/testing/laws/" not in run.stdout
+    folder = tmp_path_factory.mktemp("marked")
+    return pytest_run(folder, source, "--strict-markers", "-v", "-rs")
+
+
+def test_a_marked_test_is_run_once_for_each_check(marked):
+    assert "test_deepfool[DeepFool-l2-finite] PASSED" in marked.stdout
+    assert "test_deepfool[DeepFool-l2-within-epsilon] SKIPPED" in marked.stdout
+    assert "it takes no epsilon: it minimises" in marked.stdout
+
+
+def test_a_failure_is_read_without_a_look_into_the_suite(marked):
+    assert marked.returncode == 1
+    assert "1 failed, 1 passed, 1 skipped" in marked.stdout
+    assert "An adversarial is found wherever there is one, or at least" in marked.stdout
+    assert "robustkit/testing/laws/" not in marked.stdout
 
 
 def test_a_marked_test_without_the_argument_is_told_of_it(tmp_path):

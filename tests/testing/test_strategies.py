@@ -1,4 +1,4 @@
-import subprocess
+import runpy
 import sys
 
 import numpy as np
@@ -7,10 +7,11 @@ from hypothesis import HealthCheck, find, given, settings
 
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.engine.criteria import Misclassification
-from robustkit.errors import BadInput
+from robustkit.errors import BadInput, MissingPackage
 from robustkit.evaluation.single import run
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import as_tensor
+from robustkit.testing import strategies
 from robustkit.testing.strategies import (
     batches,
     masked_problems,
@@ -136,12 +137,7 @@ def test_unknown_names_are_bad_input():
         find(problems("l3"), lambda p: True, settings=few)
 
 
-def test_without_hypothesis_the_extra_is_named():
-    code = (
-        "import sys; sys.modules['hypothesis'] = None\n"
-        "from robustkit.errors import MissingPackage\n"
-        "try:\n    import robustkit.testing.strategies\n"
-        "except MissingPackage as error:\n    print(error)\n"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "robustkit[test]" in out.stdout, out.stderr
+def test_without_hypothesis_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    with pytest.raises(MissingPackage, match=r"robustkit\[test\]"):
+        runpy.run_path(strategies.__file__)

@@ -31,7 +31,7 @@ def test_every_law_has_an_attack_that_breaks_it():
 
 @pytest.mark.parametrize("name", ["sound", "sound_noisy", "sound_within"])
 def test_what_is_sound_passes(name):
-    findings = examine(getattr(defects, name), "l2")
+    findings = examine(getattr(defects, name), "l2", samples=3)
     assert [f.reading for f in findings if f.outcome == "failed"] == []
     assert sum(f.outcome == "passed" for f in findings) >= 15
 
