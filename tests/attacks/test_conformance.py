@@ -66,7 +66,7 @@ PROMISES = {
     "alma": Promise(factor={"l1": 1.5, "l2": 1.5}),
     "ead": Promise(150, factor={"l1": 1.5}),
     # What it learns of the best directions may lead into a corner in L1.
-    "thompson": Promise(400, misses=frozenset({"l1"})),
+    "thompson": Promise(200, misses=frozenset({"l1"})),
     "square": Promise(200),
     "sparse-rs": Promise(100),
     "patch-rs": Promise(300),
