@@ -129,7 +129,7 @@ def keeps_the_best(t: Trial) -> None:
 
 def more_steps_never_hurt(t: Trial) -> None:
     """With four times the steps nothing is lost, and distances are no larger."""
-    few = 50 if t.subject.access == Access.GRADIENT else 250
+    few = 50 if t.subject.access == Access.GRADIENT else 125
     task = t.affine()
     if "budget" in t.subject.takes:
         less = t.run(task, budget=few, planned=True)
