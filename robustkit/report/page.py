@@ -1,10 +1,11 @@
 """The report as one HTML page that needs nothing else."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from robustkit.evaluation.curve import CONFIDENCE
 from robustkit.report import words
@@ -25,6 +26,22 @@ def render(content: Content, *, comparison_only: bool = False) -> str:
         content: What it says.
         comparison_only: Leave out all but the comparison of the runs.
     """
+    first = content.runs[0].results.run
+    return _template().render(
+        title=_title(content),
+        content=content,
+        comparison_only=comparison_only,
+        confidence=words.percent(CONFIDENCE, 1),
+        runs=[_run(run) for run in content.runs],
+        norms=[_norm(part) for part in content.norms],
+        bibtex=bibtex(first["versions"]["robustkit"], first["started"][:4]),
+        version=first["versions"]["robustkit"],
+    )
+
+
+@functools.cache
+def _template() -> Template:
+    """Compiled once, which takes longer than to fill it in."""
     environment = Environment(
         loader=PackageLoader("robustkit", "report"),
         autoescape=True,
@@ -35,17 +52,7 @@ def render(content: Content, *, comparison_only: bool = False) -> str:
     environment.filters["draw"] = draw
     environment.filters["percent"] = words.percent
     environment.filters["interval"] = words.interval
-    first = content.runs[0].results.run
-    return environment.get_template("report.html.jinja").render(
-        title=_title(content),
-        content=content,
-        comparison_only=comparison_only,
-        confidence=words.percent(CONFIDENCE, 1),
-        runs=[_run(run) for run in content.runs],
-        norms=[_norm(part) for part in content.norms],
-        bibtex=bibtex(first["versions"]["robustkit"], first["started"][:4]),
-        version=first["versions"]["robustkit"],
-    )
+    return environment.get_template("report.html.jinja")
 
 
 def _title(content: Content) -> str:

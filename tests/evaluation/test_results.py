@@ -11,7 +11,7 @@ def results(planted):
         planted.model(),
         (planted.x, planted.y),
         norm=["linf", "l2"],
-        attacks=["fmn", "uniform-noise"],
+        attacks={"fmn": rk.FMN(), "uniform-noise": rk.UniformNoise(steps=20)},
         epsilons={"linf": [0.1], "l2": [0.2, 0.1]},
     )
 
