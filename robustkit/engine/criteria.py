@@ -16,8 +16,8 @@ from robustkit.errors import BadInput
 from robustkit.numerics.tensors import (
     PerSample,
     Tensor,
+    ahead,
     at_label,
-    best_other,
     differentiate,
     highest,
     lead,
@@ -127,7 +127,7 @@ class Misclassification(Criterion):
         return lead(logits, self.labels)
 
     def margin(self, logits: Tensor) -> PerSample:
-        return at_label(logits, self.labels) - best_other(logits, self.labels)[0]
+        return ahead(logits, self.labels)
 
     def ways(self, logits: Tensor) -> Tensor:
         """One way for each class (n, classes); the label's own is closed."""

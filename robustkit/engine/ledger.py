@@ -118,7 +118,8 @@ class Ledger:
             adversarial: (n,) the answer.
             rows: Which samples were asked, in the order of `point`; None: all.
             backward: Whether a backward pass was made too.
-            decision: Whether only the decision was shown.
+            decision: Whether only the decision was shown. Then what is kept of the
+                points is a copy; else they may be kept as they are.
         """
         self._bill(rows, backward=backward, decision=decision)
         if not any_true(adversarial):
@@ -132,7 +133,7 @@ class Ledger:
         which = np.flatnonzero(better)
         places = which if rows is None else rows[which]
         values = distance[which]
-        if rows is None and len(which) == len(self.forwards):
+        if rows is None and not decision and len(which) == len(self.forwards):
             self.best, self._own = point, False
         else:
             self.best = put_rows(self.best, places, point, which, reuse=self._own)

@@ -27,8 +27,8 @@ from robustkit.numerics.tensors import (
     like,
     maximum,
     minus,
+    minus_rows,
     plus,
-    put,
     take,
     to_numpy,
     together,
@@ -230,31 +230,38 @@ class Problem:
         return Rng(self._seed, self._keys, step, self.x)
 
     def decide(
-        self, x: Batch, asked: Mask | None = None, rows: Array | None = None
+        self,
+        x: Batch,
+        asked: Mask | None = None,
+        rows: Array | None = None,
+        *,
+        inside: bool = False,
     ) -> Mask:
         """Ask for decisions: one forward pass for each sample asked.
+
+        Afterwards the memory of the points is the caller's again.
 
         Args:
             x: (n, ...) points; with `rows`, (m, ...).
             asked: (n,) which samples to ask about; None: all.
             rows: In place of `asked`, (m,) the samples whom the points belong to, all
                 different and in ascending order.
+            inside: Whether the points are known to be within the bounds, so that
+                nothing has to be clipped.
 
         Returns:
             (n,) whether the point is adversarial; False where not asked. With `rows`,
             (m,).
         """
         if rows is not None:
-            if len(rows) == 0:
-                return like(self.x, np.zeros(0, dtype=bool))
-            return self._score(x, rows, Access.DECISION).adversarial
+            return like(self.x, self._decided(x, rows, inside=inside))
         rows = None if asked is None else np.flatnonzero(to_numpy(asked))
         if rows is None or len(rows) == self.size:
-            return self._score(x, None, Access.DECISION).adversarial
-        nobody = like(self.x, np.zeros(self.size, dtype=bool))
-        if len(rows) == 0:
-            return nobody
-        return put(nobody, rows, self.decide(take(x, rows), rows=rows))
+            return like(self.x, self._decided(x, None, inside=inside))
+        passed = np.zeros(self.size, dtype=bool)
+        if len(rows):
+            passed[rows] = self._decided(take(x, rows), rows, inside=inside)
+        return like(self.x, passed)
 
     def score(self, x: Batch) -> Answer:
         """Ask for the margin: one forward pass per sample.
@@ -262,7 +269,8 @@ class Problem:
         Raises:
             BadInput: The attack declared less access than this.
         """
-        return self._score(x, None, Access.SCORE)
+        self._allow(Access.SCORE)
+        return self._scored(x, None)[1]
 
     def probe(
         self, x: Tensor, asked: Mask | None = None, rows: Array | None = None
@@ -464,18 +472,43 @@ class Problem:
             "more than the access it declares"
         )
 
-    def _score(self, x: Batch, rows: Array | None, access: Access) -> Answer:
-        self._allow(access)
-        return self._scored(x, rows, decision=access is Access.DECISION)[1]
-
-    def _scored(
-        self, x: Batch, rows: Array | None, *, decision: bool = False
-    ) -> tuple[Tensor, Answer]:
+    def _scored(self, x: Batch, rows: Array | None) -> tuple[Tensor, Answer]:
         point = self._shown(x)
         with self._model.session():
             logits = self._logits(point, rows)
             margin = self._criterion_of(rows).margin(logits)
-        return logits, self._recorded(point, margin, rows=rows, decision=decision)
+        return logits, self._recorded(point, margin, rows=rows)
+
+    def _decided(self, x: Batch, rows: Array | None, *, inside: bool) -> Array:
+        """(m,) whether each point is adversarial; distances only where it matters."""
+        self._allow(Access.DECISION)
+        if rows is not None and len(rows) == 0:
+            return np.zeros(0, dtype=bool)
+        point = self._model.shown(x) if inside else self._shown(x)
+        with self._model.session():
+            margin = to_numpy(
+                self._criterion_of(rows).margin(self._logits(point, rows))
+            )
+        if any_nan(margin):
+            unknown = np.isnan(margin)
+            margin = np.where(unknown, math.inf, margin)
+            self.ledger.unknown[slice(None) if rows is None else rows] += unknown
+        adversarial = np.asarray(margin < 0)
+        wanted = np.flatnonzero(adversarial | bool(self._listeners))
+        distance = self._distances(point, wanted, rows)
+        self.ledger.record(point, distance, adversarial, rows, decision=True)
+        for listener in self._listeners:
+            listener.after_question(self, margin, distance, rows)
+        return adversarial
+
+    def _distances(self, points: Batch, wanted: Array, rows: Array | None) -> Array:
+        """(m,) of points (m, ...) of the samples `rows`; infinite where not wanted."""
+        distance = np.full(points.shape[0], math.inf)
+        if len(wanted):
+            whose = wanted if rows is None else rows[wanted]
+            delta = minus_rows(points, wanted, self.x, whose)
+            distance[wanted] = to_numpy(self.norm(delta))
+        return distance
 
     def _probed(
         self, x: Tensor, asked: Mask | None, access: Access, rows: Array | None
@@ -502,10 +535,7 @@ class Problem:
                 logits = self._logits(point, whose)
                 margin[some] = to_numpy(self._criterion_of(whose).margin(logits))
                 wins = np.flatnonzero(margin[some] < 0)
-                if len(wins):
-                    origin = take(self.x, whose[wins])
-                    delta = minus(take(point, wins), origin, reuse=True)
-                    distance[some[wins]] = to_numpy(self.norm(delta))
+                distance[some] = self._distances(point, wins, whose)
         margin, distance = margin.reshape(shape), distance.reshape(shape)
         unknown = np.isnan(margin)
         if unknown.any():
@@ -562,7 +592,6 @@ class Problem:
         *,
         rows: Array | None = None,
         backward: bool = False,
-        decision: bool = False,
         known: tuple[Batch, Batch | None, PerSample] | None = None,
     ) -> Answer:
         original = self.x if rows is None else take(self.x, rows)
@@ -577,9 +606,7 @@ class Problem:
             margin = where(like(margin, unknown), math.inf, margin)
             self.ledger.unknown[slice(None) if rows is None else rows] += unknown
         below = margins < 0
-        self.ledger.record(
-            point, distances, below, rows, backward=backward, decision=decision
-        )
+        self.ledger.record(point, distances, below, rows, backward=backward)
         for listener in self._listeners:
             listener.after_question(self, margins, distances, rows)
         answer = Answer(point, original, distance, like(margin, below), margin)

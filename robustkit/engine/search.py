@@ -13,8 +13,9 @@ from robustkit.numerics.tensors import (
     Array,
     Batch,
     Mask,
-    full,
     like,
+    plus,
+    put_rows,
     take,
     to_numpy,
     where,
@@ -48,24 +49,32 @@ def bisect(
     Returns:
         (n, ...) adversarial points; `far` itself for samples not asked.
     """
-    near = full(p.x, 0.0)
-    size = p.norm(far - p.x)
-    best = far
-    active = _unspent(p) if asked is None else asked
+    active = ~p.ledger.spent() if asked is None else to_numpy(asked).copy()
+    if not active.any():
+        return far
+    delta, best = far - p.x, far
+    size = np.array(to_numpy(p.norm(delta)))
+    near = np.zeros_like(size)
     for _ in range(_HALVINGS):
-        delta = p.norm.project(far - p.x, (near + size) / 2)
-        point = p.bounds.clip(p.x + delta)
-        reached = p.norm(point - p.x)
-        # Rounding, or whole features, may leave nothing between the two ends.
-        between = (near < reached).logical_and(reached < size)
-        wide = size - near > tolerance * size
-        active = active.logical_and(between).logical_and(wide).logical_and(_unspent(p))
-        if not bool(active.any()):
+        active &= (size - near > tolerance * size) & ~p.ledger.spent()
+        rows = np.flatnonzero(active)
+        if len(rows) == 0:
             break
-        passed = p.decide(point, active)
-        best = where(passed, point, best)
-        size = where(passed, reached, size)
-        near = where(active.logical_and(passed.logical_not()), reached, near)
+        middle, origin = (near[rows] + size[rows]) / 2, take(p.x, rows)
+        moved = p.norm.project(take(delta, rows), like(p.x, middle))
+        point = p.clip(plus(moved, origin, reuse=True))
+        reached = to_numpy(p.norm(point - origin))
+        # Rounding, or whole features, may leave nothing between the two ends.
+        between = (near[rows] < reached) & (reached < size[rows])
+        active[rows] = between
+        if not between.all():
+            kept = np.flatnonzero(between)
+            rows, point, reached = rows[kept], take(point, kept), reached[kept]
+        passed = to_numpy(p.decide(point, rows=rows))
+        which = np.flatnonzero(passed)
+        best = put_rows(best, rows[which], point, which, reuse=best is not far)
+        size[rows] = np.where(passed, reached, size[rows])
+        near[rows] = np.where(passed, near[rows], reached)
     return best
 
 

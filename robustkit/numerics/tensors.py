@@ -22,6 +22,7 @@ __all__ = [
     "Mask",
     "PerSample",
     "Tensor",
+    "ahead",
     "any_nan",
     "any_true",
     "as_tensor",
@@ -49,12 +50,16 @@ __all__ = [
     "maximum",
     "minimum",
     "minus",
+    "minus_rows",
     "one_hot",
     "one_less_another",
+    "pick",
     "plus",
     "plus_outer",
     "plus_times",
     "put",
+    "put_at",
+    "put_moved",
     "put_rows",
     "reaches",
     "rounding",
@@ -430,6 +435,17 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
     return labels.expand_dims(1) == numbers
 
 
+def ahead(logits: Tensor, labels: Tensor) -> PerSample:
+    """How far each row's entry at its label is above the best other one (n,)."""
+    if logits.shape[0] > _FEW or not _on_host(logits):
+        return at_label(logits, labels) - best_other(logits, labels)[0]
+    values, own = to_numpy(logits), to_numpy(labels)
+    rows, others = np.arange(len(values)), values.copy()
+    others[rows, own] = -math.inf
+    # Column by column: NumPy takes long for the maximum of short rows.
+    return like(logits, values[rows, own] - np.maximum.reduce(others.T.copy()))
+
+
 def best_other(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
     """The highest entry (n,) of each row except at its label, and its place (n,)."""
     if framework_of(logits) == "torch":
@@ -679,14 +695,102 @@ def put_rows(
 
     With `reuse`, the memory of `x` may be taken for the result; else it is a copy.
     """
-    if not _on_host(x) or x.raw.numel() < _LONG * x.shape[0]:
+    if not _rows_are_long(x):
         return put(x, rows, take(values, which), reuse=reuse)
-    out = x if reuse else type(x)(x.raw.clone())
+    out = x if reuse else 1.0 * x
     # One by one they are copied once, and not gathered first.
-    into, source = to_numpy(out), to_numpy(values)
+    into, source = _memory(out), _memory(values)
     for row, place in zip(rows.tolist(), which.tolist(), strict=True):
         into[row] = source[place]
     return out
+
+
+def pick(x: Tensor, places: Array) -> Array:
+    """Those numbers (m,) of `x`, laid out as one row, on the host."""
+    framework = framework_of(x)
+    if framework == "numpy" or _on_host(x):
+        return np.asarray(_memory(x).take(places))
+    if framework == "torch":
+        return to_numpy(type(x)(x.raw.take(_index(x, places))))
+    return to_numpy(take(x.reshape((-1,)), places))
+
+
+def put_at(x: Tensor, places: Array, values: Array, *, reuse: bool = False) -> Tensor:
+    """`x` with its numbers at places as for `pick`, all different, replaced by others.
+
+    With `reuse`, the memory of `x` may be taken for the result; else it is a copy.
+    """
+    framework = framework_of(x)
+    if framework in ("jax", "tensorflow"):
+        return put(x.reshape((-1,)), places, like(x, values)).reshape(x.shape)
+    out = x if reuse else 1.0 * x
+    if framework == "numpy" or _on_host(x):
+        _memory(out).put(places, values)
+    else:
+        out.raw.put_(_index(x, places), like(x, values).raw)
+    return out
+
+
+def put_moved(
+    x: Batch,
+    rows: Array,
+    origin: Batch,
+    move: Batch,
+    size: Array,
+    bounds: tuple[float, float],
+) -> Batch:
+    """`x` with the given rows replaced by those of `origin`, moved.
+
+    The memory of `x` may be taken for the result.
+
+    Args:
+        x: (n, ...).
+        rows: (m,) different ones.
+        origin: (n, ...).
+        move: (n, ...) by how much.
+        size: (m,) no feature moves by more than this.
+        bounds: Of the result.
+    """
+    if not _rows_are_long(x):
+        edge = expand(like(x, size), x)
+        moved = clip(take(move, rows), -edge, edge, reuse=True)
+        moved = clip(plus(moved, take(origin, rows), reuse=True), *bounds, reuse=True)
+        return put(x, rows, moved, reuse=True)
+    into, start, moves = _memory(x), _memory(origin), _memory(move)
+    scratch = np.empty(into.shape[1:], into.dtype)
+    for row, edge in zip(rows.tolist(), size.tolist(), strict=True):
+        np.maximum(moves[row], -edge, out=scratch)
+        np.minimum(scratch, edge, out=scratch)
+        np.add(scratch, start[row], out=scratch)
+        np.maximum(scratch, bounds[0], out=scratch)
+        np.minimum(scratch, bounds[1], out=into[row])
+    return x
+
+
+def minus_rows(x: Batch, rows: Array, y: Batch, others: Array) -> Batch:
+    """Of the given rows (m,) of `x`, the difference from those (m,) of `y`."""
+    if not _rows_are_long(x):
+        return minus(take(x, rows), take(y, others), reuse=True)
+    one, other = _memory(x), _memory(y)
+    out = np.empty((len(rows), *one.shape[1:]), one.dtype)
+    for place, pair in enumerate(zip(rows.tolist(), others.tolist(), strict=True)):
+        np.subtract(one[pair[0]], other[pair[1]], out=out[place])
+    return like(x, out)
+
+
+def _memory(x: Tensor) -> Array:
+    """Of a tensor of NumPy, or of torch on the host; written there, it is in `x`."""
+    return np.asarray(x.raw) if framework_of(x) == "numpy" else to_numpy(x)
+
+
+def _rows_are_long(x: Batch) -> bool:
+    """Whether rows are handled faster one by one, while they are at hand in the cache.
+
+    In memory that NumPy may look at and write to.
+    """
+    if framework_of(x) == "numpy":
+        return bool(x.raw.size >= _LONG * x.shape[0])
+    return _on_host(x) and x.raw.numel() >= _LONG * x.shape[0]
 
 
 def _torch_magnitude(flat: Any, order: float) -> Any:
@@ -703,11 +807,12 @@ def _torch_magnitude(flat: Any, order: float) -> Any:
 
 
 def _take_rows(x: Tensor, rows: Array) -> Tensor:
-    if framework_of(x) == "tensorflow":
+    framework = framework_of(x)
+    if framework == "tensorflow":
         import tensorflow as tf
 
         return type(x)(tf.gather(x.raw, rows))
-    if framework_of(x) == "torch":
+    if framework == "torch":
         return type(x)(x.raw.index_select(0, _index(x, rows)))
     return type(x)(x.raw[rows])
 
@@ -718,7 +823,9 @@ def _index(x: Tensor, rows: Array) -> Any:
         return rows
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)).to(x.raw.device)
+    index = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64))
+    raw = x.raw
+    return index if raw.is_cpu else index.to(raw.device)
 
 
 def _reusable(x: Tensor) -> bool:

@@ -11,6 +11,9 @@ first round is left out, and what it took longer than the others is printed besi
 
 `--decisions`: what attacks by decisions spend outside the network, as a share of all
 the processor's time, and what the network takes for a query. The quickest round counts.
+Beside them the least that probes can cost: signs from random bits, added to a point,
+clipped, shown in batches of 256, and summed up by their answers, by nothing but torch
+and NumPy; and the same with a cosine transform of all signs.
 """
 
 import argparse
@@ -28,7 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import efficientnet
+import numpy as np
 import torch
+from scipy import fft
 
 from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.ddn import DDN
@@ -278,6 +283,32 @@ class Clocked(torch.nn.Module):
         return out
 
 
+def probes(module: torch.nn.Module, x: torch.Tensor, queries: int, dct: bool) -> None:
+    """Ask the network about probes around each image, and do nothing else."""
+    bits = np.random.Philox(key=0)
+    bytes_to_signs = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    table = bytes_to_signs.astype(np.float32) * 0.02 - 0.01
+    shape, features = x.shape[1:], math.prod(x.shape[1:])
+    matrix = torch.tensor(fft.dct(np.eye(shape[-1]), norm="ortho").astype(np.float32))
+    drawn = np.empty((256 * features // 8, 8), np.float32)
+    for image in x:
+        for start in range(0, queries, 256):
+            number = min(256, queries - start)
+            words = bits.random_raw(number * features // 64).view(np.uint8)
+            signs = np.take(table, words, axis=0, out=drawn[: len(words)], mode="clip")
+            points = torch.from_numpy(signs).view(number, *shape)
+            if dct:
+                rows = torch.matmul(points.view(-1, shape[-1]), matrix)
+                count = number * shape[0]
+                rows = rows.view(count, *shape[1:])
+                points = torch.bmm(matrix.T.expand(count, -1, -1), rows)
+            points = points.view(number, *shape).add_(image).clamp_(0, 1)
+            with torch.no_grad():
+                logits = module(points)
+            passed = (logits.argmax(dim=1) > 0).float()
+            torch.matmul(passed - passed.mean(), points.view(number, -1))
+
+
 def decisions(name: str, queries: int, rounds: int, sizes: list[int]) -> None:
     """Print the share of the time that attacks by decisions spend outside the model."""
     module, dataset = network(name)
@@ -285,19 +316,36 @@ def decisions(name: str, queries: int, rounds: int, sizes: list[int]) -> None:
     print("batch  attack        outside  us per query in the network")
     for size in sizes:
         x, y = batch(dataset, module, size)
+        work: dict[str, Callable[[torch.nn.Module], None]] = {}
         for norm in ("l2", "linf"):
             attack = auto(norm, queries, Access.DECISION)
-            taken = []
-            for _ in range(rounds):
+            label = f"{type(attack).__name__} {norm}"
+            work[label] = partial(_asked, attack, norm, x, y, queries)
+        for label, dct in {"bare signs": False, "bare cosines": True}.items():
+            work[label] = partial(probes, x=x, queries=queries, dct=dct)
+        taken: dict[str, list[tuple[float, float, float]]] = {k: [] for k in work}
+        for _ in range(rounds):
+            for label, task in work.items():
                 clocked = Clocked(module)
                 start = time.process_time()
-                ours(attack, norm, clocked, x, y, budget=queries)
+                task(clocked)
                 seconds = time.process_time() - start
                 each = 1e6 * clocked.seconds / clocked.inputs
-                taken.append((seconds, 1 - clocked.seconds / seconds, each))
-            _, share, each = min(taken)
-            label = f"{type(attack).__name__} {norm}"
+                taken[label].append((seconds, 1 - clocked.seconds / seconds, each))
+        for label, values in taken.items():
+            _, share, each = min(values)
             print(f"{size:5d}  {label:13} {share:7.1%} {each:9.1f}", flush=True)
+
+
+def _asked(
+    attack: Attack[Any],
+    norm: str,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    queries: int,
+    module: torch.nn.Module,
+) -> None:
+    ours(attack, norm, module, x, y, budget=queries)
 
 
 def memory(name: str) -> None:

@@ -290,6 +290,53 @@ def test_some_samples_may_be_asked_about_alone(planted, clipped):
     assert (some.ledger.forwards == masked.ledger.forwards).all()
 
 
+def test_points_decided_about_may_be_written_over_afterwards(planted):
+    p = problem_of(planted)
+    point = (planted.x * -3.0).clip(-3, 5)
+    given = point.copy()
+    passed = p.decide(as_tensor(given), inside=True).numpy()
+    assert (passed == (margins(planted, point) < 0)).all()
+    given[:] = np.nan
+    assert passed.any()
+    assert (p.ledger.best.numpy()[passed] == point[passed]).all()
+    # Even where all have improved, and their points are the best of everyone.
+    everyone = Problem(
+        NumPyModel(lambda x: np.tile([0.0, 1.0], (len(x), 1)), Bounds(-3, 5)),
+        as_tensor(planted.x),
+        Misclassification(as_tensor(np.zeros(len(planted.x), dtype=np.int64))),
+        get_norm("l2"),
+    )
+    given = point.copy()
+    assert everyone.decide(as_tensor(given), inside=True).numpy().all()
+    given[:] = np.nan
+    assert (everyone.ledger.best.numpy() == point).all()
+
+
+def test_listeners_hear_every_distance_of_a_decision(planted):
+    heard = []
+
+    class Listening:
+        def before_step(self, p, step):
+            pass
+
+        def after_question(self, p, margin, distance, rows):
+            heard.append((margin, distance, rows))
+
+        def after_gradient(self, p, point, loss, gradient, rows):
+            pass
+
+    p, rows = problem_of(planted), np.array([0, 2])
+    p.tell((Listening(),))
+    point = planted.x[rows] + 0.25
+    p.decide(as_tensor(point), rows=rows)
+    ((margin, distance, whose),) = heard
+    everyone = planted.x + 0.25
+    assert margin == pytest.approx(margins(planted, everyone.clip(-3, 5))[rows])
+    moved = point.clip(-3, 5) - planted.x[rows]
+    assert distance == pytest.approx(np.linalg.norm(moved, axis=1))
+    assert (whose == rows).all()
+
+
 def test_probes_need_the_access_declared(planted):
     p = problem_of(planted)
     p.limit(Access.DECISION, None)

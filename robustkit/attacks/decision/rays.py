@@ -20,6 +20,9 @@ from robustkit.numerics.tensors import (
     full,
     like,
     minimum,
+    pick,
+    put_at,
+    put_moved,
     take,
     to_numpy,
     where,
@@ -29,30 +32,42 @@ __all__ = ["RayS"]
 
 # A start is only walked on from.
 _ROUGH = 1e-2
+# What is larger by less than this is so by rounding.
+_SAME = 1 + 1e-6
+# Of the sizes of blocks, this share is turned with a coarse tolerance.
+_COARSE = 0.5
 
 
 @dataclass(frozen=True)
 class State:
     """The best ray, how far it is known, and which block to turn next.
 
+    Steps write over the memory of the state before.
+
     Attributes:
         ray: (n, ...) a perturbation, in input units; its point at a radius is what is
             left of it when every feature is clipped to that.
+        point: (n, ...) the ray's, within the bounds, at some radius.
+        at: (n,) that radius.
         radius: (n,) at which the ray is adversarial; infinite: no ray is.
         known: (n,) a smaller radius at which it is not; 0: none is known yet.
         stride: (n,) by what share of the radius to go down until one is known.
-        level: (n,) how often the features have been halved into blocks.
-        block: (n,) which block of that level is next.
-        failures: (n,) turned blocks since the last that helped.
+        level: (n,) int64, how often the features have been halved into blocks, and
+            counting on in the next rounds.
+        block: (n,) int64, which block of that level is next.
+        failures: (n,) int64, turned blocks since the last that helped, or since the
+            tolerance was coarse.
     """
 
     ray: Batch
-    radius: PerSample
-    known: PerSample
-    stride: PerSample
-    level: PerSample
-    block: PerSample
-    failures: PerSample
+    point: Batch
+    at: Array
+    radius: Array
+    known: Array
+    stride: Array
+    level: Array
+    block: Array
+    failures: Array
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,9 @@ class RayS(Attack[State]):
         steps: How many; 1 question each. Finding the starts costs some questions more.
         tries: How many inputs of the pool, and how many random signs, to try.
         tolerance: To which share of the radius the boundary is found, and by how much
-            a ray has to be better.
+            a ray has to be better, in the end.
+        rough: The same at first, when a turn brings much or nothing. It shrinks from
+            one size of blocks to the next, until half of the sizes were turned.
         stride: By what share of the radius to go down first, where a turn helped. The
             shares double until the boundary is passed.
 
@@ -89,6 +106,8 @@ class RayS(Attack[State]):
           after 1,000 questions was a third smaller.
         - The search goes down from the present radius in growing strides, not by
           bisection of all there is below it, since most turns help a little only.
+        - The tolerance is coarse while blocks are large. On two CIFAR-10 networks the
+          median distance after 250 questions was a tenth to a fifth smaller.
         - Starts other than all features brighter.
         - After single features come whole images again, until a round helps nowhere.
 
@@ -109,6 +128,7 @@ class RayS(Attack[State]):
     steps: int = 5000
     tries: int = 20
     tolerance: float = 1e-3
+    rough: float = 0.05
     stride: float = 1e-2
 
     def init(self, p: Problem) -> State:
@@ -122,45 +142,83 @@ class RayS(Attack[State]):
                 break
             side = where(rng.uniform(p.x.shape[1:]) < 0.5, -p.bounds.width, _wide(p))
             ray, radius = _nearer(p, ray, radius, side, searching)
-        zero = full(p.x, 0.0)
-        known = radius * (1 - _ROUGH)
-        return State(ray, radius, known, zero, zero, zero, zero)
+        size = np.array(to_numpy(radius))
+        none = np.zeros(p.size, dtype=np.int64)
+        return State(
+            ray=ray,
+            # A copy, since steps write into it.
+            point=p.x * 1.0,
+            at=0 * none.astype(size.dtype),
+            radius=size,
+            known=size * (1 - _ROUGH),
+            stride=np.zeros_like(size),
+            level=none,
+            block=none,
+            failures=none,
+        )
 
     def step(self, p: Problem, s: State, t: int) -> State:
-        searching = s.radius - s.known > self.tolerance * s.radius
-        inside, blocks = _block(p, s)
-        turned = where(s.ray > 0, -p.bounds.width, _wide(p))
-        turned = where(inside, turned, s.ray)
-        ray = where(searching, s.ray, turned)
+        tolerance = self._tolerance(p, s)
+        searching = s.radius - s.known > tolerance * s.radius
+        stride = s.radius * (1 - s.stride)
+        down = np.where(s.known > 0, (s.radius + s.known) / 2, stride)
+        radius = np.where(searching, down, s.radius * (1 - tolerance))
+        point = _moved(p, s, radius)
 
-        down = where(s.known > 0, (s.radius + s.known) / 2, s.radius * (1 - s.stride))
-        radius = where(searching, down, s.radius * (1 - self.tolerance))
-        passed = p.decide(p.x + p.norm.project(ray, radius))
-        failed = passed.logical_not()
+        # Whose next block is turned; only these features are written to, and back.
+        turning = np.flatnonzero(~searching)
+        blocks = _blocks(p, s.level)
+        places, lengths = _places(p, s, blocks, turning)
+        before = pick(point, places)
+        upwards = pick(s.ray, places) <= 0
+        reach = np.minimum(radius[turning], p.bounds.width).repeat(lengths)
+        turned = pick(p.x, places) + np.where(upwards, reach, -reach)
+        turned = turned.clip(p.bounds.lower, p.bounds.upper)
+        point = put_at(point, places, turned, reuse=True)
 
-        helped = passed.logical_and(searching.logical_not())
-        known = where(failed, where(searching, radius, s.radius), s.known)
-        known = where(helped, 0.0, known)
-        longer = where(searching, minimum(2 * s.stride, 0.5), self.stride)
-        stride = where(passed, longer, s.stride)
-        ray = where(helped, turned, s.ray)
-        radius = where(passed, radius, s.radius)
+        passed = to_numpy(p.decide(point, inside=True))
+        helped = passed & ~searching
+        ray = s.ray
+        if helped.any():
+            kept = helped[turning].repeat(lengths)
+            wide = np.where(upwards[kept], p.bounds.width, -p.bounds.width)
+            ray = put_at(ray, places[kept], wide.astype(before.dtype), reuse=True)
+            places, before = places[~kept], before[~kept]
+        point = put_at(point, places, before, reuse=True)
 
-        settled = radius - known <= self.tolerance * radius
-        block = where(settled, s.block + 1, s.block)
-        failures = where(searching, s.failures, where(helped, 0.0, s.failures + 1))
+        known = np.where(searching & ~passed, radius, s.known)
+        known[helped] = 0
+        longer = np.where(searching, np.minimum(2 * s.stride, 0.5), self.stride)
+        reached = np.where(passed, radius, s.radius)
+
+        block = s.block + ~searching
+        failures = np.where(searching, s.failures, s.failures + 1)
+        # What a coarse tolerance lets pass says nothing.
+        failures[helped | (tolerance > self.tolerance * _SAME)] = 0
         over = block >= blocks
-        last = blocks >= math.prod(p.x.shape[1:])
-        level = where(over, where(last, 0.0, s.level + 1), s.level)
-        block = where(over, 0.0, block)
-        return State(ray, radius, known, stride, level, block, failures)
+        return State(
+            ray=ray,
+            point=point,
+            at=radius,
+            radius=reached,
+            known=known,
+            stride=np.where(passed, longer, s.stride),
+            level=s.level + over,
+            block=np.where(over, 0, block),
+            failures=failures,
+        )
+
+    def _tolerance(self, p: Problem, s: State) -> Array:
+        """(n,) at each sample's level."""
+        coarse = max(self.rough / self.tolerance, 1.0)
+        done = s.level / max(_COARSE * (_levels(p) - 1), 1.0)
+        tolerance = self.tolerance * coarse ** np.maximum(1 - done, 0)
+        return np.asarray(tolerance).astype(s.radius.dtype)
 
     def finished(self, p: Problem, s: State) -> Mask:
         features = math.prod(p.x.shape[1:])
-        levels = math.ceil(math.log2(features))
-        a_round = 2**levels - 1 + features
-        stuck: Mask = s.failures >= a_round
-        return stuck.logical_or(s.radius == math.inf)
+        a_round = 2 ** (_levels(p) - 1) - 1 + features
+        return like(p.x, (s.failures >= a_round) | (s.radius == math.inf))
 
     def _sides(self, p: Problem) -> Iterator[Batch]:
         """Rays (n, ...) that may be adversarial far out."""
@@ -197,22 +255,49 @@ def _nearer(
     return where(passed, side, ray), where(passed, reached, radius)
 
 
-def _block(p: Problem, s: State) -> tuple[Mask, PerSample]:
-    """(n, ...) which features are in each sample's next block, and how many blocks."""
-    rank = _rank(p.x.shape[1:])
-    # No block is empty.
-    blocks = np.minimum(2 ** to_numpy(s.level).astype(np.int64), rank.size)
-    number = rank[None] * blocks[:, None] // rank.size
-    inside = number == to_numpy(s.block).astype(np.int64)[:, None]
-    return (
-        like(p.x, inside.reshape(p.x.shape)),
-        like(p.x, blocks.astype(to_numpy(s.level).dtype)),
-    )
+def _moved(p: Problem, s: State, radius: Array) -> Batch:
+    """The rays' points (n, ...) at other radii, in the memory of those there were."""
+    rows = np.flatnonzero(radius != s.at)
+    if len(rows) == 0:
+        return s.point
+    bounds = p.bounds.lower, p.bounds.upper
+    return put_moved(s.point, rows, p.x, s.ray, radius[rows], bounds)
+
+
+def _blocks(p: Problem, level: Array) -> Array:
+    """(n,) how many blocks there are at each sample's level; none of them is empty."""
+    features = math.prod(p.x.shape[1:])
+    return np.asarray(np.minimum(2 ** (level % _levels(p)), features))
+
+
+def _levels(p: Problem) -> int:
+    """How many sizes of blocks there are, from the whole to single features."""
+    return math.ceil(math.log2(math.prod(p.x.shape[1:]))) + 1
+
+
+def _places(p: Problem, s: State, blocks: Array, rows: Array) -> tuple[Array, Array]:
+    """Where in `p.x` the next blocks of some samples are, and how long each is.
+
+    Args:
+        p: The problem.
+        s: The state.
+        blocks: (n,) how many there are at each sample's level.
+        rows: (m,) the samples.
+    """
+    order = _order(tuple(p.x.shape[1:]))
+    count, block = blocks[rows], s.block[rows]
+    # No block is empty, since there are no more of them than features.
+    first = -(-block * len(order) // count)
+    end = -(-(block + 1) * len(order) // count)
+    lengths = end - first
+    parts = [order[a:b] for a, b in zip(first.tolist(), end.tolist(), strict=True)]
+    inside = np.concatenate([order[:0], *parts])
+    return inside + (rows * len(order)).repeat(lengths), lengths
 
 
 @functools.lru_cache(maxsize=8)
-def _rank(shape: tuple[int, ...]) -> Array:
-    """Each feature's place (features,) in an order whose every section is compact.
+def _order(shape: tuple[int, ...]) -> Array:
+    """The features (features,) in an order whose every section is compact.
 
     The order of the leaves where the longest side of the input is halved, time after
     time.
@@ -228,6 +313,4 @@ def _rank(shape: tuple[int, ...]) -> Array:
         fractions[axis] -= upper
         key = 2 * key + upper
         lengths[axis] /= 2
-    rank = np.empty(len(key), dtype=np.int64)
-    rank[np.argsort(key, kind="stable")] = np.arange(len(key))
-    return rank
+    return np.argsort(key, kind="stable")

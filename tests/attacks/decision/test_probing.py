@@ -98,6 +98,32 @@ def test_probes_are_the_same_in_any_company_and_within_the_budget():
     assert (part.direction.raw[0] == whole.direction.raw[1]).all()
 
 
+def test_in_several_chunks_the_same_normal_comes_out(monkeypatch):
+    probes = np.random.default_rng(3).normal(size=(1, 50, *WEIGHTS.shape))
+
+    def found():
+        p, counts = problem(), [0]
+
+        def draw(rng, number, rows):
+            counts.append(counts[-1] + number)
+            return as_tensor(probes[rows, counts[-2] : counts[-1]].copy())
+
+        size, count = as_tensor(np.full(1, 0.1)), np.array([50])
+        p.drop(np.array([False, True, True]))
+        assert p.size == 1
+        center = at_boundary(p)
+        return estimate_normal(p, center, size, count, p.rng(0), draw), len(counts) - 1
+
+    whole, once = found()
+    # Twelve features: seven probes at once.
+    monkeypatch.setattr("robustkit.attacks.decision.probing._AT_ONCE", 84)
+    parts, often = found()
+    assert (once, often) == (1, 8)
+    assert 0 < whole.share.raw[0] < 1
+    assert parts.share.raw == whole.share.raw
+    assert parts.direction.raw == pytest.approx(whole.direction.raw, abs=1e-9)
+
+
 def test_no_probe_shows_nothing():
     p = problem()
     normal = estimated(p, at_boundary(p), [0] * 3)

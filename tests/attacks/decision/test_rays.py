@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robustkit.attacks.decision.rays import RayS, _rank
+from robustkit.attacks.decision.rays import RayS, _order
 from robustkit.engine.criteria import Misclassification
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
@@ -43,19 +43,33 @@ def test_few_questions_do_where_whole_blocks_point_one_way(plant, dtype):
     planted.w = (np.abs(planted.w) * signs * [1, -1]).astype(dtype)
     planted.b = (-(planted.x @ planted.w).mean(axis=0)).astype(dtype)
     planted.y = planted.logits(planted.x).argmax(axis=1)
-    ledger = attacked(planted.model(), planted.x, planted.y, budget=80)
+    ledger = attacked(planted.model(), planted.x, planted.y, budget=100)
     ratio = ledger.distance.raw / planted.exact("linf")
     assert (ratio >= 1 - 1e-5).all()
     assert (ratio <= 1.005).all()
 
 
+def test_it_is_coarse_first_and_finds_the_boundary_to_its_tolerance_in_the_end(plant):
+    planted = plant(samples=20, features=64, classes=4)
+    early, late = [], []
+    for rough in (1e-3, 0.05):
+        ledger = attacked(
+            planted.model(), planted.x, planted.y, attack=RayS(rough=rough)
+        )
+        exact = planted.exact("linf")
+        early.append(np.median(ledger.distance_after(60) / exact))
+        late.append(np.median(ledger.distance.raw / exact))
+    assert early[1] < 0.97 * early[0]
+    assert max(late) < 1 + 3 * RayS().tolerance
+
+
 @pytest.mark.parametrize("shape", [(1,), (7,), (3, 8, 8), (5, 6, 3), (1, 28, 28)])
 def test_the_order_of_features_is_a_permutation(shape):
-    assert sorted(_rank(shape)) == list(range(np.prod(shape)))
+    assert sorted(_order(shape)) == list(range(np.prod(shape)))
 
 
 def test_blocks_are_compact():
-    rank = _rank((3, 8, 8)).reshape(3, 8, 8)
+    rank = np.argsort(_order((3, 8, 8))).reshape(3, 8, 8)
     # A quarter of the features is a quarter of the image, in all channels.
     corner = rank[:, :4, :4]
     assert sorted(corner.ravel()) == list(range(48))
