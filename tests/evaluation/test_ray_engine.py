@@ -122,7 +122,7 @@ def test_progress_adds_up_though_parts_end_in_another_order(cluster, named):
         two(),
         # The first takes long, so that the second is done before it.
         norm=["l2"],
-        attacks={"slow": rk.FMN(steps=20000), "quick": rk.FMN(steps=1)},
+        attacks={"slow": rk.FMN(steps=10000), "quick": rk.FMN(steps=1)},
         budget=None,
         batch_size=100,
         progress=seen.append,

@@ -68,7 +68,6 @@ def test_the_same_is_found(task, attack, norm):
 @pytest.mark.parametrize(
     ("attack", "norm"),
     [
-        (FMN(steps=20), "l2"),
         (DDN(steps=20), "l2"),
         pytest.param(FMN(steps=20), "l1", marks=pytest.mark.slow),
         pytest.param(APGD(epsilon=0.3, steps=10), "linf", marks=pytest.mark.slow),
