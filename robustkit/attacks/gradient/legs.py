@@ -15,7 +15,8 @@ class Leg:
         norm: In whose geometry it walks; None: the problem's.
         start: "origin", "noise" (in the ball of the best distance; for a walk along
             the boundary anywhere in the box), "middle" (of the box), "best" (known so
-            far) or "here" (where the leg before it ended).
+            far), "here" (where the leg before it ended) or "kept" (the best start that
+            legs since the last such one have kept for it).
         way: Aim at the way to meet the criterion that comes at this place, nearest
             first, as the margins at the original have it; None: at whichever is
             nearest at the time.
@@ -23,6 +24,10 @@ class Leg:
             with this first trust radius as a share of the perturbation's L2 length.
         stepsize: First step of a descent, as a share of the ball. It falls to 0.02.
         gamma: First change of its radius, as a share of it. It falls to 0.002.
+        keep: Whether a walk along the boundary keeps the nearest adversarial it meets,
+            known or not, as a start.
+        tries: 0: a walk. Else a search for a start to keep, in the problem's norm, with
+            so many questions for each try; `way` is then by margin at the best point.
     """
 
     length: float
@@ -32,6 +37,8 @@ class Leg:
     along: float | None = None
     stepsize: float = 1.0
     gamma: float = 0.1
+    keep: bool = False
+    tries: int = 0
 
 
 # First trust radius. Few and large changes of single features need most.
@@ -40,6 +47,9 @@ _WIDE = {"linf": 0.5, "l2": 0.5, "l1": 1.0, "l0": 1.0}
 _ROUND, _MOST = 45, 12
 # Of all steps for the last two legs.
 _LAST = 0.22
+# From so many steps on there are fewer rounds, with searches for starts; the steps that
+# each of these is worth.
+_MANY, _RICH = 600, {"linf": 120, "l2": 96}
 
 
 @functools.cache
@@ -48,9 +58,15 @@ def plan(norm: str, steps: int) -> tuple[Leg, ...]:
 
     Each round is a tour (by way of a ball in Linf, and of L2 for the sparser norms) to
     another way, and a walk from another end of the box. In the end the best point is
-    walked on from. More steps make more rounds rather than longer legs.
+    walked on from. More steps make more rounds rather than longer legs. With many steps
+    in Linf and L2 these find little more after a while, and searches for starts
+    (`Leg.tries`) take the place of some.
     """
     wide = _WIDE[norm]
+    if norm in _RICH and steps >= _MANY:
+        rounds = min(round(steps / _RICH[norm]), _MOST)
+        legs = _rich_linf(rounds, wide) if norm == "linf" else _rich_l2(rounds, wide)
+        return _ended(norm, legs, wide)
     rounds = min(max(round(steps / _ROUND), 1), _MOST)
     legs = []
     for place in range(rounds):
@@ -62,11 +78,56 @@ def plan(norm: str, steps: int) -> tuple[Leg, ...]:
             legs.append(Leg(10, way=place or None))
         if place:
             legs.append(Leg(12, start="best", along=wide / 2))
+    return _ended(norm, legs, wide)
+
+
+def _ended(norm: str, legs: list[Leg], wide: float) -> tuple[Leg, ...]:
+    """The legs, and the last two."""
     half = sum(leg.length for leg in legs) * _LAST / (1 - _LAST) / 2
     legs.append(Leg(half, start="best", along=wide / 2))
     if norm == "l0":
         return (*legs, Leg(half, start="best", stepsize=0.3))
     return (*legs, Leg(half, start="best", along=wide / 5))
+
+
+def _rich_linf(rounds: int, wide: float) -> list[Leg]:
+    """Walks from the ends of the box pay at first only, searches always."""
+    legs = []
+    for place in range(rounds):
+        legs += _tour("linf", place, wide)
+        if place < 3:
+            start = ("middle", "origin", "noise")[place]
+            legs.append(Leg(12, start=start, along=wide))
+        if place:
+            legs += _search(32, place - 1, wide)
+            legs.append(Leg(12, start="best", along=wide / (4 if place % 2 else 2)))
+    return legs
+
+
+def _rich_l2(rounds: int, wide: float) -> list[Leg]:
+    """Tours pay at first only, walks from noise always; the better of two goes on."""
+    legs = []
+    for place in range(rounds):
+        if place < 4:
+            legs += _tour("l2", place, wide)
+        if place < 2:
+            legs.append(Leg(12, start=("middle", "origin")[place], along=wide))
+        else:
+            legs += [Leg(9, start="noise", along=wide, keep=True)] * 2
+            legs.append(Leg(12, start="kept", along=wide / 2))
+        if place and place % 3 == 0:
+            legs += _search(24, place // 3 - 1, wide)
+        if place:
+            legs.append(Leg(12, start="best", along=wide / 2))
+    return legs
+
+
+def _search(length: float, number: int, wide: float) -> list[Leg]:
+    """A search for a start, now to the nearest way, now to the next; a walk from it."""
+    return [
+        Leg(length, way=number % 2, tries=4),
+        Leg(12, start="kept", along=wide / 2),
+    ]
 
 
 def _tour(norm: str, place: int, wide: float) -> list[Leg]:

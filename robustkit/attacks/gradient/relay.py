@@ -23,6 +23,7 @@ from robustkit.numerics.tensors import (
     Batch,
     PerSample,
     Tensor,
+    flatten,
     full,
     like,
     magnitude,
@@ -42,6 +43,33 @@ _NARROWED, _MOMENTUM = 0.05, 0.7
 # How many points to look at for each step of it: more do not bring it further. Problems
 # in L2 need no such search (`glide`), but walks in L2 on the way to other norms do.
 _TURNS = {"linf": 5, "l2": 3, "l1": 12, "l0": 24}
+# Of the best distance, the ball in which starts are compared: a start that leads to no
+# more than what is known shall not win.
+_NEARER = 0.99
+
+
+@dataclass(frozen=True)
+class Start:
+    """The best that legs have met, for one that starts there.
+
+    Attributes:
+        delta: (n, ...) perturbation.
+        mark: (n,) what makes it the best, the less the better: in a search for starts
+            its margin, in a walk its size. Infinite where there is none yet.
+    """
+
+    delta: Batch
+    mark: PerSample
+
+    @classmethod
+    def none(cls, p: Problem) -> "Start":
+        """Before anything was met."""
+        return cls(p.x.zeros_like(), full(p.x, math.inf))
+
+    def or_better(self, delta: Batch, mark: PerSample) -> "Start":
+        """The better of the two for each sample."""
+        better = mark < self.mark
+        return Start(where(better, delta, self.delta), where(better, mark, self.mark))
 
 
 @dataclass(frozen=True)
@@ -60,6 +88,7 @@ class State:
         ways: (n, ways) margins of the single ways at the original.
         way: (n,) integers, which of them the leg aims at.
         trust: What the gradients have been worth.
+        kept: A start for a leg to come.
     """
 
     delta: Batch
@@ -71,6 +100,7 @@ class State:
     ways: Tensor
     way: Tensor
     trust: Trust
+    kept: Start
 
 
 @dataclass(frozen=True)
@@ -90,6 +120,14 @@ class Relay(Attack[State]):
     where the linearised margin vanishes, and grows while there is none. A walk along
     the boundary takes the steps of `BrendelBethge`; those of problems in L2 start from
     what the step before taught.
+
+    A search for starts looks where no descent comes by. Parts of a model may be silent
+    wherever descents begin and end, such as rectified units below zero, and then no
+    gradient shows what they could do. Among the original's own values in random order
+    some of them speak. So each try asks for the gradient there, goes to the corner of
+    the ball of the best distance that it leads to, and on by the gradients there; the
+    next leg starts at the point of the ball where the margin was lowest. Every other
+    try adds the gradient at the best point, lest what is known be lost.
 
     Samples whose gradients have led nowhere are asked about decisions instead (see
     `robustkit.attacks.gradient.blind`), except in the legs from the best point.
@@ -122,24 +160,24 @@ class Relay(Attack[State]):
     legs: tuple[Leg, ...] | None = None
 
     def init(self, p: Problem) -> State:
-        # The ways come out of the same question as the first gradient.
-        seen: list[Tensor] = []
-
-        def margin(criterion: Criterion, logits: Tensor) -> tuple[PerSample, Tensor]:
-            seen.append(criterion.ways(logits))
-            return criterion.slopes(logits)
-
-        a = p.gradient(p.x, margin)
+        a, ways = _surveyed(p, p.x)
         leg, _, length = self._turn(p.norm, 0)
-        s = self._start(p, leg, -1, a.delta, seen[0], Trust.unknown(p))
+        trust, kept = Trust.unknown(p), Start.none(p)
+        s = self._start(p, leg, -1, a.delta, ways, trust, kept)
         return self._next(p, s, a, leg, 0, length, -1)
 
     def step(self, p: Problem, s: State, t: int) -> State:
         leg, turn, length = self._turn(p.norm, t)
         if turn == 0 and t > 0:
-            s = self._start(p, leg, t, s.delta, s.ways, s.trust.silent())
-        loss = "margin" if leg.way is None else _towards(s.way)
-        a = p.gradient(p.x + s.delta, loss)
+            trust = s.trust.silent()
+            s = self._start(p, leg, t, s.delta, s.ways, trust, s.kept)
+        if turn == 0 and leg.tries:
+            # What comes next at the best point is what matters there.
+            a, ways = _surveyed(p, p.x + s.delta)
+            s = dataclasses.replace(s, normal=a.gradient, way=_choose(ways, leg.way))
+        else:
+            loss = "margin" if leg.way is None else _towards(s.way)
+            a = p.gradient(p.x + s.delta, loss)
         return self._next(p, s, a, leg, turn, length, t)
 
     def within(self, budget: int) -> "Relay":
@@ -154,6 +192,7 @@ class Relay(Attack[State]):
         here: Batch,
         ways: Tensor,
         trust: Trust,
+        kept: Start,
     ) -> State:
         """The state before a leg's first question; the last leg ended `here`."""
         norm = p.norm if leg.norm is None else get_norm(leg.norm)
@@ -162,8 +201,10 @@ class Relay(Attack[State]):
         delta = p.x.zeros_like()
         if leg.start == "here":
             delta = here
-        elif leg.start == "best":
+        elif leg.start == "best" or leg.tries:
             delta = p.ledger.best - p.x
+        elif leg.start == "kept":
+            delta = where(kept.mark < math.inf, kept.delta, p.ledger.best - p.x)
         elif leg.start == "middle":
             delta = (p.low + p.high) / 2
         elif leg.start == "noise":
@@ -176,16 +217,18 @@ class Relay(Attack[State]):
                 limit = where(p.ledger.found, radius, limit)
             # Not zero, since it could not grow from there where the margin is zero.
             radius = where(limit < math.inf, limit, 1e-5 * largest)
-        radius = norm.scale(radius, 1 - leg.gamma / 2)
+        radius = norm.scale(radius, _NEARER if leg.tries else 1 - leg.gamma / 2)
+        if leg.tries or leg.start == "kept":
+            kept = Start.none(p)
         if t > 0 and not p.ledger.all_found:
             # The way from the original was tried, and led nowhere.
             delta = where(p.ledger.found, delta, _noise(p, t))
             radius = where(p.ledger.found, radius, largest / 2)
-        if not leg.along:
+        if not leg.along and not leg.tries:
             delta = norm.project_box(delta, radius, p.low, p.high)
-        way = _choose(ways, leg.way or 0)
+        way = _choose(ways, leg.way)
         zero, price = p.x.zeros_like(), full(p.x, 1.0)
-        return State(delta, zero, price, radius, limit, largest, ways, way, trust)
+        return State(delta, zero, price, radius, limit, largest, ways, way, trust, kept)
 
     def _next(
         self,
@@ -198,8 +241,11 @@ class Relay(Attack[State]):
         t: int,
     ) -> State:
         """The state for the next question, from the answer to the last."""
-        trust = s.trust.judged(a)
-        if leg.along:
+        # Far away a gradient may well be zero, or lead nowhere.
+        trust = s.trust if leg.tries else s.trust.judged(a)
+        if leg.tries:
+            s = self._seek(p, s, a, leg, turn, t)
+        elif leg.along:
             s = self._follow(p, s, a, leg, length, t)
         else:
             s = self._descend(p, s, a, leg, turn / length, t)
@@ -210,15 +256,35 @@ class Relay(Attack[State]):
             blind, others = search(p, take(trust, rows), take(a, rows), t, rows)
             delta = put(delta, rows, blind)
             trust = trust.with_those(rows, others)
-        trust = trust.foretelling(a, delta) if leg.way is None else trust.silent()
+        told = leg.way is None and not leg.tries
+        trust = trust.foretelling(a, delta) if told else trust.silent()
         return dataclasses.replace(s, delta=delta, trust=trust)
+
+    def _seek(
+        self, p: Problem, s: State, a: GradientAnswer, leg: Leg, turn: int, t: int
+    ) -> State:
+        """A step of a search for starts."""
+        number, place = divmod(turn - 1, leg.tries)
+        if turn > 0 and place > 0:
+            s = dataclasses.replace(s, kept=s.kept.or_better(a.delta, a.margin))
+        if place == leg.tries - 1:
+            return dataclasses.replace(s, delta=_shuffled(p, t) - p.x)
+        gradient = a.gradient
+        if place == 0 and number % 2:
+            gradient = gradient + s.normal
+        stride = p.norm.stride(gradient, s.radius, 1.0, p.x, p.bounds)
+        delta = p.norm.project_box(-stride, s.radius, p.low, p.high)
+        return dataclasses.replace(s, delta=delta)
 
     def _follow(
         self, p: Problem, s: State, a: GradientAnswer, leg: Leg, length: int, t: int
     ) -> State:
         """A step along the boundary, once that is reached."""
         norm = p.norm if leg.norm is None else get_norm(leg.norm)
-        limit = where(a.adversarial, minimum(s.limit, norm(a.delta)), s.limit)
+        away = where(a.adversarial, norm(a.delta), math.inf)
+        limit = minimum(s.limit, away)
+        if leg.keep:
+            s = dataclasses.replace(s, kept=s.kept.or_better(a.delta, away))
         flat, gradient = magnitude(a.gradient, math.inf) == 0, a.gradient
         if bool(flat.any()):
             gradient = where(flat, _noise(p, t), gradient)
@@ -301,6 +367,25 @@ class Relay(Attack[State]):
         raise AssertionError("the loop took more steps than there are")
 
 
+def _surveyed(p: Problem, point: Batch) -> tuple[GradientAnswer, Tensor]:
+    """An answer, and the margins (n, ways) of the single ways by the same question."""
+    seen: list[Tensor] = []
+
+    def margin(criterion: Criterion, logits: Tensor) -> tuple[PerSample, Tensor]:
+        seen.append(criterion.ways(logits))
+        return criterion.slopes(logits)
+
+    return p.gradient(point, margin), seen[0]
+
+
+def _shuffled(p: Problem, t: int) -> Batch:
+    """(n, ...) the originals' own values, each sample's in an order of its own."""
+    keys = to_numpy(flatten(p.rng(t).uniform(p.x.shape[1:])))
+    order = np.argsort(keys, axis=1, kind="stable")
+    values = np.take_along_axis(to_numpy(flatten(p.x)), order, axis=1)
+    return like(p.x, values).reshape(p.x.shape)
+
+
 def _noise(p: Problem, t: int) -> Batch:
     """(n, ...) from one corner of the box to the opposite one."""
     return p.rng(t).uniform(p.x.shape[1:], -1.0, 1.0) * p.bounds.width
@@ -311,11 +396,11 @@ def _anywhere(p: Problem, t: int) -> Batch:
     return p.low + (p.high - p.low) * p.rng(t).uniform(p.x.shape[1:])
 
 
-def _choose(ways: Tensor, place: int) -> Tensor:
+def _choose(ways: Tensor, place: int | None) -> Tensor:
     """(n,) the way that comes at a place by margin, among those that are open."""
     order = np.argsort(to_numpy(ways), axis=1, kind="stable")
     count = np.isfinite(to_numpy(ways)).sum(axis=1)
-    column = place % np.maximum(count, 1)
+    column = (place or 0) % np.maximum(count, 1)
     return like(ways, order[np.arange(len(order)), column])
 
 
