@@ -19,6 +19,7 @@ from robustkit.attacks.gradient.fab import FAB, TargetedFAB
 from robustkit.attacks.gradient.fgsm import FGSM
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.attacks.gradient.greedy import Greedy
+from robustkit.attacks.gradient.legs import Leg
 from robustkit.attacks.gradient.momentum import MIFGSM
 from robustkit.attacks.gradient.pdgd import PDGD, PDPGD
 from robustkit.attacks.gradient.pgd import PGD
@@ -71,9 +72,12 @@ def in_jax():
     return JaxModel(lambda x: jnp.maximum(x @ W1 + B1, 0) @ W2 + B2)
 
 
+# A descent, a search for a start, and a walk from what it found.
+SEARCHING = (Leg(8), Leg(20, tries=4, way=0), Leg(12, start="kept", along=0.25))
 CASES = [
     # Not l1, where rounding may lead the projection to another face.
     *((Relay(steps=40), norm) for norm in ("linf", "l0", "l2")),
+    (Relay(40, SEARCHING), "linf"),
     *((Cascade((FMN(steps=30), Polish(steps=9))), norm) for norm in ("l2", "linf")),
     (Greedy(steps=20), "l0"),
     *((FMN(steps=60), norm) for norm in ("l0", "l1", "l2", "linf")),

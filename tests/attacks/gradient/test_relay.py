@@ -51,7 +51,7 @@ def test_finds_the_nearest_of_several_boundaries(plant, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("steps", [1, 7, 30, 100, 700])
+@pytest.mark.parametrize("steps", [1, 7, 30, 100, 900])
 def test_asks_one_question_per_step_and_one_at_the_start(plant, norm, steps):
     ledger = attack(plant(seed=3), norm, steps)
     assert (ledger.forwards == steps + 1).all()
