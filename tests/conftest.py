@@ -16,13 +16,17 @@ def pytest_configure():
 
     # Each of the parallel test processes would otherwise use every core.
     torch.set_num_threads(1)
-    # What is imported and collected stays, and is not looked through again and again.
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported and collected stays: it is not searched for garbage."""
     gc.disable()
-
-
-def pytest_collection_finish():
-    gc.freeze()
-    gc.enable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)
