@@ -4,18 +4,28 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from robustkit.engine.attack import Attack
-from robustkit.engine.problem import Problem
+from robustkit.engine.problem import GradientAnswer, Problem
 from robustkit.models.base import Access
+from robustkit.numerics.norms import tamed
 from robustkit.numerics.schedules import cosine
 from robustkit.numerics.tensors import (
     Batch,
     PerSample,
+    expand,
+    full,
+    inner_product,
     maximum,
     minimum,
     where,
 )
+from robustkit.numerics.thresholds import nonzero
 
-__all__ = ["Greedy"]
+__all__ = ["Greedy", "exchange"]
+
+# Weight of the past in the average of the gradients.
+_MOMENTUM = 0.5
+# At least so much does the number of changes grow until an adversarial was seen.
+_GROWTH = 1.3
 
 
 @dataclass(frozen=True)
@@ -24,10 +34,12 @@ class State:
 
     Attributes:
         delta: (n, ...) perturbation, in input units.
+        normal: (n, ...) average of the gradients' directions; zero before the first.
         radius: (n,) how many features (or pixels) it may change.
     """
 
     delta: Batch
+    normal: Batch
     radius: PerSample
 
 
@@ -37,10 +49,12 @@ class Greedy(Attack[State]):
 
     Each feature counts for what it contributes to the linearised margin: those changed
     for all of their change, the others for a `stepsize` of what the box allows, so
-    that fewer and fewer are exchanged. As many of the best stay as the ball allows,
+    that fewer and fewer are exchanged. The slope is an average over the last steps, or
+    the same features would come and go. As many of the best stay as the ball allows,
     each moved as far as the box lets it go. The ball shrinks below an adversarial by
     the features that the margin has to spare and grows by at least one where there is
-    none. Starts from the best adversarial known, else from the original.
+    none. Starts from the best adversarial known, else from the original; then the ball
+    is first as large as the linearised margin needs.
 
     Args:
         steps: How many; 1 forward and 1 backward pass each.
@@ -69,25 +83,72 @@ class Greedy(Attack[State]):
 
     steps: int = 50
     stepsize: float = 0.5
-    gamma: float = 0.1
+    gamma: float = 0.2
 
     def init(self, p: Problem) -> State:
-        radius = where(p.ledger.found, p.norm.scale(p.ledger.distance, 0.95), 1.0)
-        delta = p.norm.project_box(p.ledger.best - p.x, radius, p.low, p.high)
-        return State(delta, radius)
+        best = p.ledger.best - p.x
+        radius = p.norm.scale(p.norm(best), 0.95)
+        delta = p.norm.project_box(best, radius, p.low, p.high)
+        return State(delta, p.x.zeros_like(), radius)
 
     def step(self, p: Problem, s: State, t: int) -> State:
-        stepsize = cosine(t / self.steps, self.stepsize, 0.02)
-        gamma = cosine(t / self.steps, self.gamma, 0.002)
         a = p.gradient(p.x + s.delta)
-        within = minimum(s.radius, p.ledger.distance)
-        needed = a.distance - p.norm.slack(a.margin, a.gradient, a.delta)
-        shrunk = p.norm.shrink(within, needed, gamma)
-        grown = minimum(p.norm.scale(s.radius, 1 + gamma), p.ledger.distance)
-        radius = minimum(where(a.adversarial, shrunk, grown), p.largest)
-        corner = where(a.gradient > 0, p.low, p.high)
-        moved = a.delta + stepsize * (corner - a.delta)
-        gain = maximum(-a.gradient * moved, 0.0)
-        # The ball keeps the largest squares.
-        kept = p.norm.project(gain.sqrt(), radius) > 0
-        return State(where(kept, corner, 0.0), radius)
+        delta, normal, radius = exchange(
+            p,
+            a,
+            a.gradient,
+            s.normal if t > 0 else None,
+            s.radius,
+            cosine(t / self.steps, self.stepsize, 0.02),
+            cosine(t / self.steps, self.gamma, 0.002),
+        )
+        return State(delta, normal, radius)
+
+
+def exchange(
+    p: Problem,
+    a: GradientAnswer,
+    gradient: Batch,
+    before: Batch | None,
+    radius: PerSample,
+    stepsize: float,
+    gamma: float,
+) -> tuple[Batch, Batch, PerSample]:
+    """One step of `Greedy`.
+
+    Args:
+        p: The problem.
+        a: The last answer.
+        gradient: (n, ...) of the margin there.
+        before: (n, ...) average of the gradients' directions so far; None: there is
+            none.
+        radius: (n,) how many features were allowed.
+        stepsize: As in `Greedy`, at this time.
+        gamma: The same.
+
+    Returns:
+        (n, ...) the perturbation, (n, ...) the average, and (n,) how many features are
+        allowed now.
+    """
+    direction, steep, _ = tamed(gradient)
+    normal = direction / expand(nonzero(steep), direction)
+    if before is not None:
+        normal = _MOMENTUM * before + (1 - _MOMENTUM) * normal
+    within = minimum(radius, p.ledger.distance)
+    needed = a.distance - p.norm.slack(a.margin, gradient, a.delta)
+    shrunk = p.norm.shrink(within, needed, gamma)
+    grown = minimum(p.norm.scale(radius, 1 + gamma), p.ledger.distance)
+    share = full(p.x, stepsize)
+    if not p.ledger.all_found:
+        found, rest = p.ledger.found, a.margin - inner_product(gradient, a.delta)
+        whole = p.norm(p.norm.project_halfspace(gradient, rest, p.low, p.high))
+        reach = maximum(whole, p.norm.scale(radius, _GROWTH))
+        grown = where(found, grown, reach)
+        share = where(found, share, 1.0)
+    radius = minimum(where(a.adversarial, shrunk, grown), p.largest)
+    corner = where(normal > 0, p.low, p.high)
+    moved = a.delta + expand(share, a.delta) * (corner - a.delta)
+    gain = maximum(-normal * moved, 0.0)
+    # The ball keeps the largest squares.
+    kept = p.norm.project(gain.sqrt(), radius) > 0
+    return where(kept, corner, 0.0), normal, radius

@@ -22,7 +22,10 @@ class Leg:
             nearest at the time.
         along: None: a descent in a ball that shrinks. Else a walk along the boundary,
             with this first trust radius as a share of the perturbation's L2 length.
-        stepsize: First step of a descent, as a share of the ball. It falls to 0.02.
+        exchange: Not to walk but to exchange features, by the steps of `Greedy`; for
+            L0 only, from "here" or "best".
+        stepsize: First step of a descent, as a share of the ball, or what an unchanged
+            feature counts for at first. It falls to 0.02.
         gamma: First change of its radius, as a share of it. It falls to 0.002.
         keep: Whether a walk along the boundary keeps the nearest adversarial it meets,
             known or not, as a start.
@@ -35,6 +38,7 @@ class Leg:
     start: str = "origin"
     way: int | None = None
     along: float | None = None
+    exchange: bool = False
     stepsize: float = 1.0
     gamma: float = 0.1
     keep: bool = False
@@ -45,6 +49,10 @@ class Leg:
 _WIDE = {"linf": 0.5, "l2": 0.5, "l1": 1.0, "l0": 1.0}
 # Steps that a round is worth, and the most rounds; then legs get longer.
 _ROUND, _MOST = 45, 12
+# Fewer are too few for a round and what follows it.
+_SHORT = {"l1": 40, "l0": 29}
+# Of them in the Linf ball, on the way to L1 and L0.
+_BALL = 5
 # Of all steps for the last two legs.
 _LAST = 0.22
 # From so many steps on there are fewer rounds, with searches for starts; the steps that
@@ -56,38 +64,67 @@ _MANY, _RICH = 900, {"linf": 120, "l2": 96}
 def plan(norm: str, steps: int) -> tuple[Leg, ...]:
     """The legs that suit a norm and so many steps.
 
-    Each round is a tour (by way of a ball in Linf, and of L2 for the sparser norms) to
-    another way, and a walk from another end of the box. In the end the best point is
-    walked on from. More steps make more rounds rather than longer legs. With many steps
-    in Linf and L2 these find little more after a while, and searches for starts
-    (`Leg.tries`) take the place of some.
+    Each round is a tour (by way of a ball in Linf, and then of L2 or L1 for the sparser
+    norms) to another way, and a walk from another end of the box. In the end the best
+    point is walked on from; for L0 `Greedy` does that. More steps make more rounds
+    rather than longer legs. With many steps in Linf and L2 these find little more after
+    a while, and searches for starts (`Leg.tries`) take the place of some.
     """
     wide = _WIDE[norm]
     if norm in _RICH and steps >= _MANY:
         rounds = min(round(steps / _RICH[norm]), _MOST)
         legs = _rich_linf(rounds, wide) if norm == "linf" else _rich_l2(rounds, wide)
-        return _ended(norm, legs, wide)
+        return _ended(legs, wide)
     rounds = min(max(round(steps / _ROUND), 1), _MOST)
+    if steps < _SHORT.get(norm, 0):
+        return _dash(norm, steps, wide)
     legs = []
     for place in range(rounds):
-        legs += _tour(norm, place, wide)
         start = ("middle", "origin")[place] if place < 2 else "noise"
-        legs.append(Leg(12, start=start, along=wide))
-        if norm == "l0" and rounds > 7 and place < 4:
-            # Where nothing bends, the straight way is the best one.
-            legs.append(Leg(10, way=place or None))
-        if place:
+        legs += _tour(norm, place, wide)
+        legs.append(Leg(10 if norm == "l0" else 12, start=start, along=wide))
+        if norm == "l0":
+            legs.append(_exchange(6, "here"))
+            if rounds > 7 and place < 4:
+                # Where nothing bends, the straight way is the best one.
+                legs.append(Leg(10, way=place or None))
+            if place:
+                legs.append(_exchange(10, "best"))
+        elif place:
             legs.append(Leg(12, start="best", along=wide / 2))
-    return _ended(norm, legs, wide)
+    return tuple(legs) if norm == "l0" else _ended(legs, wide)
 
 
-def _ended(norm: str, legs: list[Leg], wide: float) -> tuple[Leg, ...]:
+def _ended(legs: list[Leg], wide: float) -> tuple[Leg, ...]:
     """The legs, and the last two."""
     half = sum(leg.length for leg in legs) * _LAST / (1 - _LAST) / 2
-    legs.append(Leg(half, start="best", along=wide / 2))
+    return (
+        *legs,
+        Leg(half, start="best", along=wide / 2),
+        Leg(half, start="best", along=wide / 5),
+    )
+
+
+def _dash(norm: str, steps: int, wide: float) -> tuple[Leg, ...]:
+    """One tour and one more walk, each as short as can be."""
+    # What lies near in Linf gets no nearer to a sparse one with more steps.
+    first = min(_BALL, 0.2 * steps)
+    rest = steps - first
+    # A walk may get lost, so there is a second one from elsewhere.
     if norm == "l0":
-        return (*legs, Leg(half, start="best", stepsize=0.3))
-    return (*legs, Leg(half, start="best", along=wide / 5))
+        return (
+            Leg(first, "linf"),
+            Leg(0.33 * rest, "l1", "here", along=1.0),
+            _exchange(0.28 * rest, "here"),
+            Leg(0.28 * rest, start="middle", along=wide),
+            _exchange(0.11 * rest, "here"),
+        )
+    return (
+        Leg(first, "linf"),
+        Leg(0.3 * rest, start="here", along=wide),
+        Leg(0.3 * rest, start="middle", along=wide),
+        Leg(0.4 * rest, start="best", along=wide / 2),
+    )
 
 
 def _rich_linf(rounds: int, wide: float) -> list[Leg]:
@@ -135,7 +172,19 @@ def _tour(norm: str, place: int, wide: float) -> list[Leg]:
     way = place or None
     if norm == "linf":
         return [Leg(10, start="noise" if place else "origin", way=way)]
+    if norm == "l0":
+        return [
+            Leg(4, "linf", way=way),
+            Leg(10, "l1", "here", along=1.0),
+            _exchange(10, "here"),
+        ]
     legs = [Leg(5, "linf", way=way)]
-    if norm != "l2":
+    if norm == "l1":
         legs.append(Leg(5, "l2", "here", along=1.0))
     return [*legs, Leg(10, start="here", along=wide)]
+
+
+def _exchange(length: float, start: str) -> Leg:
+    """Features come and go, fewer of them where the best point is started from."""
+    share, gamma = (0.3, 0.1) if start == "best" else (0.5, 0.2)
+    return Leg(length, start=start, exchange=True, stepsize=share, gamma=gamma)

@@ -10,6 +10,7 @@ import numpy as np
 
 from robustkit.attacks.gradient.blind import Trust, search
 from robustkit.attacks.gradient.brendel_bethge import along_boundary
+from robustkit.attacks.gradient.greedy import exchange
 from robustkit.attacks.gradient.legs import Leg, plan
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Criterion
@@ -119,7 +120,7 @@ class Relay(Attack[State]):
     ball, and a projection on ball and box. The ball shrinks below an adversarial to
     where the linearised margin vanishes, and grows while there is none. A walk along
     the boundary takes the steps of `BrendelBethge`; those of problems in L2 start from
-    what the step before taught.
+    what the step before taught. For L0, some legs exchange features as `Greedy` does.
 
     A search for starts looks where no descent comes by. Parts of a model may be silent
     wherever descents begin and end, such as rectified units below zero, and then no
@@ -210,7 +211,7 @@ class Relay(Attack[State]):
         elif leg.start == "noise":
             delta = _anywhere(p, t) if leg.along else _noise(p, t)
         radius = norm(delta)
-        if not leg.along and leg.start != "here":
+        if not leg.along and not leg.exchange and leg.start != "here":
             if leg.norm is None:
                 limit = p.ledger.distance
             elif leg.start == "best":
@@ -247,6 +248,8 @@ class Relay(Attack[State]):
             s = self._seek(p, s, a, leg, turn, t)
         elif leg.along:
             s = self._follow(p, s, a, leg, length, t)
+        elif leg.exchange:
+            s = _exchange(p, s, a, leg, turn, length)
         else:
             s = self._descend(p, s, a, leg, turn / length, t)
         doubted, delta = trust.doubted, s.delta
@@ -384,6 +387,22 @@ def _shuffled(p: Problem, t: int) -> Batch:
     order = np.argsort(keys, axis=1, kind="stable")
     values = np.take_along_axis(to_numpy(flatten(p.x)), order, axis=1)
     return like(p.x, values).reshape(p.x.shape)
+
+
+def _exchange(
+    p: Problem, s: State, a: GradientAnswer, leg: Leg, turn: int, length: int
+) -> State:
+    """Features come and go by what they contribute."""
+    delta, normal, radius = exchange(
+        p,
+        a,
+        a.gradient,
+        s.normal if turn > 0 else None,
+        s.radius,
+        cosine(turn / length, leg.stepsize, 0.02),
+        cosine(turn / length, leg.gamma, 0.002),
+    )
+    return dataclasses.replace(s, delta=delta, normal=normal, radius=radius)
 
 
 def _noise(p: Problem, t: int) -> Batch:
