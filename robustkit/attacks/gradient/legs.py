@@ -57,7 +57,7 @@ _BALL = 5
 _LAST = 0.22
 # From so many steps on there are fewer rounds, with searches for starts; the steps that
 # each of these is worth.
-_MANY, _RICH = 900, {"linf": 120, "l2": 96}
+_MANY, _RICH = 600, {"linf": 120, "l2": 96}
 
 
 @functools.cache
