@@ -443,7 +443,10 @@ def ahead(logits: Tensor, labels: Tensor) -> PerSample:
     rows, others = np.arange(len(values)), values.copy()
     others[rows, own] = -math.inf
     # Column by column: NumPy takes long for the maximum of short rows.
-    return like(logits, values[rows, own] - np.maximum.reduce(others.T.copy()))
+    best = np.maximum.reduce(others.T.copy())
+    # Infinity less infinity is no number, which is an answer and no reason to warn.
+    with np.errstate(invalid="ignore"):
+        return like(logits, values[rows, own] - best)
 
 
 def best_other(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
@@ -707,12 +710,10 @@ def put_rows(
 
 def pick(x: Tensor, places: Array) -> Array:
     """Those numbers (m,) of `x`, laid out as one row, on the host."""
-    framework = framework_of(x)
-    if framework == "numpy" or _on_host(x):
-        return np.asarray(_memory(x).take(places))
-    if framework == "torch":
+    if framework_of(x) == "torch" and not _on_host(x):
         return to_numpy(type(x)(x.raw.take(_index(x, places))))
-    return to_numpy(take(x.reshape((-1,)), places))
+    # JAX too, which would compile anew for every number of places.
+    return np.asarray(to_numpy(x).take(places))
 
 
 def put_at(x: Tensor, places: Array, values: Array, *, reuse: bool = False) -> Tensor:
@@ -722,12 +723,15 @@ def put_at(x: Tensor, places: Array, values: Array, *, reuse: bool = False) -> T
     """
     framework = framework_of(x)
     if framework in ("jax", "tensorflow"):
-        return put(x.reshape((-1,)), places, like(x, values)).reshape(x.shape)
+        copy = np.array(to_numpy(x))
+        copy.put(places, values)
+        return like(x, copy)
     out = x if reuse else 1.0 * x
     if framework == "numpy" or _on_host(x):
         _memory(out).put(places, values)
     else:
-        out.raw.put_(_index(x, places), like(x, values).raw)
+        flat = out.raw.view(-1)
+        flat.index_copy_(0, _index(x, places), like(x, values).raw)
     return out
 
 
@@ -751,6 +755,10 @@ def put_moved(
         size: (m,) no feature moves by more than this.
         bounds: Of the result.
     """
+    if framework_of(x) == "jax":
+        # Which would compile anew for every number of rows.
+        there, first, by = (as_tensor(np.array(to_numpy(t))) for t in (x, origin, move))
+        return like(x, to_numpy(put_moved(there, rows, first, by, size, bounds)))
     if not _rows_are_long(x):
         edge = expand(like(x, size), x)
         moved = clip(take(move, rows), -edge, edge, reuse=True)
@@ -769,6 +777,9 @@ def put_moved(
 
 def minus_rows(x: Batch, rows: Array, y: Batch, others: Array) -> Batch:
     """Of the given rows (m,) of `x`, the difference from those (m,) of `y`."""
+    if framework_of(x) == "jax":
+        # Which would compile anew for every number of rows.
+        return like(x, to_numpy(x)[rows] - to_numpy(y)[others])
     if not _rows_are_long(x):
         return minus(take(x, rows), take(y, others), reuse=True)
     one, other = _memory(x), _memory(y)
@@ -834,8 +845,13 @@ def _reusable(x: Tensor) -> bool:
 
 
 def _on_host(x: Tensor) -> bool:
-    """Whether NumPy can look at a tensor of torch where it lies."""
-    return framework_of(x) == "torch" and x.raw.is_cpu and not is_symbolic(x)
+    """Whether NumPy can look at a tensor of torch where it lies.
+
+    Not where torch notes what becomes of it, since it would lose sight of that.
+    """
+    if framework_of(x) != "torch" or not x.raw.is_cpu or x.raw.requires_grad:
+        return False
+    return not is_symbolic(x)
 
 
 def _raw(x: Tensor | float) -> Any:

@@ -178,6 +178,22 @@ def test_custom_margins_in_every_framework():
         assert np.allclose(part.numpy(), own[[4, 1]] - 0.5, atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [2, 200])
+@pytest.mark.parametrize("kind", [Misclassification, Targeted])
+def test_custom_margins_may_be_made_of_others(kind, count):
+    """However many samples there are, and so however their margins are computed."""
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(count, 4)).astype(np.float32)
+    labels = rng.integers(4, size=count)
+    for convert in frameworks():
+        criterion = Custom(lambda z, y: 2 * kind(y).margin(z), (convert(labels),))
+        margin, slopes = criterion.slopes(convert(logits))
+        expected_margin, expected = kind(convert(labels)).slopes(convert(logits))
+        assert np.allclose(margin.numpy(), 2 * expected_margin.numpy(), atol=1e-5)
+        # NumPy's are by differences.
+        assert np.allclose(slopes.numpy(), 2 * expected.numpy(), atol=1e-3)
+
+
 @pytest.mark.parametrize("name", CRITERIA[:-1])
 def test_the_same_in_every_framework(name):
     rng = np.random.default_rng(1)

@@ -182,10 +182,9 @@ def _summed(
     Probes count by how far their answers, 1 or 0, lie from the mean answer.
     """
     middle, passed = center.expand_dims(1), np.zeros(len(rows), np.int64)
-    flat = flatten(center).expand_dims(1)
-    # Of all probes, and of those that passed, where they went from the center.
-    every, those = 0.0 * flat, 0.0 * flat
-    chunk = max(_AT_ONCE // flat.shape[2], 1)
+    # Of all probes, and of those that passed; none yet.
+    sums = 0.0 * stack_columns([flatten(center).expand_dims(1)] * 2)
+    chunk = max(_AT_ONCE // sums.shape[2], 1)
     for start in range(0, number, chunk):
         probes = draw(rng, min(chunk, number - start), rows)
         shape = probes.shape
@@ -196,24 +195,14 @@ def _summed(
         points = p.clip(plus(points, middle, reuse=True))
         answers = to_numpy(p.probe(points, rows=rows))
         passed += answers.sum(axis=1)
-        # With weights that sum to zero the center, which all have in common, cancels
-        # out before anything is rounded, and need not be taken off the points.
-        share = answers.mean(axis=1, keepdims=True)
-        weights = np.stack([np.ones_like(share) + 0 * answers, answers - share], axis=1)
-        sums = matmul(_cast(points, weights), points.reshape((*shape[:2], -1)))
-        moved = sums[:, :1] - flat * float(shape[1])
-        every = every + moved
-        those = those + sums[:, 1:] + moved * _cast(points, share[:, :, None])
-    mean = passed / number
-    more = np.where(passed == 0, -1, np.where(passed == number, 1, -mean))
-    those = those * _cast(those, ((passed > 0) & (passed < number))[:, None, None])
-    direction = those + every * _cast(every, more[:, None, None])
-    return direction.reshape(center.shape), passed
-
-
-def _cast(reference: Tensor, values: Array) -> Tensor:
-    """`values` in the framework and the dtype of `reference`."""
-    return like(reference, values).astype(reference.dtype)
+        moved = plus(points, -middle, reuse=True).reshape((*shape[:2], -1))
+        weights = np.stack([np.ones_like(answers), answers], axis=1)
+        sums = sums + matmul(like(moved, weights).astype(moved.dtype), moved)
+    weights = np.stack([-passed / number, np.ones(len(rows))], axis=1)
+    weights[passed == 0] = (-1, 0)
+    weights[passed == number] = (1, 0)
+    mixed = matmul(like(sums, weights[:, None]).astype(sums.dtype), sums)
+    return mixed.reshape(center.shape), passed
 
 
 def semicircle(p: Problem, delta: Batch, direction: Batch) -> Path:

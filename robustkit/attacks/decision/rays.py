@@ -177,7 +177,8 @@ class RayS(Attack[State]):
         turned = turned.clip(p.bounds.lower, p.bounds.upper)
         point = put_at(point, places, turned, reuse=True)
 
-        passed = to_numpy(p.decide(point, inside=True))
+        # A copy, since a model may remember what it was asked.
+        passed = to_numpy(p.decide(1.0 * point, inside=True))
         helped = passed & ~searching
         ray = s.ray
         if helped.any():

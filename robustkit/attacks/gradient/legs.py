@@ -23,7 +23,7 @@ class Leg:
         along: None: a descent in a ball that shrinks. Else a walk along the boundary,
             with this first trust radius as a share of the perturbation's L2 length.
         exchange: Not to walk but to exchange features, by the steps of `Greedy`; for
-            L0 only, from "here" or "best".
+            L0 only, from "origin", "here" or "best".
         stepsize: First step of a descent, as a share of the ball, or what an unchanged
             feature counts for at first. It falls to 0.02.
         gamma: First change of its radius, as a share of it. It falls to 0.002.
@@ -51,12 +51,14 @@ _WIDE = {"linf": 0.5, "l2": 0.5, "l1": 1.0, "l0": 1.0}
 _ROUND, _MOST = 45, 12
 # Fewer are too few for a round and what follows it.
 _SHORT = {"l1": 40, "l0": 29}
+# Fewer are too few for more than one start.
+_FEW = {"linf": 5, "l2": 14, "l1": 16, "l0": 12}
 # Of them in the Linf ball, on the way to L1 and L0.
 _BALL = 5
 # Of all steps for the last two legs.
 _LAST = 0.22
-# From so many steps on there are fewer rounds, with searches for starts; the steps that
-# each of these is worth.
+# From so many steps on there are fewer rounds, with searches for starts; and the steps
+# that each of these rounds is worth.
 _MANY, _RICH = 600, {"linf": 120, "l2": 96}
 
 
@@ -66,18 +68,21 @@ def plan(norm: str, steps: int) -> tuple[Leg, ...]:
 
     Each round is a tour (by way of a ball in Linf, and then of L2 or L1 for the sparser
     norms) to another way, and a walk from another end of the box. In the end the best
-    point is walked on from; for L0 `Greedy` does that. More steps make more rounds
-    rather than longer legs. With many steps in Linf and L2 these find little more after
+    point is walked on from; for L0 its features are exchanged after each round. More
+    steps make more rounds rather than longer legs; with few there is none, but a walk
+    or two. With many steps in Linf and L2 these find little more after
     a while, and searches for starts (`Leg.tries`) take the place of some.
     """
     wide = _WIDE[norm]
+    if steps < _FEW[norm]:
+        return _straight(norm, wide)
     if norm in _RICH and steps >= _MANY:
         rounds = min(round(steps / _RICH[norm]), _MOST)
         legs = _rich_linf(rounds, wide) if norm == "linf" else _rich_l2(rounds, wide)
         return _ended(legs, wide)
-    rounds = min(max(round(steps / _ROUND), 1), _MOST)
     if steps < _SHORT.get(norm, 0):
         return _dash(norm, steps, wide)
+    rounds = min(max(round(steps / _ROUND), 1), _MOST)
     legs = []
     for place in range(rounds):
         start = ("middle", "origin")[place] if place < 2 else "noise"
@@ -105,8 +110,15 @@ def _ended(legs: list[Leg], wide: float) -> tuple[Leg, ...]:
     )
 
 
+def _straight(norm: str, wide: float) -> tuple[Leg, ...]:
+    """From the original, and then from the best point, or noise where none is known."""
+    if norm == "l0":
+        return _exchange(1, "origin"), _exchange(1, "best")
+    return Leg(1, along=wide), Leg(1, start="best", along=wide / 2)
+
+
 def _dash(norm: str, steps: int, wide: float) -> tuple[Leg, ...]:
-    """One tour and one more walk, each as short as can be."""
+    """A tour, a walk from elsewhere, and one from the best point; all short."""
     # What lies near in Linf gets no nearer to a sparse one with more steps.
     first = min(_BALL, 0.2 * steps)
     rest = steps - first

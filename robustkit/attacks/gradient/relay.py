@@ -79,7 +79,9 @@ class State:
 
     Attributes:
         delta: (n, ...) perturbation, in input units.
-        normal: (n, ...) average of the boundary's normals, where it is walked along.
+        normal: (n, ...) average of the boundary's normals, where it is walked along, or
+            of the gradients' directions, where features are exchanged; in a search for
+            starts the gradient at the best point.
         price: (n,) what the steps there cost, as `glide` has it.
         radius: (n,) of the ball that holds delta, in units of the leg's norm; of the
             trust region (an L2 length) where the boundary is walked along.
@@ -350,6 +352,8 @@ class Relay(Attack[State]):
             reach = maximum(1.05 * (size + gap), norm.scale(s.radius, 1.3))
             grown = where(limit < math.inf, grown, reach)
             flat = gap == math.inf
+            if not leg.norm and leg.start != "here":
+                flat = flat.logical_and(p.ledger.found.logical_not())
             if bool(flat.any()):
                 gradient = where(flat, _noise(p, t), gradient)
         radius = minimum(where(a.adversarial, shrunk, grown), s.largest)

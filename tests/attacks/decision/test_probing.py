@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from robustkit.attacks.decision.probing import (
     across,
@@ -15,6 +16,7 @@ from robustkit.engine.criteria import Misclassification
 from robustkit.engine.problem import Problem
 from robustkit.models.base import Access
 from robustkit.models.numpy import NumPyModel
+from robustkit.models.torch import TorchModel
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor, take
@@ -122,6 +124,30 @@ def test_in_several_chunks_the_same_normal_comes_out(monkeypatch):
     assert 0 < whole.share.raw[0] < 1
     assert parts.share.raw == whole.share.raw
     assert parts.direction.raw == pytest.approx(whole.direction.raw, abs=1e-9)
+
+
+def test_short_probes_tell_the_normal_in_single_precision():
+    """A probe is a thousandth of a millionth of what the center is, in square."""
+    rng = np.random.default_rng(0)
+    shape = (3, 32, 32)
+    weights = rng.normal(size=shape)
+    center = torch.tensor(rng.uniform(0.2, 0.8, size=(1, *shape)).astype(np.float32))
+    towards, there = torch.tensor(weights), center.double()
+
+    def scores(x):
+        gap = ((x.double() - there) * towards).sum(dim=(1, 2, 3))
+        return torch.stack([gap, 0 * gap], dim=1)
+
+    labels = as_tensor(torch.tensor([0]))
+    x = as_tensor(torch.zeros(1, *shape))
+    p = Problem(TorchModel(scores), x, Misclassification(labels), get_norm("l2"))
+    size = as_tensor(torch.tensor([2e-5]))
+    draw = noise(subspace_of(p, "all", 1.0))
+    count = np.array([600])
+    normal = estimate_normal(p, as_tensor(center), size, count, p.rng(0), draw)
+    flat = normal.direction.raw.double().numpy().ravel()
+    length = np.linalg.norm(flat) * np.linalg.norm(weights)
+    assert abs(flat @ weights.ravel()) / length > 0.3
 
 
 def test_no_probe_shows_nothing():

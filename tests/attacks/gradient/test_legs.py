@@ -57,7 +57,7 @@ def test_the_best_point_is_walked_on_from_in_the_end(norm):
 
 @pytest.mark.parametrize("norm", ["l1", "l0"])
 def test_few_steps_are_not_spent_on_long_ways(norm):
-    for steps in (1, 22, 28):
+    for steps in (16, 22, 28):
         legs = plan(norm, steps)
         assert [leg.start for leg in legs[:2]] == ["origin", "here"]
         assert [leg.start for leg in legs].count("middle") == 1
@@ -65,6 +65,15 @@ def test_few_steps_are_not_spent_on_long_ways(norm):
         assert legs[0].length <= 5
         # As many as there are: none is stretched.
         assert sum(leg.length for leg in legs) == pytest.approx(steps)
+
+
+@pytest.mark.parametrize("norm", TOURS)
+def test_fewer_steps_than_two_starts_need_go_straight(norm):
+    for steps in (1, 2, 4):
+        legs = plan(norm, steps)
+        assert [leg.start for leg in legs] == ["origin", "best"]
+        assert all(leg.norm is None for leg in legs)
+        assert all(leg.exchange or leg.along for leg in legs)
 
 
 def test_features_are_exchanged_for_l0_only():

@@ -67,6 +67,27 @@ def test_neighbours_in_the_batch_change_nothing(plant, laws, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_neighbours_change_nothing_where_gradients_vanish(norm):
+    """Also whether they were found matters to nobody else."""
+    rng = np.random.default_rng(0)
+    weights = torch.tensor(rng.normal(size=(6, 3)))
+    x = torch.tensor(rng.uniform(size=(9, 6)))
+    labels = (x @ weights).argmax(dim=1)
+
+    def scores(points):
+        return points.detach() @ weights + 0 * points.sum(dim=1, keepdim=True)
+
+    def found(rows):
+        criterion = Misclassification(as_tensor(labels[rows]))
+        p = Problem(TorchModel(scores), as_tensor(x[rows]), criterion, get_norm(norm))
+        return run(Relay(steps=60), p).best.numpy()
+
+    whole = found(slice(None))
+    for row in range(len(x)):
+        assert (found(slice(row, row + 1))[0] == whole[row]).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_rescaled_inputs_give_the_rescaled_result(plant, laws, norm):
     # Without noise, since random numbers are drawn by the content of a sample.
     legs = (Leg(1.0), Leg(1.0, start="best", way=0))
