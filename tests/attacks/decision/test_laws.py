@@ -63,6 +63,23 @@ def attacked(attack, model, x, norm, labels=None, *, criterion=None, **more):
 
 
 @pytest.mark.parametrize(("attack", "norm"), CASES)
+def test_a_sample_gets_and_pays_the_same_in_any_company(attack, norm):
+    """To the last bit, and the last question, which the conformance suite skips."""
+    x, patterns = images()
+    model = linear(patterns)
+    pool = as_tensor(images(5, seed=1)[0])
+
+    def results(rows):
+        return attacked(attack(), model, x[rows], norm, budget=80, pool=pool)
+
+    together = results(np.arange(6))
+    for rows in ([3], [4, 2, 0, 1, 5]):
+        part = results(np.array(rows))
+        assert (part.best.raw == together.best.raw[rows]).all()
+        assert (part.forwards == together.forwards[rows]).all()
+
+
+@pytest.mark.parametrize(("attack", "norm"), CASES)
 def test_only_samples_without_a_start_are_given_up(attack, norm):
     x, patterns = images()
     model = linear(patterns)
