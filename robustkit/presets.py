@@ -52,8 +52,8 @@ def auto(
     """The nearest adversarials for a number of passes: what to use unless you know why.
 
     With gradients: a relay of short descents and walks along the boundary (`Relay`),
-    and from its best point the last thousandth by `Polish`, or for L0 an exchange of
-    features by `Greedy`. Samples whose gradients lead nowhere are asked about decisions
+    and from its best point the last thousandth by `Polish`, or for L0 once more an
+    exchange of features by `Greedy`. Samples whose gradients lead nowhere are asked about decisions
     instead.
 
     With decisions only: for L2 normals of the boundary by probes that adapt to the
@@ -75,7 +75,7 @@ def auto(
     >>> [type(part).__name__ for part in attack.attacks], attack.steps
     (['Relay', 'Polish'], 99)
     >>> auto("linf", 1000, Access.DECISION)
-    RayS(steps=1000, tries=20, tolerance=0.001, stride=0.01)
+    RayS(steps=1000, tries=20, tolerance=0.001, rough=0.05, stride=0.01)
     """
     name = get_norm(norm).name
     if access < Access.GRADIENT:

@@ -79,7 +79,7 @@ def test_doing_nothing_fails(built):
 def test_a_good_attack_on_a_plain_model_passes(network, inputs, norm, mode):
     result = rk.active_test(
         network, inputs, "auto", epsilon=RADII[norm], norm=norm, mode=mode,
-        budget=200 if norm == "l0" else 60, **SMALL,
+        budget=300 if norm == "l0" else 60, **SMALL,
     )  # fmt: skip
     assert result.verdict is Verdict.PASS, result.rule
     assert (result.distance[result.success] <= RADII[norm] * 1.0001).all()

@@ -231,7 +231,7 @@ def test_known_verdicts(shared, tmp_path, category, found):
         lower, upper = (problems[k][row].tolist() for k in ("lower", "upper"))
         path.write_text(spec_text(lower, upper, classes, goal))
         model = folder / str(problems["model"][row])
-        answer = falsify(model, path, rounds=3, timeout=30)
+        answer = falsify(model, path, rounds=3, timeout=120)
         if problems["verdict"][row] == "unsat":
             assert answer.verdict == "unknown"
         else:
