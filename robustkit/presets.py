@@ -53,8 +53,8 @@ def auto(
 
     With gradients: a relay of short descents and walks along the boundary (`Relay`),
     and from its best point the last thousandth by `Polish`, or for L0 once more an
-    exchange of features by `Greedy`. Samples whose gradients lead nowhere are asked about decisions
-    instead.
+    exchange of features by `Greedy`. Samples whose gradients lead nowhere are asked
+    about decisions instead.
 
     With decisions only: for L2 normals of the boundary by probes that adapt to the
     sample (`Compass`), for Linf blocks of signs (`RayS`), for L1 and L0 features set
