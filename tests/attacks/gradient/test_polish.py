@@ -54,12 +54,11 @@ def test_neighbours_and_units_change_nothing(plant, laws, norm):
     ("net", "norm", "median", "high"),
     [
         ("linear", "l1", 1.002, 1.02),
-        # Known to be hard: the data's own strong PGD stands at 1.04 here.
-        ("toy20", "linf", 1.03, 1.12),
+        # Only by searches for starts: the data's own strong PGD stands at 1.04 here.
+        ("toy20", "linf", 1.0005, 1.01),
         ("toy20", "l1", 1.002, 1.02),
         ("mlp14_std", "linf", 1.0005, 1.01),
-        # One of the 14 images stays in another valley, at 1.03.
-        ("mlp14_std", "l2", 1.0005, 1.02),
+        ("mlp14_std", "l2", 1.0005, 1.01),
     ],
 )
 def test_ends_at_the_exact_distance(shared, net, norm, median, high):
