@@ -9,6 +9,10 @@ quickest of the bare passes. An attack that makes more than one forward and one 
 pass per step pays for it here. "compiled" is with the attack's arithmetic compiled; the
 first round is left out, and what it took longer than the others is printed beside it.
 
+`--parts`: what the time of our attacks by gradients goes into, in shares of all the
+processor's time, by Python's profiler, which makes what consists of many small calls
+look larger than it is.
+
 `--decisions`: what attacks by decisions spend outside the network, as a share of all
 the processor's time, and what the network takes for a query. The quickest round counts.
 Beside them the least that probes can cost: signs from random bits, added to a point,
@@ -17,10 +21,12 @@ and NumPy; and the same with a cosine transform of all signs.
 """
 
 import argparse
+import cProfile
 import functools
 import importlib.util
 import itertools
 import math
+import pstats
 import resource
 import statistics
 import sys
@@ -261,6 +267,49 @@ def speed(
             )
 
 
+PARTS = {
+    "network": ("torch.py:linearise", "torch.py:pull_back"),
+    "questions": ("problem.py:gradient", "problem.py:linearise", "problem.py:billed"),
+    "descents": ("problem.py:descend", "relay.py:_descend"),
+    "boundary": ("relay.py:_follow",),
+    "features": ("relay.py:_exchange",),
+    "starts": ("relay.py:_start", "relay.py:_seek"),
+    "doubts": ("blind.py:judged", "blind.py:foretelling", "blind.py:search"),
+}
+"""What each part of an attack's time is spent in; questions hold the network's."""
+
+
+def parts(name: str, passes: int, sizes: list[int], only: list[str]) -> None:
+    """Print what the time goes into."""
+    module, dataset = network(name)
+    print(f"{name}, {passes} passes, 1 thread")
+    print(f"batch  {'':14}" + "".join(f"{part:>10}" for part in [*PARTS, "rest"]))
+    for size in sizes:
+        x, y = batch(dataset, module, size)
+        for label, (chosen, norm) in attacks(passes).items():
+            if only and not any(part in label for part in only):
+                continue
+            ours(chosen, norm, module, x, y)
+            profiler = cProfile.Profile(time.process_time)
+            profiler.runcall(ours, chosen, norm, module, x, y)
+            shares = _shares(pstats.Stats(profiler))
+            print(f"{size:5d}  {label:14}" + "".join(f"{s:10.1%}" for s in shares))
+
+
+def _shares(stats: pstats.Stats) -> list[float]:
+    told: dict[tuple[str, int, str], tuple[Any, ...]]
+    told = stats.stats  # type: ignore[attr-defined]
+    seconds, whole = dict.fromkeys(PARTS, 0.0), 0.0
+    for (file, _, function), (_, _, _, cumulative, _) in told.items():
+        whole = max(whole, cumulative)
+        for part, places in PARTS.items():
+            if "robustkit" in file and f"{Path(file).name}:{function}" in places:
+                seconds[part] += cumulative
+    seconds["questions"] -= seconds["network"]
+    known = [part / whole for part in seconds.values()]
+    return [*known, 1 - sum(known)]
+
+
 class Clocked(torch.nn.Module):
     """A network, and the processor's time that its answers take.
 
@@ -378,6 +427,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 16, 1])
     parser.add_argument("--only", nargs="+", default=[], help="parts of attacks' names")
     parser.add_argument("--memory", action="store_true", help="peak memory instead")
+    parser.add_argument("--parts", action="store_true", help="shares of time instead")
     parser.add_argument("--decisions", action="store_true", help="by decisions instead")
     parser.add_argument("--queries", type=int, default=2000, help="with --decisions")
     options = parser.parse_args()
@@ -385,6 +435,8 @@ def main() -> None:
     for name in options.models:
         if options.memory:
             memory(name)
+        elif options.parts:
+            parts(name, options.passes, options.batch_sizes, options.only)
         elif options.decisions:
             decisions(name, options.queries, options.rounds, options.batch_sizes)
         else:
