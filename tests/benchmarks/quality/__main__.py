@@ -8,12 +8,16 @@ always run anew.
 
 found: the share of samples with an adversarial. mean, median: of the ratios, where ours
 (or the peer) and the reference have one. within 1 %: the share of samples at most 1 %
-above the best known, ours of this run included. time: over that of as many bare passes,
-both in this batch. peer: the best single one at as many passes, by its mean ratio, in
-which no ratio is above 10 and a sample not found counts as 10.
+above the best known, ours of this run included (`--further` makes more of them). time:
+over that of as many bare passes, both in this batch. peer: the best single one at as
+many passes, by its mean ratio, in which no ratio is above 10 and a sample not found
+counts as 10. The curves below each table are such means over the networks, of the peers
+that are the best at some number of passes, or nearly; in brackets the worst network and
+the share found.
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +39,8 @@ def main() -> None:
         fill(_tasks(options, nets), options.workers)
     for norm in options.norm:
         attacks = [name for name in options.attacks if minimises(name, norm)]
-        _print_norm(data, norm, nets, attacks, passes, options.images)
+        _print_norm(options, norm, nets, attacks)
+        _print_peers(norm, nets, passes, options.images)
         for name in attacks if options.exact else ():
             _print_exact(data, name, norm, passes)
 
@@ -48,6 +53,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--passes", nargs="+", type=int, default=[30, 100, 300, 1000])
     parser.add_argument("--attacks", nargs="*", default=["auto"], help="ours, by name")
     parser.add_argument("--network", nargs="+", help="names in models.json")
+    parser.add_argument(
+        "--further", type=int, nargs="*", default=[], help="passes that tell best known"
+    )
     parser.add_argument("--images", type=int, default=64, help="per network")
     parser.add_argument(
         "--peers",
@@ -76,12 +84,7 @@ def _tasks(options: argparse.Namespace, nets: Sequence[str]) -> list[Task]:
 
 
 def _print_norm(
-    data: Path,
-    norm: str,
-    nets: Sequence[str],
-    attacks: Sequence[str],
-    passes: Sequence[int],
-    images: int,
+    options: argparse.Namespace, norm: str, nets: Sequence[str], attacks: Sequence[str]
 ) -> None:
     """Run ours on every network and print them beside the best peer."""
     print(f"\n{norm}: distance over the reference")
@@ -89,6 +92,7 @@ def _print_norm(
         f"{'network':21} {'passes':>6}  {'attack':14} found    mean  median "
         f"within 1 %   time  {'peer':22} found    mean  median"
     )
+    images = options.images
     rows: dict[tuple[str, int], list[list[float]]] = {}
     for net in nets:
         cell = Cell.read(net, norm, images)
@@ -96,14 +100,16 @@ def _print_norm(
             print(f"{net:21} no peer was ever run here; leave out --cached")
             continue
         ours = {
-            (name, budget): run_ours(data, name, net, norm, budget, images)
+            (name, budget): run_ours(options.data, name, net, norm, budget, images)
             for name in attacks
-            for budget in passes
+            for budget in (*options.passes, *options.further)
         }
         reference = cell.reference()
         everyone = [reference, *(found.distance for found in ours.values())]
         best_known = np.min(everyone, axis=0)
         for (name, budget), found in ours.items():
+            if budget in options.further:
+                continue
             values = _row(found, reference, best_known)
             rows.setdefault((name, budget), []).append(values)
             peer = _best_peer(cell.at(budget), reference)
@@ -136,14 +142,53 @@ def _best_peer(found: dict[str, np.ndarray], reference: np.ndarray) -> str:
         return "none at so many passes"
 
     def judge(name: str) -> float:
-        known = np.isfinite(found[name])
-        ratios = np.full(len(reference), _WORST)
-        ratios[known] = np.minimum(found[name][known] / reference[known], _WORST)
-        return float(ratios.mean())
+        return float(_capped(found[name], reference).mean())
 
     name = min(found, key=judge)
     share, mean, median = _summary(found[name], reference)
     return f"{name:22} {share:5.0%} {mean:7.3f} {median:7.3f}"
+
+
+def _print_peers(
+    norm: str, nets: Sequence[str], passes: Sequence[int], images: int
+) -> None:
+    """Print how near the best peers come, over all networks."""
+    cells = [cell for net in nets if (cell := Cell.read(net, norm, images)).found]
+    curves: dict[str, list[tuple[float, float, float]]] = {}
+    for budget in passes:
+        ran = [cell.at(budget) for cell in cells]
+        everywhere = set[str].intersection(*map(set, ran)) if ran else set()
+        for peer in everywhere:
+            ratios = [
+                _capped(found[peer], cell.reference())
+                for found, cell in zip(ran, cells, strict=True)
+            ]
+            means = [float(r.mean()) for r in ratios]
+            found = np.concatenate([np.isfinite(some[peer]) for some in ran])
+            curve = curves.setdefault(peer, [(math.nan, math.nan, 0.0)] * len(passes))
+            curve[list(passes).index(budget)] = (
+                float(np.mean(means)),
+                max(means),
+                float(found.mean()),
+            )
+    least = [
+        min((c[place][0] for c in curves.values() if c[place][2]), default=math.nan)
+        for place in range(len(passes))
+    ]
+    print("".join(f"{budget:>22}" for budget in ("", *passes)))
+    for peer, curve in sorted(curves.items(), key=lambda item: item[1][-1]):
+        pairs = zip(curve, least, strict=True)
+        if any(mean <= 1.05 * best for (mean, _, _), best in pairs):
+            words = [f"{m:.3f} ({w:.3f}, {f:.0%})" for m, w, f in curve]
+            print(f"{peer:22}" + "".join(f"{word:>22}" for word in words), flush=True)
+
+
+def _capped(distance: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(n,) ratios, none above the worst, which counts where nothing was found."""
+    known = np.isfinite(distance)
+    ratios = np.full(len(reference), _WORST)
+    ratios[known] = np.minimum(distance[known] / reference[known], _WORST)
+    return ratios
 
 
 def _summary(distance: np.ndarray, reference: np.ndarray) -> tuple[float, float, float]:
