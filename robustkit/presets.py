@@ -52,9 +52,9 @@ def auto(
     """The nearest adversarials for a number of passes: what to use unless you know why.
 
     With gradients: a relay of short descents and walks along the boundary (`Relay`),
-    and from its best point the last thousandth by `Polish`, or for L0 once more an
-    exchange of features by `Greedy`. Samples whose gradients lead nowhere are asked
-    about decisions instead.
+    and from 50 passes on from its best point the last thousandth by `Polish`, or for L0
+    once more an exchange of features by `Greedy`. Samples whose gradients lead nowhere
+    are asked about decisions instead.
 
     With decisions only: for L2 normals of the boundary by probes that adapt to the
     sample (`Compass`), for Linf blocks of signs (`RayS`), for L1 and L0 features set
@@ -89,7 +89,10 @@ def auto(
     if name == "l0":
         last = max(budget // 4, 1)
         return Cascade((Relay().within(budget - last), Greedy(steps=last)))
-    last = max(budget // 25, 1)
+    last = budget // 25
+    if last < 2:
+        # The first question of `Polish` is about what is known.
+        return Cascade((Relay().within(budget),))
     return Cascade((Relay().within(budget - last), Polish(steps=last)))
 
 

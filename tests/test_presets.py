@@ -3,6 +3,8 @@ import pytest
 
 import robustkit as rk
 from robustkit import presets
+from robustkit.attacks.gradient.polish import Polish
+from robustkit.attacks.gradient.relay import Relay
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Misclassification
 from robustkit.engine.loop import run
@@ -113,6 +115,12 @@ def test_auto_plans_for_the_budget_and_keeps_to_it(plant, norm, budget):
     ledger = run(attack, problem)
     assert (ledger.forwards <= budget).all()
     assert (ledger.forwards >= 0.9 * budget - 1).all()
+
+
+def test_auto_asks_nothing_twice_where_passes_are_few():
+    for norm in ("linf", "l2", "l1"):
+        assert [type(part) for part in auto(norm, 49).attacks] == [Relay]
+        assert [type(part) for part in auto(norm, 50).attacks] == [Relay, Polish]
 
 
 @pytest.mark.parametrize(

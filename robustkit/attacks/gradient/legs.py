@@ -47,10 +47,12 @@ class Leg:
 
 # First trust radius. Few and large changes of single features need most.
 _WIDE = {"linf": 0.5, "l2": 0.5, "l1": 1.0, "l0": 1.0}
-# Steps that a round is worth, and the most rounds; then legs get longer.
+# Steps that a round is worth, and the most rounds; then legs get longer. The first
+# three are worth less in the norms that are walked in without a detour.
 _ROUND, _MOST = 45, 12
+_BRISK = 32
 # Fewer are too few for a round and what follows it.
-_SHORT = {"l1": 40, "l0": 29}
+_SHORT = {"linf": 46, "l2": 46, "l1": 40, "l0": 29}
 # Fewer are too few for more than one start.
 _FEW = {"linf": 5, "l2": 14, "l1": 16, "l0": 12}
 # Of them in the Linf ball, on the way to L1 and L0.
@@ -80,9 +82,11 @@ def plan(norm: str, steps: int) -> tuple[Leg, ...]:
         rounds = min(round(steps / _RICH[norm]), _MOST)
         legs = _rich_linf(rounds, wide) if norm == "linf" else _rich_l2(rounds, wide)
         return _ended(legs, wide)
-    if steps < _SHORT.get(norm, 0):
+    if steps < _SHORT[norm]:
         return _dash(norm, steps, wide)
     rounds = min(max(round(steps / _ROUND), 1), _MOST)
+    if norm in _RICH:
+        rounds = max(rounds, min(round(steps / _BRISK), 3))
     legs = []
     for place in range(rounds):
         start = ("middle", "origin")[place] if place < 2 else "noise"
@@ -118,7 +122,24 @@ def _straight(norm: str, wide: float) -> tuple[Leg, ...]:
 
 
 def _dash(norm: str, steps: int, wide: float) -> tuple[Leg, ...]:
-    """A tour, a walk from elsewhere, and one from the best point; all short."""
+    """A tour, a walk from elsewhere, and one from the best point; all short.
+
+    The last is not divided in two, since a walk that begins anew asks about the best
+    point once more.
+    """
+    if norm == "linf":
+        return (
+            Leg(0.32 * steps),
+            Leg(0.32 * steps, start="middle", along=wide),
+            Leg(0.36 * steps, start="best", along=wide / 2),
+        )
+    if norm == "l2":
+        return (
+            Leg(0.11 * steps, "linf"),
+            Leg(0.22 * steps, start="here", along=wide),
+            Leg(0.32 * steps, start="middle", along=wide),
+            Leg(0.35 * steps, start="best", along=wide / 2),
+        )
     # What lies near in Linf gets no nearer to a sparse one with more steps.
     first = min(_BALL, 0.2 * steps)
     rest = steps - first

@@ -19,7 +19,10 @@ def test_a_tour_comes_by_way_of_denser_norms(norm):
 
 @pytest.mark.parametrize("norm", TOURS)
 def test_more_steps_make_more_rounds_each_another_way(norm):
-    for steps, rounds in ((1, 1), (22, 1), (60, 1), (96, 2), (300, 7), (10_000, 12)):
+    # The dense norms begin earlier with more.
+    some = (2, 3) if norm in ("linf", "l2") else (1, 2)
+    expected = (1, 1, *some, 7, 12)
+    for steps, rounds in zip((1, 22, 60, 96, 300, 10_000), expected, strict=True):
         legs = plan(norm, steps)
         if norm == "l2" and steps > 1000:
             # Walks from noise take the place of the later tours.
@@ -64,6 +67,16 @@ def test_few_steps_are_not_spent_on_long_ways(norm):
         assert legs[0].norm == "linf"
         assert legs[0].length <= 5
         # As many as there are: none is stretched.
+        assert sum(leg.length for leg in legs) == pytest.approx(steps)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_few_steps_begin_once_in_the_end(norm):
+    for steps in (20, 29, 39):
+        legs = plan(norm, steps)
+        assert [leg.start for leg in legs].count("best") == 1
+        assert legs[-1].start == "best"
+        assert legs[-1].length >= 0.3 * steps
         assert sum(leg.length for leg in legs) == pytest.approx(steps)
 
 
