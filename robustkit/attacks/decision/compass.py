@@ -36,6 +36,7 @@ from robustkit.numerics.tensors import (
     full,
     like,
     magnitude,
+    maximum,
     minimum,
     plus,
     take,
@@ -47,11 +48,13 @@ from robustkit.numerics.tensors import (
 __all__ = ["Compass"]
 
 # What probes are made of: the lowest frequencies, as a share of each side's; or all of
-# them, each as strong as the perturbation is there.
-_SHARES = (0.25, 0.5, None)
+# them, each as strong as the perturbation is there (None), or all alike.
+_SHARES = (0.25, 0.5, None, 1.0)
 # In place of an untried kind's gain; kinds are tried first in these steps.
 _UNTRIED = np.inf
-_FIRST = (0, 2, 4)
+_FIRST = (0, 2, 4, 12)
+# The lift grows or shrinks by at most this logarithm in a step, from the least on.
+_LIFTING, _LEAST_LIFT = 1.0, 1e-3
 # Of what is learned from the perturbation, this share stays as if nothing were known.
 _FLAT_FREQUENCIES, _FLAT_PIXELS = 0.05, 0.1
 _BLUR = 5
@@ -74,6 +77,7 @@ class State:
     Attributes:
         delta: (n, ...) adversarial, at the boundary but for the gap.
         gap: (n,) the share of its length by which it may be too long.
+        lift: (n,) by which share of the perturbation beyond it probes are centred.
         slope: (n,) of the last move around the circle.
         gain: (n, kinds) of each kind of probes: how much the logarithm of the distance
             fell for each question, the last time.
@@ -83,6 +87,7 @@ class State:
 
     delta: Batch
     gap: PerSample
+    lift: PerSample
     slope: PerSample
     gain: Tensor
     age: PerSample
@@ -101,9 +106,14 @@ class Compass(Attack[State]):
     step before on, to a share of the move.
 
     Probes are smooth or not, whichever kind has brought a sample more per question. All
-    are stronger where the perturbation is, because the model looks there; the kind that
-    has every frequency gives each the perturbation's own strength. So the number of
-    directions worth asking about shrinks while the search goes on.
+    are stronger where the perturbation is, because the model looks there. Of those that
+    have every frequency, one kind gives each the perturbation's own strength, so the
+    number of directions worth asking about shrinks while the search goes on; the other
+    gives all the same, since late in the search the fine parts are what is missing.
+
+    Where the boundary bends, probes from a point on it see one side only, and tell
+    little. So they are centred beyond it, where about half of them are adversarial: the
+    share of the step before says whether that is further out or nearer.
 
     Where that goes no further, or cannot catch up with the nearest adversarial known,
     it begins anew from another start, of the pool or smooth noise.
@@ -160,7 +170,7 @@ class Compass(Attack[State]):
         distance = magnitude(s.delta, 2)
         normal = estimate_normal(
             p,
-            p.x + s.delta * expand(1 - s.gap / 2, s.delta),
+            p.clip(p.x + s.delta * expand(1 - s.gap / 2 + s.lift, s.delta)),
             distance * self.size,
             (self.probes * np.sqrt(ages + 1)).astype(np.int64),
             p.rng(t),
@@ -181,6 +191,7 @@ class Compass(Attack[State]):
         return State(
             delta,
             like(p.x, np.where(moved, gap, to_numpy(s.gap))),
+            _lifted(s.lift, normal.share),
             like(p.x, np.where(moved, slope, np.maximum(old / 4, _LEAST_SLOPE))),
             like(p.x, gains),
             s.age + 1,
@@ -196,6 +207,7 @@ class Compass(Attack[State]):
         return State(
             delta,
             full(p.x, self.size * _FINE),
+            full(p.x, 0.0),
             full(p.x, _SLOPE),
             like(p.x, np.full((p.size, len(_SHARES)), _UNTRIED)),
             full(p.x, 0.0),
@@ -227,6 +239,11 @@ def _chosen(gains: Array, ages: Array) -> Array:
     """
     due = np.asarray(_FIRST) <= ages[:, None]
     return np.asarray(np.where(due, gains, -np.inf).argmax(axis=1))
+
+
+def _lifted(lift: PerSample, share: PerSample) -> PerSample:
+    """More where few probes were adversarial, less where many were."""
+    return maximum(lift, _LEAST_LIFT) * ((1 - 2 * share) * _LIFTING).exp()
 
 
 def _refined(p: Problem, delta: Batch, found: Mask, size: float) -> Batch:

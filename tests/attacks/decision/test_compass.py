@@ -57,8 +57,11 @@ def test_a_descent_that_goes_no_further_gives_way_to_another_start(monkeypatch):
     assert distance() == pytest.approx(1.0, rel=0.01)
 
 
-def test_probes_learn_where_the_model_looks():
-    """Only a corner matters: the same number of questions brings it nearer."""
+def test_probes_learn_where_the_model_looks(monkeypatch):
+    """Only a corner matters: the same number of questions brings it nearer.
+
+    Where everything does, probes that are everywhere and of every frequency help.
+    """
     shape = (1, 16, 16)
     rng = np.random.default_rng(0)
     corner = np.zeros(shape)
@@ -78,16 +81,59 @@ def test_probes_learn_where_the_model_looks():
         exact = 0.5 / np.linalg.norm(weights)
         return np.median(run(Compass(), p, budget=1500).distance.raw) / exact
 
-    assert ratio(corner) < 1.1
+    assert ratio(corner) < 1.04
+    assert 1.06 < ratio(everywhere) < 1.15
+    monkeypatch.setattr(compass, "_SHARES", compass._SHARES[:3])
+    monkeypatch.setattr(compass, "_FIRST", compass._FIRST[:3])
     assert ratio(everywhere) > 1.2
+
+
+def test_probes_are_centred_where_both_sides_are_seen(monkeypatch):
+    """The boundary bends away, so that around a point on it no probe is adversarial."""
+    shape = (1, 8, 8)
+    ahead = np.zeros(shape)
+    ahead[0, 2, 2], ahead[0, 6, 1] = 0.8, 0.6
+
+    def function(x):
+        along = (x * ahead).sum(axis=(1, 2, 3))
+        beside = (x**2).sum(axis=(1, 2, 3)) - along**2
+        return two_classes(1 + 2 * beside - along)
+
+    shares = []
+    estimate = compass.estimate_normal
+
+    def noted(*args):
+        normal = estimate(*args)
+        shares.append(normal.share.raw.mean())
+        return normal
+
+    monkeypatch.setattr(compass, "estimate_normal", noted)
+    monkeypatch.setattr(compass, "_CHECK", 10**9)
+
+    def seen():
+        keys = np.arange(4, dtype=np.uint64)
+        starts = as_tensor(np.stack([1.5 * ahead + 0.02] * 4))
+        shares.clear()
+        p = problem(function, np.zeros((4, *shape)), starts=starts, keys=keys)
+        distance = run(Compass(), p, budget=700).distance.raw
+        return np.mean(shares[-5:]), np.median(distance)
+
+    share, distance = seen()
+    assert 0.3 < share < 0.7
+    monkeypatch.setattr(compass, "_LIFTING", 0.0)
+    monkeypatch.setattr(compass, "_LEAST_LIFT", 0.0)
+    on_the_boundary, further = seen()
+    assert on_the_boundary < 0.05
+    assert distance - 1 < 0.7 * (further - 1)
 
 
 def test_the_kind_of_probes_that_brought_most_is_chosen_and_each_is_tried():
     untried = np.inf
-    gains = np.array([[untried] * 3, [0.1, untried, untried], [0.1, 0.3, 0.2]])
+    gains = np.array([[untried] * 4, [0.1, *[untried] * 3], [0.1, 0.3, 0.2, untried]])
     chosen = compass._chosen(gains, np.array([0.0, 1.0, 9.0]))
     assert chosen.tolist() == [0, 0, 1]
     assert compass._chosen(gains[1:2], np.array([2.0])).tolist() == [1]
+    assert compass._chosen(gains[2:], np.array([12.0])).tolist() == [3]
 
 
 def test_smooth_noise_is_tried_only_where_no_inputs_are_given():
