@@ -75,7 +75,7 @@ def auto(
     >>> [type(part).__name__ for part in attack.attacks], attack.steps
     (['Relay', 'Polish'], 99)
     >>> auto("linf", 1000, Access.DECISION)
-    RayS(steps=1000, tries=20, tolerance=0.001, rough=0.05, stride=0.01)
+    RayS(steps=1000, tries=20, tolerance=0.0001, rough=0.05, stride=0.01)
     """
     name = get_norm(norm).name
     if access < Access.GRADIENT:

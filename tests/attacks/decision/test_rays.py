@@ -63,6 +63,21 @@ def test_it_is_coarse_first_and_finds_the_boundary_to_its_tolerance_in_the_end(p
     assert max(late) < 1 + 3 * RayS().tolerance
 
 
+def test_turns_of_single_features_count_though_each_brings_little(plant):
+    planted = plant(samples=4, features=1024, classes=2)
+    planted.w = np.sign(planted.w)
+    planted.b = -(planted.x @ planted.w).mean(axis=0)
+    planted.y = planted.logits(planted.x).argmax(axis=1)
+
+    def ratio(attack):
+        ledger = attacked(planted.model(), planted.x, planted.y, 4000, attack)
+        return ledger.distance.raw / planted.exact("linf")
+
+    assert (ratio(RayS()) < 1.001).all()
+    # A turn of one brings two in 1024.
+    assert (ratio(RayS(tolerance=3e-3)) > 1.005).all()
+
+
 @pytest.mark.parametrize("shape", [(1,), (7,), (3, 8, 8), (5, 6, 3), (1, 28, 28)])
 def test_the_order_of_features_is_a_permutation(shape):
     assert sorted(_order(shape)) == list(range(np.prod(shape)))
