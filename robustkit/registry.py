@@ -182,10 +182,15 @@ def choose_attacks(
             )
     if budget is None:
         return chosen
-    return {
-        name: attack.within(_questions(attack, budget, model))
-        for name, attack in chosen.items()
-    }
+    planned = {}
+    for name, attack in chosen.items():
+        questions = _questions(attack, budget, model)
+        if name == "auto":
+            # Not the plan for another budget in proportion.
+            planned[name] = _auto(norm, access, epsilon, questions)
+        else:
+            planned[name] = attack.within(questions)
+    return planned
 
 
 def _questions(attack: Attack[Any], budget: int, model: Model | None) -> int:
@@ -203,12 +208,19 @@ def _named(
 ) -> dict[str, Attack[Any]]:
     """The attack of that name, or those that a preset's name stands for."""
     if name == "auto":
-        preset = importlib.import_module("robustkit.presets").auto
-        return {name: preset(norm, access=access, epsilon=epsilon)}
-    if name not in ("auto", "standard"):
+        return {name: _auto(norm, access, epsilon, None)}
+    if name != "standard":
         return {name: get_attack(name)}
     chosen = {name: get_attack(name) for name in _STANDARD[access]}
     return {name: a for name, a in chosen.items() if norm.name in a.norms}
+
+
+def _auto(
+    norm: Norm, access: Access, epsilon: float | None, questions: int | None
+) -> Attack[Any]:
+    preset = importlib.import_module("robustkit.presets").auto
+    attack: Attack[Any] = preset(norm, questions, access, epsilon)
+    return attack
 
 
 def _plugin(name: str) -> Callable[[], Any]:

@@ -14,6 +14,7 @@ from robustkit.models.base import Access
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor
 from robustkit.presets import auto, autoattack
+from robustkit.registry import choose_attacks
 
 
 def plan(attack):
@@ -163,3 +164,11 @@ def test_auto_is_exact_where_the_model_is_linear(plant, norm):
     assert (distance >= exact * (1 - 1e-9)).all()
     assert np.median(distance / exact) <= 1 + 1e-5
     assert (distance <= exact * 1.01).mean() >= 0.95
+
+
+@pytest.mark.parametrize("access", Access)
+@pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
+def test_by_name_the_plan_is_that_for_the_budget_too(norm, access):
+    for budget in (1, 30, 300):
+        chosen = choose_attacks("auto", get_norm(norm), access, budget)
+        assert chosen == {"auto": auto(norm, budget, access)}
