@@ -53,8 +53,9 @@ _SHARES = (0.25, 0.5, None, 1.0)
 # In place of an untried kind's gain; kinds are tried first in these steps.
 _UNTRIED = np.inf
 _FIRST = (0, 2, 4, 12)
-# The lift grows or shrinks by at most this logarithm in a step, from the least on.
-_LIFTING, _LEAST_LIFT = 1.0, 1e-3
+# The lift grows or shrinks by at most this logarithm in a step, from the least on, and
+# begins anew beyond the most.
+_LIFTING, _LEAST_LIFT, _MOST_LIFT = 1.0, 1e-3, 0.5
 # Of what is learned from the perturbation, this share stays as if nothing were known.
 _FLAT_FREQUENCIES, _FLAT_PIXELS = 0.05, 0.1
 _BLUR = 5
@@ -242,8 +243,12 @@ def _chosen(gains: Array, ages: Array) -> Array:
 
 
 def _lifted(lift: PerSample, share: PerSample) -> PerSample:
-    """More where few probes were adversarial, less where many were."""
-    return maximum(lift, _LEAST_LIFT) * ((1 - 2 * share) * _LIFTING).exp()
+    """More where few probes were adversarial, less where many were.
+
+    None where more did not help: there the other end of what is adversarial was passed.
+    """
+    lift = maximum(lift, _LEAST_LIFT) * ((1 - 2 * share) * _LIFTING).exp()
+    return where(lift > _MOST_LIFT, 0.0, lift)
 
 
 def _refined(p: Problem, delta: Batch, found: Mask, size: float) -> Batch:

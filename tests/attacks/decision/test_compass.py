@@ -181,3 +181,13 @@ def test_probes_of_all_chunks_are_different(monkeypatch):
     attack.step(p, state, 0)
     probes = shown[before : before + 40]
     assert len(set(probes)) == 40
+
+
+def test_probes_come_back_from_beyond_what_is_adversarial():
+    """As where a thin shell is, and nothing is on either side of it."""
+    lift, seen = as_tensor(np.zeros(1)), []
+    for _ in range(100):
+        lift = compass._lifted(lift, as_tensor(np.zeros(1)))
+        seen.append(lift.item())
+    assert 0.0 in seen
+    assert 0.1 < max(seen) <= 0.5
