@@ -24,6 +24,7 @@ from robustkit.models.torch import TorchModel
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor
 
+_BESIDE = "beside"
 _STOOD_IN = (
     "torchvision",
     "torchvision.datasets",
@@ -83,7 +84,32 @@ def peer():
 
 
 @pytest.fixture
-def duel(shared):
+def beside(record_property):
+    """Notes what ours came to beside theirs, for the table at the end of the run."""
+
+    def note(attack, peer, norm, network, outcome):
+        record_property(_BESIDE, (attack, peer, norm, network, outcome))
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter):
+    rows = sorted(
+        tuple(value)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, value in report.user_properties
+        if name == _BESIDE
+    )
+    if rows:
+        terminalreporter.section("ours beside theirs")
+        for row in rows:
+            terminalreporter.write_line(f"| {' | '.join(row)} |")
+
+
+@pytest.fixture
+def duel(shared, beside):
     """Ours and theirs on the same images of a real network: makes a `Duel`."""
 
     def prepare(network="mnist_cnn_a_adv", samples=16):
@@ -91,7 +117,7 @@ def duel(shared):
         data = "mnist" if network.startswith("mnist") else "cifar10"
         images, labels = map(torch.tensor, shared.images(data))
         right = (module(images).argmax(dim=1) == labels).nonzero()[:samples, 0]
-        return Duel(module, images[right], labels[right])
+        return Duel(module, images[right], labels[right], network, beside)
 
     return prepare
 
@@ -99,14 +125,16 @@ def duel(shared):
 class Duel:
     """Every question counts on both sides, not only the point that is returned."""
 
-    def __init__(self, module, images, labels):
+    def __init__(self, module, images, labels, network, beside):
         self.module, self.images, self.labels = module, images, labels
+        self._network, self._beside = network, beside
 
-    def ours(self, attack, norm, budget=None):
+    def ours(self, attack, norm, budget=None, starts=None):
         """Distances (n,)."""
         criterion = Misclassification(as_tensor(self.labels))
         model, x = TorchModel(self.module), as_tensor(self.images)
-        problem = Problem(model, x, criterion, get_norm(norm))
+        starts = None if starts is None else as_tensor(starts)
+        problem = Problem(model, x, criterion, get_norm(norm), starts=starts)
         return run(attack, problem, budget=budget).distance.numpy()
 
     def theirs(self, attack, norm):
@@ -118,6 +146,7 @@ class Duel:
         """
         order = {"l0": 0, "l1": 1, "l2": 2, "linf": torch.inf}[norm]
         best, passes = torch.full(self.labels.shape, torch.inf), 0
+        rows = len(self.images)
 
         def look(points, logits):
             nonlocal best
@@ -128,8 +157,11 @@ class Duel:
 
         class Watched(torch.nn.Module):
             def forward(_, points):
-                nonlocal passes
-                passes += 1
+                nonlocal passes, rows
+                if points.requires_grad:
+                    rows = len(points)
+                # Several candidates of each sample may be asked about at once.
+                passes += max(len(points) // rows, 1)
                 logits = self.module(points)
                 if len(points) == len(self.images):
                     look(points, logits.detach())
@@ -139,8 +171,9 @@ class Duel:
         look(points, self.module(points))
         return best.numpy(), passes
 
-    @staticmethod
-    def ratio(ours, theirs):
-        """The median of ours over theirs; all of ours must be found."""
+    def ratio(self, attack, peer, norm, ours, theirs):
+        """The median of ours over theirs, noted; all of ours must be found."""
         assert np.isfinite(ours).all()
-        return float(np.median(ours / theirs))
+        ratio = float(np.median(ours / theirs))
+        self._beside(attack, peer, norm, self._network, f"{ratio:.3f}")
+        return ratio

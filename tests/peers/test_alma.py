@@ -30,4 +30,4 @@ def test_not_worse_than_adv_lib(peer, duel, norm, network, steps, constraint):
     )
     assert passes == steps
     ours = case.ours(ALMA(steps=steps, constraint=constraint), norm)
-    assert case.ratio(ours, theirs) <= 1.02
+    assert case.ratio(f"ALMA, {steps} steps", "adv-lib", norm, ours, theirs) <= 1.02

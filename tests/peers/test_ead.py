@@ -16,4 +16,5 @@ def test_not_worse_than_foolbox(duel, network):
         "l1",
     )
     assert passes == 450
-    assert case.ratio(case.ours(EAD(steps=passes), "l1"), theirs) <= 1.02
+    ours = case.ours(EAD(steps=passes), "l1")
+    assert case.ratio("EAD", "foolbox", "l1", ours, theirs) <= 1.02

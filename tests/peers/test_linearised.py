@@ -46,7 +46,8 @@ class Counted(torch.nn.Module):
 class Duel:
     """Both attacks on the same network and images, counted in passes per sample."""
 
-    def __init__(self, shared, name, count=16):
+    def __init__(self, shared, beside, name, count=16):
+        self.name, self.beside = name, beside
         self.module = shared.torch_model(name)
         for parameter in self.module.parameters():
             parameter.requires_grad_(False)
@@ -75,19 +76,22 @@ class Duel:
         return ledger.distance.numpy(), passes
 
 
-def not_worse(duel, plan, theirs, norm, spare=0):
+def not_worse(duel, peer, plan, theirs, norm, spare=0):
     """`plan` makes our attack from the passes per sample that theirs took."""
     expected, allowed = duel.theirs(theirs, norm)
-    distance, passes = duel.ours(plan(allowed), norm)
+    attack = plan(allowed)
+    distance, passes = duel.ours(attack, norm)
+    ratio = np.median(distance) / np.median(expected)
+    duel.beside(type(attack).__name__, peer, norm, duel.name, f"{ratio:.3f}")
     assert np.isfinite(expected).any()
     assert np.isfinite(distance).mean() >= np.isfinite(expected).mean()
     assert passes <= 1.02 * allowed + spare
-    assert np.median(distance) <= 1.02 * np.median(expected)
+    assert ratio <= 1.02
 
 
-def converges(duel, ours, theirs, norm, spare=0):
+def converges(duel, peer, ours, theirs, norm, spare=0):
     """For attacks that end by themselves, whatever passes they may take."""
-    not_worse(duel, lambda passes: ours, theirs, norm, spare)
+    not_worse(duel, peer, lambda passes: ours, theirs, norm, spare)
 
 
 def of_foolbox(attack):
@@ -101,55 +105,61 @@ def of_foolbox(attack):
 
 
 @networks
-def test_ddn(shared, peer, name):
-    adv_lib, duel = peer("adv_lib.attacks"), Duel(shared, name)
-    for theirs in (
-        lambda *args: adv_lib.ddn(*args, steps=100, levels=None),
-        of_foolbox(lambda attacks: attacks.DDNAttack(steps=100)),
-    ):
-        not_worse(duel, lambda passes: DDN(steps=int(passes / 2)), theirs, "l2")
+def test_ddn(shared, peer, beside, name):
+    adv_lib, duel = peer("adv_lib.attacks"), Duel(shared, beside, name)
+    for library, theirs in {
+        "adv-lib": lambda *args: adv_lib.ddn(*args, steps=100, levels=None),
+        "foolbox": of_foolbox(lambda attacks: attacks.DDNAttack(steps=100)),
+    }.items():
+        not_worse(
+            duel, library, lambda passes: DDN(steps=int(passes / 2)), theirs, "l2"
+        )
 
 
 @networks
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_deepfool(shared, peer, name, norm):
-    adv_lib, duel = peer("adv_lib.attacks"), Duel(shared, name)
-    for theirs in (
-        lambda *args: adv_lib.df(*args, norm=ORDERS[norm]),
-        of_foolbox(
+def test_deepfool(shared, peer, beside, name, norm):
+    adv_lib, duel = peer("adv_lib.attacks"), Duel(shared, beside, name)
+    for library, theirs in {
+        "adv-lib": lambda *args: adv_lib.df(*args, norm=ORDERS[norm]),
+        "foolbox": of_foolbox(
             lambda attacks: (
                 attacks.L2DeepFoolAttack()
                 if norm == "l2"
                 else attacks.LinfDeepFoolAttack()
             )
         ),
-    ):
+    }.items():
         # Who leaves the batch last goes without the 9 backward passes there.
-        converges(duel, DeepFool(), theirs, norm, spare=10)
+        converges(duel, library, DeepFool(), theirs, norm, spare=10)
 
 
 @networks
-def test_deepfool_of_torchattacks(shared, peer, name):
-    torchattacks, duel = peer("torchattacks"), Duel(shared, name, count=8)
+def test_deepfool_of_torchattacks(shared, peer, beside, name):
+    torchattacks, duel = peer("torchattacks"), Duel(shared, beside, name, count=8)
 
     def theirs(model, x, labels):
         return torchattacks.DeepFool(model, steps=50)(x, labels)
 
-    converges(duel, DeepFool(), theirs, "l2")
+    converges(duel, "torchattacks", DeepFool(), theirs, "l2")
 
 
 @networks
-def test_super_deepfool(shared, peer, name):
-    adv_lib, duel = peer("adv_lib.attacks"), Duel(shared, name)
+def test_super_deepfool(shared, peer, beside, name):
+    adv_lib, duel = peer("adv_lib.attacks"), Duel(shared, beside, name)
     not_worse(
-        duel, lambda passes: SuperDeepFool().within(int(passes / 4)), adv_lib.sdf, "l2"
+        duel,
+        "adv-lib",
+        lambda passes: SuperDeepFool().within(int(passes / 4)),
+        adv_lib.sdf,
+        "l2",
     )
 
 
 @networks
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
-def test_fab(shared, peer, name, norm):
-    adv_lib, duel = peer("adv_lib.attacks"), Duel(shared, name)
+def test_fab(shared, peer, beside, name, norm):
+    adv_lib, duel = peer("adv_lib.attacks"), Duel(shared, beside, name)
 
     def theirs(*args):
         return adv_lib.fab(*args, norm=ORDERS[norm], n_iter=20)
@@ -157,14 +167,37 @@ def test_fab(shared, peer, name, norm):
     def targeted(passes):
         return TargetedFAB(steps=int(passes / 2) - 6)
 
-    not_worse(duel, lambda passes: FAB().within(int(passes / 4)), theirs, norm)
-    not_worse(duel, targeted, theirs, norm)
+    not_worse(
+        duel, "adv-lib", lambda passes: FAB().within(int(passes / 4)), theirs, norm
+    )
+    not_worse(duel, "adv-lib, untargeted", targeted, theirs, norm)
+
+
+@networks
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+@pytest.mark.parametrize("targets", [3, 9])
+def test_targeted_fab(shared, peer, beside, name, norm, targets):
+    adv_lib, duel = peer("adv_lib.attacks"), Duel(shared, beside, name)
+
+    def theirs(*args):
+        return adv_lib.fab(
+            *args,
+            norm=ORDERS[norm],
+            n_iter=15,
+            restarts=targets,
+            targeted_restarts=True,
+        )
+
+    def plan(passes):
+        return TargetedFAB(steps=int(passes / 2) - 6)
+
+    not_worse(duel, f"adv-lib, {targets} targets", plan, theirs, norm)
 
 
 @networks
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_trust_region(shared, peer, name, norm):
-    adv_lib, duel = peer("adv_lib.attacks"), Duel(shared, name)
+def test_trust_region(shared, peer, beside, name, norm):
+    adv_lib, duel = peer("adv_lib.attacks"), Duel(shared, beside, name)
     first = {"l2": 0.02, "linf": 0.001}[norm]
 
     def theirs(model, x, labels):
@@ -172,4 +205,4 @@ def test_trust_region(shared, peer, name, norm):
             model, x, labels, p=ORDERS[norm], eps=first, adaptive=True, iter=200
         )
 
-    converges(duel, TrustRegion(radius=0.02), theirs, norm)
+    converges(duel, "adv-lib", TrustRegion(radius=0.02), theirs, norm)

@@ -12,7 +12,8 @@ def test_not_worse_than_adv_lib(peer, duel, network):
     case = duel(network)
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(0)
-        theirs, _ = case.theirs(
+        theirs, passes = case.theirs(
             lambda model, x, y: vfga(model, x, y, targeted=False, max_iter=100), "l0"
         )
-    assert case.ratio(case.ours(VFGA(steps=100), "l0"), theirs) <= 1.02
+    ours = case.ours(VFGA().within(passes), "l0", budget=passes)
+    assert case.ratio("VFGA", "adv-lib", "l0", ours, theirs) <= 1.02
