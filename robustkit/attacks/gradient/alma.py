@@ -92,7 +92,7 @@ class ALMA(Attack[State]):
     steps: int = 100
     stepsize: float = 0.1
     decay: float = 0.01
-    constraint: float = 0.3
+    constraint: float = 0.45
     memory: float = 0.02
 
     def init(self, p: Problem) -> State:
