@@ -40,7 +40,7 @@ BOUNDS = {
     "mi-fgsm-linf": (minimum_norm_mi_fgsm(), 200, 1.02),
     "ni-fgsm-linf": (minimum_norm_ni_fgsm(), 200, 1.02),
     "c-w-l2": (CarliniWagnerL2(), 200, 1.1),
-    "c-w-linf": (CarliniWagnerLinf(), 500, 1.3),
+    "c-w-linf": (CarliniWagnerLinf(), 500, 1.2),
     "c-w-l0": (CarliniWagnerL0(), 200, 3.5),
     "ead-l1": (EAD(), 200, 1.3),
 }
