@@ -362,4 +362,6 @@ def test_autoattack(peer, network, outcome, version, norm):
     ledger = attacked(autoattack(epsilon, norm, version), module, x, y, norm)
     ours = (ledger.distance.numpy() > epsilon * (1 + 1e-5)).mean()
     outcome(f"AutoAttack, {version}", "pyautoattack", norm, ours, stand)
-    assert abs(ours - stand) <= 0.005
+    assert ours <= stand + 0.005
+    # In L1 ours breaks some that the original does not.
+    assert norm == "l1" or ours >= stand - 0.005
