@@ -68,7 +68,9 @@ class ALMA(Attack[State]):
         decay: How much of that length is left at the end, counted from the first
             adversarial on.
         constraint: What the margin of the original is scaled to. Smaller values make
-            the attack follow the distance more closely, but longer to succeed.
+            the attack follow the distance more closely, but longer to succeed. With
+            hundreds of steps in L1, 0.45 came nearer on real networks; on linear
+            models it ends twice as far as the minimum.
         memory: Share of the steps that the running averages look back on; at least
             two and at most ten steps.
 
@@ -92,7 +94,7 @@ class ALMA(Attack[State]):
     steps: int = 100
     stepsize: float = 0.1
     decay: float = 0.01
-    constraint: float = 0.45
+    constraint: float = 0.3
     memory: float = 0.02
 
     def init(self, p: Problem) -> State:
