@@ -118,7 +118,7 @@ def test_auto_plans_for_the_budget_and_keeps_to_it(plant, norm, budget):
     assert (ledger.forwards >= 0.9 * budget - 1).all()
 
 
-def test_auto_asks_nothing_twice_where_passes_are_few():
+def test_auto_polishes_where_there_are_passes_for_it():
     for norm in ("linf", "l2", "l1"):
         assert [type(part) for part in auto(norm, 49).attacks] == [Relay]
         assert [type(part) for part in auto(norm, 50).attacks] == [Relay, Polish]

@@ -100,11 +100,12 @@ def run(
     )
     problem.ledger.know(to_numpy(criterion.margin(logits)) < 0)
     if attack == "auto":
-        chosen = auto(norm, access=adapted.access)
+        chosen = auto(norm, budget, adapted.access)
+    elif isinstance(attack, str):
+        chosen = get_attack(attack)
+        chosen = chosen if budget is None else chosen.within(budget)
     else:
-        chosen = get_attack(attack) if isinstance(attack, str) else attack
-    if isinstance(attack, str) and budget is not None:
-        chosen = chosen.within(budget)
+        chosen = attack
     ledger = loop.run(chosen, problem, budget=budget, compiled=compiled)
 
     def back(tensor: Tensor) -> Any:

@@ -135,6 +135,7 @@ def _distances(
     norm: str,
     passes: int,
 ) -> np.ndarray:
+    _DRAWN.manual_seed(0)
     result = rk.run(attack, TorchModel(network), x, y, norm=norm, budget=passes)
     return np.asarray(result.distance)
 

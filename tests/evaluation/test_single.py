@@ -88,3 +88,15 @@ def test_a_named_attack_plans_for_the_budget(plant):
     planted = plant(samples=4)
     found = rk.run("square", planted.model(), planted.x, planted.y, budget=80)
     assert found.found.any()
+
+
+def test_auto_by_name_is_the_plan_for_the_budget(plant):
+    planted = plant(seed=3)
+    model = planted.model()
+    for budget in (30, 60):
+        named, made = (
+            rk.run(attack, model, planted.x, planted.y, norm="linf", budget=budget)
+            for attack in ("auto", rk.auto("linf", budget))
+        )
+        assert (named.ledger.forwards == budget).all()
+        assert (named.distance == made.distance).all()

@@ -26,6 +26,15 @@ BROKEN_BY_DECISIONS = {
     "traffic_bnn_30": 5,
     "verivital_mnist": 2,
 }
+# The same with 200 passes of FMN; one may be lost.
+BROKEN_BY_GRADIENTS = {
+    "eran_mnist": 1,
+    "marabou_cifar10": 17,
+    "mnistfc": 17,
+    "oval21": 2,
+    "sri_resnet_a": 6,
+    "verivital_mnist": 3,
+}
 DIFFERENTIABLE = tuple(name for name in CATEGORIES if name != "traffic_bnn_30")
 
 
@@ -75,10 +84,10 @@ def test_no_proven_instance_is_ever_broken(shared, category):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("category", DIFFERENTIABLE)
-def test_gradients_break_no_proven_instance_either(shared, category):
+def test_gradients_break_what_can_be_broken_and_nothing_else(shared, category):
     problems, folder = shared.vnncomp(category)
-    proven = chosen(problems, problems["verdict"] == "unsat")
-    broken(proven, distances(proven, folder, category, rk.FMN(), 200))
+    distance = distances(problems, folder, category, rk.FMN(), 200)
+    assert broken(problems, distance) >= BROKEN_BY_GRADIENTS.get(category, 0) - 1
 
 
 @pytest.mark.slow
@@ -95,11 +104,9 @@ def test_every_witnessed_instance_falls_to_auto(shared, category):
 
 
 def chosen(problems, rows):
-    """Some of the problems; what is not one for each stays as it is."""
-    count = len(problems["x"])
-    return {
-        k: v[rows] if np.shape(v)[:1] == (count,) else v for k, v in problems.items()
-    }
+    """Some of the problems; what is one for all stays as it is."""
+    of_all = ("mean", "std")
+    return {k: v if k in of_all else v[rows] for k, v in problems.items()}
 
 
 def broken(problems, distance):

@@ -247,7 +247,8 @@ def _lifted(lift: PerSample, share: PerSample) -> PerSample:
 
     None where more did not help: there the other end of what is adversarial was passed.
     """
-    lift = maximum(lift, _LEAST_LIFT) * ((1 - 2 * share) * _LIFTING).exp()
+    lift = where(share < 0.5, maximum(lift, _LEAST_LIFT), lift)
+    lift = lift * ((1 - 2 * share) * _LIFTING).exp()
     return where(lift > _MOST_LIFT, 0.0, lift)
 
 

@@ -91,8 +91,8 @@ class RayS(Attack[State]):
         steps: How many; 1 question each. Finding the starts costs some questions more.
         tries: How many inputs of the pool, and how many random signs, to try.
         tolerance: To which share of the radius the boundary is found, and by how much
-            a ray has to be better, at the least. It is in proportion to the blocks,
-            since what a turn can bring is.
+            a ray has to be better, at the least. In the first round it is in
+            proportion to the blocks, since what a turn can bring is; then the least.
         rough: The same at the most.
         stride: By what share of the radius to go down first, where a turn helped, at
             the most; it is in proportion to the blocks too. The shares double until
@@ -110,7 +110,7 @@ class RayS(Attack[State]):
           bisection of all there is below it, since most turns help a little only.
         - The tolerance shrinks with the blocks: a coarse one saves questions at first,
           and a fine one keeps the turns of single features, of which each brings less
-          than a thousandth.
+          than a thousandth (with up to some 20,000 of them).
         - Starts other than all features brighter.
         - After single features come whole images again, until a round helps nowhere.
 

@@ -71,8 +71,8 @@ def plan(norm: str, steps: int) -> tuple[Leg, ...]:
     Each round is a tour (by way of a ball in Linf, and then of L2 or L1 for the sparser
     norms) to another way, and a walk from another end of the box. In the end the best
     point is walked on from; for L0 its features are exchanged after each round. More
-    steps make more rounds rather than longer legs; with few there is none, but a walk
-    or two. With many steps in Linf and L2 these find little more after
+    steps make more rounds rather than longer legs; with few there is none, but two or
+    three walks. With many steps in Linf and L2 these find little more after
     a while, and searches for starts (`Leg.tries`) take the place of some.
     """
     wide = _WIDE[norm]

@@ -176,11 +176,16 @@ def _print_peers(
         for place in range(len(passes))
     ]
     print("".join(f"{budget:>22}" for budget in ("", *passes)))
-    for peer, curve in sorted(curves.items(), key=lambda item: item[1][-1]):
+    for peer, curve in sorted(curves.items(), key=_by_last):
         pairs = zip(curve, least, strict=True)
         if any(mean <= 1.05 * best for (mean, _, _), best in pairs):
             words = [f"{m:.3f} ({w:.3f}, {f:.0%})" for m, w, f in curve]
             print(f"{peer:22}" + "".join(f"{word:>22}" for word in words), flush=True)
+
+
+def _by_last(item: tuple[str, list[tuple[float, float, float]]]) -> tuple[bool, float]:
+    mean, *_ = item[1][-1]
+    return math.isnan(mean), mean
 
 
 def _capped(distance: np.ndarray, reference: np.ndarray) -> np.ndarray:
