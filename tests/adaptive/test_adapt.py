@@ -323,7 +323,7 @@ def test_means_over_draws_break_a_random_model(behind, digits):
     _, found = adapted(behind(before=shaken), digits, remedies=first, budget=100)
     _, held, step = found.of()
     assert step.findings == ("R1",)
-    assert np.median(step.distance) <= 0.75 * np.median(held.distance)
+    assert np.median(step.distance) <= 0.8 * np.median(held.distance)
     best = found.best["linf"]
     mine = [str(by).startswith("expectation") for by in best.by]
     assert (best.successes[mine] >= 61).all()
@@ -376,7 +376,7 @@ def test_a_model_of_decisions_gets_a_student(behind, digits):
             return network(torch.from_numpy(x)).argmax(dim=1).numpy()
 
     model = rk.LabelModel(decide, classes=10)
-    results = evaluated(model, digits, ["rays"], budget=60)
+    results = evaluated(model, digits, ["rays"], budget=30)
     chosen = [r for r in REMEDIES if r.name == "student"]
     found = rk.adapt(results, model, digits, budget=200, remedies=chosen)
     plain, step = found.of()
