@@ -26,7 +26,6 @@ import functools
 import importlib.util
 import itertools
 import math
-import pstats
 import resource
 import statistics
 import sys
@@ -292,19 +291,20 @@ def parts(name: str, passes: int, sizes: list[int], only: list[str]) -> None:
             ours(chosen, norm, module, x, y)
             profiler = cProfile.Profile(time.process_time)
             profiler.runcall(ours, chosen, norm, module, x, y)
-            shares = _shares(pstats.Stats(profiler))
+            shares = _shares(profiler)
             print(f"{size:5d}  {label:14}" + "".join(f"{s:10.1%}" for s in shares))
 
 
-def _shares(stats: pstats.Stats) -> list[float]:
-    told: dict[tuple[str, int, str], tuple[Any, ...]]
-    told = stats.stats  # type: ignore[attr-defined]
+def _shares(profiler: cProfile.Profile) -> list[float]:
     seconds, whole = dict.fromkeys(PARTS, 0.0), 0.0
-    for (file, _, function), (_, _, _, cumulative, _) in told.items():
-        whole = max(whole, cumulative)
+    for entry in profiler.getstats():
+        whole = max(whole, entry.totaltime)
+        # What is built in has a name only.
+        file = Path(getattr(entry.code, "co_filename", ""))
+        place = f"{file.name}:{getattr(entry.code, 'co_name', '')}"
         for part, places in PARTS.items():
-            if "robustkit" in file and f"{Path(file).name}:{function}" in places:
-                seconds[part] += cumulative
+            if "robustkit" in file.parts and place in places:
+                seconds[part] += entry.totaltime
     seconds["questions"] -= seconds["network"]
     known = [part / whole for part in seconds.values()]
     return [*known, 1 - sum(known)]

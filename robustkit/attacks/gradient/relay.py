@@ -353,6 +353,7 @@ class Relay(Attack[State]):
             grown = where(limit < math.inf, grown, reach)
             flat = gap == math.inf
             if not leg.norm and leg.start != "here":
+                # Who was found is worked on as if all neighbours were, too.
                 flat = flat.logical_and(p.ledger.found.logical_not())
             if bool(flat.any()):
                 gradient = where(flat, _noise(p, t), gradient)

@@ -28,6 +28,8 @@ from ours import Ours, has_exact, minimises, over_exact, run_ours
 from peers import ALL, PEERS
 
 _WORST = 10.0
+# Of the best mean, what a peer may stand at to be shown.
+_NEARLY = 1.05
 
 
 def main() -> None:
@@ -154,38 +156,36 @@ def _print_peers(
 ) -> None:
     """Print how near the best peers come, over all networks."""
     cells = [cell for net in nets if (cell := Cell.read(net, norm, images)).found]
-    curves: dict[str, list[tuple[float, float, float]]] = {}
-    for budget in passes:
-        ran = [cell.at(budget) for cell in cells]
-        everywhere = set[str].intersection(*map(set, ran)) if ran else set()
-        for peer in everywhere:
-            ratios = [
-                _capped(found[peer], cell.reference())
-                for found, cell in zip(ran, cells, strict=True)
-            ]
-            means = [float(r.mean()) for r in ratios]
-            found = np.concatenate([np.isfinite(some[peer]) for some in ran])
-            curve = curves.setdefault(peer, [(math.nan, math.nan, 0.0)] * len(passes))
-            curve[list(passes).index(budget)] = (
-                float(np.mean(means)),
-                max(means),
-                float(found.mean()),
-            )
-    least = [
-        min((c[place][0] for c in curves.values() if c[place][2]), default=math.nan)
-        for place in range(len(passes))
-    ]
+    # By peer, at each number of passes: the mean, the worst network, the share found.
+    points = [_points(cells, budget) for budget in passes]
+    least = [min((mean for mean, _, _ in p.values()), default=math.inf) for p in points]
+    columns = list(zip(points, least, strict=True))
+    good = {
+        peer
+        for point, best in columns
+        for peer, (mean, _, _) in point.items()
+        if mean <= _NEARLY * best
+    }
     print("".join(f"{budget:>22}" for budget in ("", *passes)))
-    for peer, curve in sorted(curves.items(), key=_by_last):
-        pairs = zip(curve, least, strict=True)
-        if any(mean <= 1.05 * best for (mean, _, _), best in pairs):
-            words = [f"{m:.3f} ({w:.3f}, {f:.0%})" for m, w, f in curve]
-            print(f"{peer:22}" + "".join(f"{word:>22}" for word in words), flush=True)
+    unknown = (math.inf, math.inf, 0.0)
+    for peer in sorted(good, key=lambda peer: points[-1].get(peer, unknown)):
+        curve = (point.get(peer) for point in points)
+        words = (f"{p[0]:.3f} ({p[1]:.3f}, {p[2]:.0%})" if p else "-" for p in curve)
+        print(f"{peer:22}" + "".join(f"{word:>22}" for word in words), flush=True)
 
 
-def _by_last(item: tuple[str, list[tuple[float, float, float]]]) -> tuple[bool, float]:
-    mean, *_ = item[1][-1]
-    return math.isnan(mean), mean
+def _points(
+    cells: Sequence[Cell], budget: int
+) -> dict[str, tuple[float, float, float]]:
+    """Of peers that ran everywhere: mean ratio, the worst network's, share found."""
+    ran = [cell.at(budget) for cell in cells]
+    points = {}
+    for peer in set[str].intersection(*map(set, ran)) if ran else ():
+        pairs = zip(ran, cells, strict=True)
+        means = [_capped(some[peer], cell.reference()).mean() for some, cell in pairs]
+        found = np.isfinite(np.concatenate([some[peer] for some in ran])).mean()
+        points[peer] = float(np.mean(means)), float(max(means)), float(found)
+    return points
 
 
 def _capped(distance: np.ndarray, reference: np.ndarray) -> np.ndarray:
