@@ -97,9 +97,12 @@ class Minimise(Attack[State[S]], Generic[S]):
             guess = 1.05 * p.norm.to_boundary(a.margin, a.gradient)
             # Not zero where the margin is, since multiples of it would be.
             epsilon = minimum(maximum(guess, 1e-5 * p.largest), p.largest)
+        # What others have found may be far away, so it limits the first round only.
+        best = p.ledger.distance
+        epsilon = minimum(epsilon, self.share * best)
         inner = self.attack.start(p, epsilon, p.rng(-1))
         zero = full(p.x, 0.0)
-        return State(inner, epsilon, zero, full(p.x, math.inf), zero)
+        return State(inner, epsilon, zero, best, zero)
 
     def step(self, p: Problem, s: State[S], t: int) -> State[S]:
         rng = p.rng(t)
@@ -152,9 +155,11 @@ class Stage:
 
     Attributes:
         inner: The state of the attack whose turn it is; None before the first.
+        place: Which of the attacks that is.
     """
 
     inner: Any
+    place: int
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,9 @@ class Cascade(Attack[Stage]):
         attacks: In their order.
         epsilon: A sample leaves once an adversarial within this distance (norm units)
             is known. With 0 nobody leaves before the end.
+        successor: Goes on with samples that one of the attacks gives up, until their
+            budget is spent. None: they are not given up.
+        budget: The most questions per sample; None: what the steps take.
 
     >>> from robustkit.attacks.gradient.fmn import FMN
     >>> from robustkit.attacks.gradient.pgd import PGD
@@ -179,24 +187,27 @@ class Cascade(Attack[Stage]):
 
     attacks: tuple[Attack[Any], ...]
     epsilon: float = 0.0
+    successor: Attack[Any] | None = None
+    budget: int | None = None
     steps: int = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         if not self.attacks:
             raise BadInput("a cascade needs at least one attack; got none")
-        norms = frozenset.intersection(*(attack.norms for attack in self.attacks))
-        access = max(attack.access for attack in self.attacks)
+        norms = frozenset.intersection(*(part.norms for part in self._parts()))
+        access = max(part.access for part in self._parts())
         object.__setattr__(self, "norms", norms)
         object.__setattr__(self, "access", access)
-        sources = dict.fromkeys(attack.source for attack in self.attacks)
+        sources = dict.fromkeys(part.source for part in self._parts())
         object.__setattr__(self, "source", "; ".join(sources))
         object.__setattr__(self, "steps", sum(a.steps for a in self.attacks))
 
     def init(self, p: Problem) -> Stage:
-        return Stage(None)
+        return Stage(None, 0)
 
     def step(self, p: Problem, s: Stage, t: int) -> Stage:
-        attack, turn = self._at(t)
+        place, turn = self._at(t)
+        attack = self.attacks[place]
         # Of the whole cascade's step, so that a random start is never the same twice.
         rng = p.rng(t)
         inner = s.inner
@@ -210,32 +221,40 @@ class Cascade(Attack[Stage]):
             inner = attack.step(p, inner, turn)
         if turn == attack.steps - 1:
             attack.finalise(p, inner)
-        return Stage(inner)
+        return Stage(inner, place)
 
     def finished(self, p: Problem, s: Stage) -> Mask:
         return broken(p, self.epsilon)
 
+    def given_up(self, p: Problem, s: Stage) -> Mask | None:
+        return None if s.inner is None else self.attacks[s.place].given_up(p, s.inner)
+
     def check(self, p: Problem) -> None:
-        for attack in self.attacks:
-            attack.check(p)
+        for part in self._parts():
+            part.check(p)
         if not self.epsilon >= 0:
             raise BadInput(f"a cascade needs an epsilon >= 0; got {self.epsilon}")
         super().check(p)
 
     def within(self, budget: int) -> "Cascade":
-        """Each attack gets its share of the steps."""
-        return Cascade(
-            tuple(
+        """Each attack gets its share of the steps, the successor what others leave."""
+        return dataclasses.replace(
+            self,
+            attacks=tuple(
                 a.within(max(budget * a.steps // self.steps, 1)) for a in self.attacks
             ),
-            self.epsilon,
+            successor=None if self.successor is None else self.successor.within(budget),
+            budget=budget,
         )
 
-    def _at(self, step: int) -> tuple[Attack[Any], int]:
-        """The attack whose turn it is, and the number of its step."""
-        for attack in self.attacks:
+    def _parts(self) -> tuple[Attack[Any], ...]:
+        return self.attacks + (() if self.successor is None else (self.successor,))
+
+    def _at(self, step: int) -> tuple[int, int]:
+        """Which attack's turn it is, and the number of its step."""
+        for place, attack in enumerate(self.attacks):
             if step < attack.steps:
-                return attack, step
+                return place, step
             step -= attack.steps
         raise AssertionError("the loop took more steps than there are")
 

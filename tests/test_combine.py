@@ -190,6 +190,40 @@ class TestCascade:
         assert Cascade((Square(0.1),), 0.1).access is Access.SCORE
         assert [a.steps for a in cascade.within(40).attacks] == [15, 25]
 
+    def test_a_successor_goes_on_with_who_is_given_up(self, plant):
+        planted = plant(seed=11)
+
+        class Doubtful(PGD):
+            def given_up(self, p, s):
+                return p.criterion.labels > 0
+
+        # Only once its turn has come.
+        cascade = Cascade(
+            (PGD(1e-6, steps=3), Doubtful(1e-6, steps=9)),
+            successor=Square(5.0, steps=50, stop=False),
+            budget=20,
+        )
+        assert cascade.steps == 12
+        ledger = run(cascade, self.problem(planted))
+        lost = planted.y > 0
+        # Each PGD asks once more about its last point.
+        assert np.array_equal(ledger.forwards, np.where(lost, 20, 12 + 2))
+        assert np.array_equal(ledger.backwards, np.where(lost, 4, 12))
+        assert np.array_equal(ledger.found.numpy(), lost)
+        fewer = cascade.within(10)
+        assert (fewer.successor.steps, fewer.budget) == (10, 10)
+        assert (run(fewer, self.problem(planted)).forwards <= 10).all()
+
+    def test_a_successor_must_fit_as_well(self, plant):
+        cascade = Cascade((FMN(),), successor=Square(0.1))
+        assert cascade.norms == {"l1", "l2", "linf"}
+        assert cascade.access is Access.GRADIENT
+        assert Cascade((Square(0.1),), successor=FMN()).access is Access.GRADIENT
+        with pytest.raises(BadInput, match="cannot minimise the norm l0"):
+            run(cascade, self.problem(plant(), "l0"))
+        with pytest.raises(BadInput, match="epsilon above 0"):
+            run(Cascade((FMN(),), successor=PGD(0.0)), self.problem(plant()))
+
     def test_bad_settings(self, plant):
         with pytest.raises(BadInput, match="at least one attack"):
             Cascade((), 0.1)

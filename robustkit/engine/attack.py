@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput, suggestion
@@ -36,6 +36,10 @@ class Attack(ABC, Generic[S]):
         cost: Model passes per step, in words.
         source: The paper or the algorithm.
         steps: How many steps to take at most.
+        successor: Goes on with the samples that this attack gives up; None: nobody, and
+            none is given up.
+        budget: The most questions per sample, whatever number of passes each takes,
+            for attacks with a successor; None: the steps say it.
     """
 
     access: ClassVar[Access]
@@ -43,6 +47,8 @@ class Attack(ABC, Generic[S]):
     cost: ClassVar[str] = "not stated"
     source: ClassVar[str] = "not stated"
     steps: int
+    successor: "Attack[Any] | None" = None
+    budget: int | None = None
 
     @abstractmethod
     def init(self, p: Problem) -> S:
@@ -54,6 +60,10 @@ class Attack(ABC, Generic[S]):
 
     def finished(self, p: Problem, s: S) -> Mask | None:
         """(n,) which samples need no more steps; None: nobody is finished early."""
+        return None
+
+    def given_up(self, p: Problem, s: S) -> Mask | None:
+        """(n,) which samples the successor shall go on with; None: none."""
         return None
 
     def finalise(self, p: Problem, s: S) -> None:

@@ -234,6 +234,13 @@ class Ledger:
         """Freeze the given rows and go on with the `kept` ones."""
         self._become(self._part(kept), [*self._retired, self._part(rows)])
 
+    def reopen(self, rows: Array) -> None:
+        """Speak of the samples `rows` again (see `rows`), and of no others."""
+        self.close()
+        others = np.setdiff1d(self._rows, rows)
+        if len(others):
+            self.retire(others, rows)
+
     def close(self) -> None:
         """Speak of all samples again, in their first order. Nothing more is billed."""
         if not self._retired:

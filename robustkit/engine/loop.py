@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -37,15 +37,18 @@ def run(
 
     A sample is worked on until the attack calls it finished, its budget is spent, an
     adversarial at distance zero is known, or the attack's steps are over. Then it is
-    frozen and leaves the batch; that changes no other sample's result.
+    frozen and leaves the batch; that changes no other sample's result. Samples that the
+    attack gives up leave as well; once nobody is left, its successor goes on with them.
 
     Args:
         attack: What to run.
         problem: What to run it on; it is used up.
         budget: The most questions (forward passes, each with or without its backward
-            pass) per sample. A step may overdraw it: that is billed, not rewarded.
+            pass) per sample, no more than the attack's own. A step may overdraw it:
+            that is billed, not rewarded.
         observers: Called after each step; those that are listeners too
-            (`engine.problem.Listener`) hear every question.
+            (`engine.problem.Listener`) hear every question. Steps of a successor are
+            counted on from the last one's.
         compiled: Compile the attack's arithmetic (`numerics.fused`).
 
     Returns:
@@ -57,48 +60,90 @@ def run(
     if budget is not None and budget < 1:
         raise BadInput(f"the budget must be at least 1 question; got {budget}")
     attack.check(problem)
-    problem.limit(attack.access, budget)
+    limits = [] if budget is None else [budget]
+    if attack.budget is not None:
+        each = problem.ledger.passes + problem.model.passes_per_gradient
+        limits.append(attack.budget * each)
+    problem.limit(attack.access, min(limits, default=None))
     observers = tuple(observers)
-    listeners = tuple(o for o in observers if isinstance(o, Listener))
-    problem.tell(listeners)
+    problem.tell(_listeners(observers))
     ledger = problem.ledger
     try:
         with problem.model.session(), compiling(compiled):
             known = to_numpy(ledger.distance <= 0)
             if known.any():
                 problem.drop(known)
-            if problem.size:
-                with _Clock(ledger):
-                    state = attack.init(problem)
-                for step in range(attack.steps):
-                    state = _drop_finished(attack, problem, state)
-                    if not problem.size:
-                        break
-                    for listener in listeners:
-                        listener.before_step(problem, step)
-                    with _Clock(ledger):
-                        state = attack.step(problem, state, step)
-                    ledger.steps += 1
-                    for observer in observers:
-                        observer.after_step(problem, step)
-                state = _drop_finished(attack, problem, state)
-                if problem.size:
-                    with _Clock(ledger):
-                        attack.finalise(problem, state)
+            step, turn = 0, attack
+            while problem.size:
+                step, waiting = _work(turn, problem, step, observers)
+                if turn.successor is None or not len(waiting):
+                    break
+                turn = turn.successor
+                problem.reopen(waiting)
     finally:
         ledger.close()
     return ledger
 
 
-def _drop_finished(attack: Attack[S], problem: Problem, state: S) -> S:
-    finished: Array = problem.ledger.settled()
+def _work(
+    attack: Attack[Any], problem: Problem, first: int, observers: tuple[Observer, ...]
+) -> tuple[int, Array]:
+    """One attack's steps.
+
+    Args:
+        attack: It.
+        problem: With at least one sample.
+        first: Number of the first step for the observers.
+        observers: They.
+
+    Returns:
+        The number of the next step, and who was given up (as `Ledger.rows`).
+    """
+    ledger, listeners = problem.ledger, _listeners(observers)
+    waiting: list[Array] = []
+    with _Clock(ledger):
+        state = attack.init(problem)
+    step = first
+    for turn in range(attack.steps):
+        state = _drop_finished(attack, problem, state, waiting)
+        if not problem.size:
+            break
+        for listener in listeners:
+            listener.before_step(problem, step)
+        with _Clock(ledger):
+            state = attack.step(problem, state, turn)
+        ledger.steps += 1
+        for observer in observers:
+            observer.after_step(problem, step)
+        step += 1
+    state = _drop_finished(attack, problem, state, waiting)
+    if problem.size:
+        with _Clock(ledger):
+            attack.finalise(problem, state)
+    return step, np.sort(np.concatenate([ledger.rows[:0], *waiting]))
+
+
+def _drop_finished(
+    attack: Attack[S], problem: Problem, state: S, waiting: list[Array]
+) -> S:
+    """The state of those that are worked on; others leave, or wait as well."""
+    leaving: Array = problem.ledger.settled()
     converged = attack.finished(problem, state)
     if converged is not None:
-        finished = finished | to_numpy(converged)
-    if not any_true(finished):
+        leaving = leaving | to_numpy(converged)
+    given_up = attack.given_up(problem, state) if attack.successor else None
+    if given_up is not None and bool(given_up.any()):
+        lost = to_numpy(given_up) & ~leaving
+        waiting.append(problem.ledger.rows[lost])
+        leaving = leaving | lost
+    if not any_true(leaving):
         return state
-    problem.drop(finished)
-    return take(state, np.flatnonzero(~finished))
+    problem.drop(leaving)
+    return take(state, np.flatnonzero(~leaving))
+
+
+def _listeners(observers: tuple[Observer, ...]) -> tuple[Listener, ...]:
+    return tuple(o for o in observers if isinstance(o, Listener))
 
 
 class _Clock:

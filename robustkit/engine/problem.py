@@ -3,7 +3,7 @@
 import functools
 import math
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -91,6 +91,18 @@ class Listener(Protocol):
             rows: As for `after_question`.
         """
 
+
+_Samples: TypeAlias = tuple[
+    Batch,
+    Batch,
+    Batch,
+    PerSample,
+    Criterion,
+    Head | None,
+    Array | None,
+    Batch | None,
+]
+"""All that a problem holds of its samples, but for the ledger."""
 
 # How many probes the model is shown at once, if the batch has no more rows itself.
 _AT_ONCE = 256
@@ -197,6 +209,8 @@ class Problem:
         # What was clipped last.
         self._inside: Tensor | None = None
         self._head = head
+        # Of all samples, also those that will have left.
+        self._everyone = self._present()
         self._listeners: tuple[Listener, ...] = ()
 
     @property
@@ -449,14 +463,24 @@ class Problem:
         """Freeze the samples where `finished` (n,) holds and go on with the others."""
         kept, gone = np.flatnonzero(~finished), np.flatnonzero(finished)
         self.ledger.retire(gone, kept)
-        self.x = take(self.x, kept)
-        self.low, self.high = take(self.low, kept), take(self.high, kept)
-        self.largest = take(self.largest, kept)
-        self._criterion = take(self._criterion, kept)
-        self._head = take(self._head, kept)
-        self._keys = None if self._keys is None else self._keys[kept]
-        if self.starts is not None:
-            self.starts = take(self.starts, kept)
+        self._become(take(self._present(), kept))
+
+    def reopen(self, rows: Array) -> None:
+        """Go on with the samples `rows` (see `Ledger.rows`) that have left.
+
+        All others leave, if they have not yet.
+        """
+        self.ledger.reopen(rows)
+        self._become(take(self._everyone, rows))
+
+    def _present(self) -> _Samples:
+        box = self.low, self.high, self.largest
+        return (self.x, *box, self._criterion, self._head, self._keys, self.starts)
+
+    def _become(self, samples: _Samples) -> None:
+        """Go on with other samples."""
+        self.x, self.low, self.high, self.largest = samples[:4]
+        self._criterion, self._head, self._keys, self.starts = samples[4:]
 
     def _allow(self, needed: Access) -> None:
         if needed <= self._access:

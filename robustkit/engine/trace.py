@@ -88,10 +88,10 @@ class Trace:
 class Recorder:
     """Records a run of the loop, given to it as an observer.
 
-    At first every step is a point. When there is no more room, every second point is
-    forgotten, and from then on every second step is one; so memory does not grow with
-    the steps, and what a step costs falls. Samples that have left keep their points, so
-    a sample's trace does not depend on its company.
+    At first every step of a sample is a point. When there is no more room, every second
+    point is forgotten, and from then on every second step is one; so memory does not
+    grow with the steps, and what a step costs falls. Each sample's steps are counted by
+    themselves, so its trace does not depend on its company.
 
     Args:
         samples: How many the problem begins with.
@@ -109,8 +109,9 @@ class Recorder:
             np.full(samples, value) for value in (np.nan, np.nan, np.nan, np.inf)
         )
         self._everyone, self._unbroken = np.arange(samples), samples
-        self._step, self._stride = -1, 1
-        # Of the present step's last gradient, if the step will be a point.
+        # The loop's step, and whether one is under way that somebody has a point of.
+        self._step, self._under_way, self._wanted = -1, False, False
+        # Of the present step's last gradient, if that is wanted.
         self._gradient: tuple[Array, dict[str, Array]] | None = None
         self._point: tuple[Array, Batch] | None = None
 
@@ -135,8 +136,10 @@ class Recorder:
         if self._unbroken:
             won = (margin < 0) & (self._first[which] == _NEVER)
             if won.any():
-                self._first[self._everyone[which][won]] = self._step
-                self._unbroken -= int(won.sum())
+                broken = self._everyone[which][won]
+                # Between two steps it was the last one.
+                self._first[broken] = self._steps[broken] - (not self._under_way)
+                self._unbroken -= len(broken)
 
     def after_gradient(
         self,
@@ -157,7 +160,7 @@ class Recorder:
         """
         which = self._everyone[self._places(p, rows)]
         before, self._point = self._point, (which, point)
-        if self._step < 0 or self._step % self._stride:
+        if not self._wanted:
             return
         seen = {"gradient": to_numpy(magnitude(gradient, 2))}
         if loss is not None:
@@ -169,29 +172,32 @@ class Recorder:
 
     def before_step(self, p: Problem, step: int) -> None:
         """Called with the samples that will take the step."""
-        self._step = step
+        self._step, self._under_way = step, True
+        self._wanted = bool(self._due(self._places(p, None)).any())
 
     def after_step(self, p: Problem, step: int) -> None:
         """Called with the samples that took the step, before any is dropped."""
-        rows = self._places(p, None)
-        self._steps[rows] = step + 1
-        if step % self._stride:
-            return
-        place = step // self._stride
-        if place == POINTS:
-            self._thin(rows)
-            place //= 2
-        series = self._series
-        series["margin"][rows, place] = self._margin[rows]
-        series["lowest_margin"][rows, place] = self._lowest[rows]
-        series["distance"][rows, place] = self._distance[rows]
-        series["best_distance"][rows, place] = to_numpy(p.ledger.distance)
-        series["forwards"][rows, place] = p.ledger.forwards
-        if self._gradient is not None:
-            which, seen = self._gradient
-            for name, values in seen.items():
-                series[name][which, place] = values
-            self._gradient = None
+        present = self._places(p, None)
+        if self._wanted:
+            due = self._due(present)
+            rows = self._everyone[present][due]
+            self._thin(rows[self._steps[rows] == POINTS * self._strides[rows]])
+            at = rows, self._steps[rows] // self._strides[rows]
+            series = self._series
+            series["margin"][at] = self._margin[rows]
+            series["lowest_margin"][at] = self._lowest[rows]
+            series["distance"][at] = self._distance[rows]
+            series["best_distance"][at] = to_numpy(p.ledger.distance)[due]
+            series["forwards"][at] = p.ledger.forwards[due]
+            if self._gradient is not None:
+                which, seen = self._gradient
+                for name, values in seen.items():
+                    latest = np.full(len(self._everyone), np.nan)
+                    latest[which] = values
+                    series[name][at] = latest[rows]
+                self._gradient = None
+        self._steps[present] += 1
+        self._under_way = self._wanted = False
 
     def trace(self) -> Trace:
         """What was recorded."""
@@ -213,9 +219,14 @@ class Recorder:
         whole = p.size == len(self._everyone)
         return slice(None) if whole else p.ledger.rows
 
-    def _thin(self, rows: Array | slice) -> None:
-        self._stride *= 2
-        self._strides[rows] = self._stride
+    def _due(self, rows: Array | slice) -> Array:
+        """Booleans: whose present step will be a point."""
+        return np.asarray(self._steps[rows] % self._strides[rows] == 0)
+
+    def _thin(self, rows: Array) -> None:
+        if len(rows) == 0:
+            return
+        self._strides[rows] *= 2
         for values in self._series.values():
             kept = values[rows, ::2].copy()
             values[rows] = np.nan

@@ -451,12 +451,14 @@ class _Ticker:
         if self._progress is None or now - self._last < PROGRESS_INTERVAL:
             return
         self._last = now
+        # A successor's steps come on top.
+        done = min((step + 1) / self._steps, 1.0)
         self._progress(
             Progress(
                 first=int(self._batch.index[0]),
                 samples=len(self._batch.x),
                 norm=self._key.norm,
                 attack=self._key.attack,
-                share=(self._key.place + (step + 1) / self._steps) / self._total,
+                share=(self._key.place + done) / self._total,
             )
         )

@@ -95,6 +95,22 @@ def test_agrees_with_a_replay_by_hand(questions, budget):
         assert ledger.distance_after(queries, backward=True).tolist() == early
 
 
+def test_samples_that_have_left_can_be_spoken_of_again():
+    ledger = Ledger(batch(np.zeros((SAMPLES, 2))))
+    asked(ledger, [4.0, 3.0, 2.0, 1.0], [True] * SAMPLES)
+    ledger.retire(np.array([1, 3]), np.array([0, 2]))
+    asked(ledger, [0.5, 0.7], [True, True])
+    ledger.reopen(np.array([1, 2]))
+    assert ledger.rows.tolist() == [1, 2]
+    assert ledger.distance.numpy().tolist() == [3.0, 0.7]
+    asked(ledger, [0.1], [True], np.array([0]))
+    ledger.reopen(np.arange(SAMPLES))
+    assert ledger.best.numpy()[:, 0].tolist() == [0.5, 0.1, 0.7, 1.0]
+    assert ledger.forwards.tolist() == [2, 2, 2, 1]
+    ledger.close()
+    assert ledger.distance.numpy().tolist() == [0.5, 0.1, 0.7, 1.0]
+
+
 class Interrupted(BaseException):
     """As a time limit is: raised between any two instructions."""
 

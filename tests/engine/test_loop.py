@@ -47,6 +47,9 @@ class Wander(Attack[Walk]):
     question: str = "score"
     at_end: bool = False
     patience: int | None = None
+    despair: int | None = None
+    successor: Attack | None = None
+    budget: int | None = None
 
     def init(self, p):
         return Walk(full(p.x, 1.0), full(p.x, 0.0))
@@ -61,6 +64,12 @@ class Wander(Attack[Walk]):
 
     def finished(self, p, s):
         return None if self.patience is None else s.draws >= s.share * self.patience
+
+    def given_up(self, p, s):
+        if self.despair is None:
+            return None
+        label = p.criterion.labels
+        return (s.draws >= self.despair + label).logical_and(label > 0)
 
     def finalise(self, p, s):
         if self.at_end:
@@ -206,6 +215,50 @@ def test_a_finished_sample_is_neither_billed_nor_improved(plant):
         assert ledger.distance.numpy()[row] == whole.distance_after(steps)[row]
 
 
+def test_a_successor_goes_on_with_samples_that_are_given_up(plant):
+    planted = plant()
+    whole = run(Wander(despair=3), problem_of(planted))
+    # Without a successor nobody is given up.
+    assert (whole.steps == 10).all()
+    last = Wander(steps=4, question="decide")
+    ledger = run(Wander(despair=3, successor=last), problem_of(planted))
+    lost = planted.y > 0
+    assert set(planted.y) == {0, 1, 2}
+    assert np.array_equal(ledger.steps, np.where(lost, 3 + planted.y + 4, 10))
+    assert np.array_equal(ledger.forwards, ledger.steps)
+    assert np.array_equal(ledger.decisions, np.where(lost, 4, 0))
+    # What was found before counts on.
+    assert np.array_equal(ledger.distance_after(4), whole.distance_after(4))
+    assert (ledger.distance.numpy() < ledger.distance_after(4))[lost].any()
+    assert np.array_equal(ledger.distance_after(99), ledger.distance.numpy())
+
+
+def test_company_changes_nothing_for_who_is_given_up(plant):
+    planted = plant()
+    attack = Wander(despair=3, successor=Wander(steps=5, patience=4))
+    whole = run(attack, problem_of(planted))
+    for row in range(12):
+        alone = run(attack, problem_of(planted, rows=[row]))
+        assert alone.distance.numpy()[0] == whole.distance.numpy()[row]
+        assert np.array_equal(alone.best.numpy()[0], whole.best.numpy()[row])
+        assert (alone.steps[0], alone.forwards[0]) == (
+            whole.steps[row],
+            whole.forwards[row],
+        )
+
+
+def test_one_budget_holds_for_an_attack_and_its_successors(plant):
+    last = Wander(steps=20, despair=0, successor=Wander(steps=20))
+    attack = Wander(despair=3, successor=last, budget=15)
+    for budget, most in ((None, 15), (99, 15), (12, 12)):
+        forwards = run(attack, problem_of(plant()), budget=budget).forwards
+        assert set(forwards) == {10, most}
+    # An attack counts its questions, a budget the passes that they take.
+    thrice = problem_of(plant())
+    thrice.ledger.passes = 3
+    assert set(run(attack, thrice).forwards) == {30, 45}
+
+
 def test_samples_known_to_be_adversarial_are_asked_nothing(plant):
     planted = plant()
     p = problem_of(planted)
@@ -330,6 +383,12 @@ def test_observers_see_every_step_before_samples_leave(plant):
     planted.y[4] = (planted.y[4] + 1) % 3
     run(FMN(steps=3), problem_of(planted), observers=[Observer()])
     assert seen == [(0, 12), (1, 11), (2, 11)]
+    seen.clear()
+    attack = Wander(steps=3, despair=0, successor=Wander(steps=2))
+    run(attack, problem_of(planted), observers=[Observer()])
+    first, second = (planted.y == 0).sum(), (planted.y == 2).sum()
+    sizes = [12, first + second, first, 12 - first, 12 - first]
+    assert seen == list(enumerate(sizes))
 
 
 @pytest.mark.parametrize("question", ["score", "gradient"])

@@ -134,8 +134,15 @@ def test_dropped_samples_leave_every_attribute(planted):
     assert np.array_equal(to_numpy(p.rng(2).uniform((3,))), numbers[kept])
     expected = margins(planted, planted.x)[kept]
     assert np.allclose(p.score(p.x).margin.numpy(), expected)
+    back = [0, 4]
+    p.reopen(np.array(back))
+    assert np.array_equal(p.x.numpy(), planted.x[back])
+    assert np.array_equal(p.starts.numpy(), planted.x[::-1][back])
+    assert np.array_equal(p.high.numpy(), planted.upper - planted.x[back])
+    assert np.array_equal(to_numpy(p.rng(2).uniform((3,))), numbers[back])
+    assert np.allclose(p.score(p.x).margin.numpy(), margins(planted, planted.x)[back])
     p.ledger.close()
-    assert p.ledger.forwards.tolist() == [0, 1, 0, 1, 1, 1]
+    assert p.ledger.forwards.tolist() == [1, 1, 0, 1, 2, 1]
 
 
 def test_scores_and_gradients_for_attacks_with_their_own_loss(planted):

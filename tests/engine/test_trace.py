@@ -16,7 +16,7 @@ from robustkit.models.base import Access
 from robustkit.models.numpy import NumPyModel
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
-from robustkit.numerics.tensors import as_tensor, take
+from robustkit.numerics.tensors import as_tensor, full, take
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Ray(Attack[None]):
     """In step t asks about x + (t + 1) * 0.01 for all features: known in advance."""
 
     access = Access.GRADIENT
-    norms = frozenset({"linf"})
+    norms = frozenset({"linf", "l2"})
     steps: int = 10
     question: str = "gradient"
     at_start: bool = False
@@ -146,11 +146,31 @@ def test_memory_does_not_grow_with_the_steps(planted, steps):
     assert trace.margin.shape == (12, POINTS)
 
 
+@dataclass(frozen=True)
+class Despair(Ray):
+    """Gives up samples of one class never, those of others sooner or later."""
+
+    at: int = 0
+    successor: Attack | None = None
+
+    def init(self, p):
+        return full(p.x, 0.0)
+
+    def step(self, p, s, t):
+        super().step(p, s, t)
+        return s + 1
+
+    def given_up(self, p, s):
+        label = p.criterion.labels
+        return (s >= self.at + 9 * label).logical_and(label > 0)
+
+
 ATTACKS = {
     "fmn": FMN(steps=70),
     "minimise": minimum_norm_pgd().within(70),
     "pgd": PGD(epsilon=0.3, steps=70),
     "decisions": SurFree().within(200),
+    "given up": Despair(at=40, steps=70, successor=SurFree().within(200)),
 }
 
 
