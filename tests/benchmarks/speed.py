@@ -273,7 +273,7 @@ PARTS = {
     "boundary": ("relay.py:_follow",),
     "features": ("relay.py:_exchange",),
     "starts": ("relay.py:_start", "relay.py:_seek"),
-    "doubts": ("blind.py:judged", "blind.py:foretelling", "blind.py:search"),
+    "doubts": ("trust.py:judged", "trust.py:foretelling"),
 }
 """What each part of an attack's time is spent in; questions hold the network's."""
 

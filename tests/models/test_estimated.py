@@ -185,6 +185,16 @@ def test_attacks_are_planned_for_what_the_budget_is_enough_for():
     assert any("8 questions each" in note for note in results.run["notes"])
 
 
+def test_auto_asks_as_many_questions_as_it_was_planned_for():
+    linear = Linear()
+    x = np.random.default_rng(1).random((4, 6)).astype(np.float32)
+    y = linear(x).argmax(axis=1)
+    for samples in (2, 8):
+        model = Estimated(linear.model(), samples)
+        result = rk.run(rk.auto("l2", 20), model, x, y, norm="l2")
+        assert (result.ledger.forwards == 20 * (1 + samples)).all()
+
+
 def test_what_is_normalised_first_says_what_it_costs():
     model = Estimated(Preprocessed(Linear().model(), [0.5], [2.0]), 8)
     assert (model.passes_per_question, model.passes_per_gradient) == (1, 8)

@@ -81,11 +81,12 @@ class RayS(Attack[State]):
     to the boundary. Blocks are the whole, its halves, their halves, and so on to single
     features.
 
-    Starts are the signs of the perturbations that lead to the problem's `starts` and to
-    the nearest of its `pool` (and those perturbations themselves, where the signs alone
-    are not adversarial), everything brighter, everything darker, and where none of
-    these is adversarial random signs. A target class is rarely among the last three:
-    for targeted criteria give `starts` or a `pool` with inputs of the target class.
+    Starts are the signs of the perturbations that lead to the problem's `starts`, to
+    the best adversarial known and to the nearest of its `pool` (and those perturbations
+    themselves, where the signs alone are not adversarial), everything brighter,
+    everything darker, and where none of these is adversarial random signs. A target
+    class is rarely among the last three: for targeted criteria give `starts` or a
+    `pool` with inputs of the target class.
 
     Args:
         steps: How many; 1 question each. Finding the starts costs some questions more.
@@ -227,6 +228,9 @@ class RayS(Attack[State]):
     def _sides(self, p: Problem) -> Iterator[Batch]:
         """Rays (n, ...) that may be adversarial far out."""
         starts = [] if p.starts is None else [p.starts]
+        if bool(p.ledger.found.any()):
+            # A copy, since the ledger may write over what it holds.
+            starts.append(p.ledger.best * 1.0)
         if p.pool is not None and p.pool.shape[0]:
             order = nearest(p, p.pool)[:, : self.tries]
             starts += [take(p.pool, column) for column in order.T]

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from robustkit.attacks.gradient.blind import Trust, search
 from robustkit.attacks.gradient.brendel_bethge import along_boundary
 from robustkit.attacks.gradient.greedy import exchange
 from robustkit.attacks.gradient.legs import Leg, plan
+from robustkit.attacks.gradient.trust import Trust
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Criterion
 from robustkit.engine.losses import Loss
@@ -22,6 +22,7 @@ from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.schedules import cosine
 from robustkit.numerics.tensors import (
     Batch,
+    Mask,
     PerSample,
     Tensor,
     flatten,
@@ -30,8 +31,6 @@ from robustkit.numerics.tensors import (
     magnitude,
     maximum,
     minimum,
-    put,
-    take,
     to_numpy,
     where,
 )
@@ -132,8 +131,8 @@ class Relay(Attack[State]):
     next leg starts at the point of the ball where the margin was lowest. Every other
     try adds the gradient at the best point, lest what is known be lost.
 
-    Samples whose gradients have led nowhere are asked about decisions instead (see
-    `robustkit.attacks.gradient.blind`), except in the legs from the best point.
+    Samples whose gradients lie (see `robustkit.attacks.gradient.trust`) are given up:
+    `robustkit.auto` has another attack go on with them.
 
     Args:
         steps: How many; 1 forward and 1 backward pass each, and one more at the start.
@@ -182,6 +181,9 @@ class Relay(Attack[State]):
             loss = "margin" if leg.way is None else _towards(s.way)
             a = p.gradient(p.x + s.delta, loss)
         return self._next(p, s, a, leg, turn, length, t)
+
+    def given_up(self, p: Problem, s: State) -> Mask:
+        return s.trust.lost
 
     def within(self, budget: int) -> "Relay":
         """One question is asked about the original."""
@@ -254,15 +256,9 @@ class Relay(Attack[State]):
             s = _exchange(p, s, a, leg, turn, length)
         else:
             s = self._descend(p, s, a, leg, turn / length, t)
-        doubted, delta = trust.doubted, s.delta
-        # The last legs go on with gradients, whatever they were worth.
-        if bool(doubted.any()) and leg.start != "best":
-            rows = np.flatnonzero(to_numpy(doubted))
-            blind, others = search(p, take(trust, rows), take(a, rows), t, rows)
-            delta = put(delta, rows, blind)
-            trust = trust.with_those(rows, others)
-        told = leg.way is None and not leg.tries
-        trust = trust.foretelling(a, delta) if told else trust.silent()
+        if leg.tries or leg.way is not None:
+            return dataclasses.replace(s, trust=trust.silent())
+        delta, trust = trust.foretelling(p, a, s.delta)
         return dataclasses.replace(s, delta=delta, trust=trust)
 
     def _seek(

@@ -146,8 +146,7 @@ class Thompson(FixedBudget[State]):
         slopes = _expected(p)
         size = self.guesses, _space(p.x).size + slopes.ways.shape[1]
         features = like(p.x, np.zeros((p.size, *size))).astype(p.x.dtype)
-        # Who has an adversarial from elsewhere goes on from it.
-        asked = where(p.ledger.found, full(p.x, float(self.guesses)), 0.0)
+        asked = full(p.x, 0.0)
         best = _begun(p, epsilon)
         return State(best, slopes, features, features[:, :, 0], asked, 0 * asked)
 

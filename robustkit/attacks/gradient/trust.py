@@ -1,0 +1,141 @@
+"""Whether gradients tell the truth."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from robustkit.engine.problem import GradientAnswer, Problem
+from robustkit.numerics.tensors import (
+    Batch,
+    Mask,
+    PerSample,
+    expand,
+    full,
+    inner_product,
+    magnitude,
+    maximum,
+    minimum,
+    where,
+)
+from robustkit.numerics.thresholds import nonzero
+
+__all__ = ["Trust"]
+
+# So many predictions are waited for at first, and this share of them must come true.
+_FEW, _TRUE = 8, 0.05
+# A prediction counts if it is about at least this share of the margin.
+_WORTH = 0.05
+# The length of a small step, as a share of the perturbation's, or of this share of the
+# box where that is less; what of it must come true; and how many may fail.
+_SMALL, _LEAST, _CAME, _TESTS = 0.01, 0.01, 0.5, 4
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What each sample's gradients foretold, and what came.
+
+    Where little came of the steps that were taken, the gradients may lie, or the steps
+    be too large for what they are true of. So a doubted sample takes small steps along
+    its gradients, every other question. What one of them foretells comes true wherever
+    gradients are sound, whatever they were worth before; then they are trusted for
+    twice as long as the last time. Where none of several comes true, they lie; and
+    where they were zero, always. Parts of sound models are flat.
+
+    Attributes:
+        margin: (n,) at the last question.
+        foretold: (n,) change of the margin by the next; zero: nothing was foretold.
+        trials: (n,) predictions that counted.
+        kept: (n,) the shares of them that came, between -1 and 1 each, summed.
+        patience: (n,) how many are waited for.
+        small: (n,) whether the last question was a small step.
+        failed: (n,) small steps of which nothing came.
+        steep: (n,) whether there was a gradient other than zero.
+    """
+
+    margin: PerSample
+    foretold: PerSample
+    trials: PerSample
+    kept: PerSample
+    patience: PerSample
+    small: Mask
+    failed: PerSample
+    steep: Mask
+
+    @classmethod
+    def unknown(cls, p: Problem) -> "Trust":
+        """Before anything was asked."""
+        zero = full(p.x, 0.0)
+        return cls(zero, zero, zero, zero, zero + _FEW, zero > 0, zero, zero > 0)
+
+    @property
+    def lost(self) -> Mask:
+        """(n,) whose gradients lie."""
+        return self.failed >= _TESTS
+
+    def judged(self, a: GradientAnswer) -> "Trust":
+        """With the answer to the question that something was foretold about."""
+        # Where an answer was no number, its margin is infinite.
+        known = maximum(a.margin.abs(), self.margin.abs()) < math.inf
+        change = where(known, a.margin, 0.0) - where(known, self.margin, 0.0)
+        share = where(known, change / nonzero(self.foretold), 0.0)
+        share = where(self.foretold != 0, share, 0.0).clip(-1.0, 1.0)
+        counts = self.foretold.abs() > _WORTH * self.margin.abs()
+        # A gradient that is zero says that nothing can be done.
+        flat = _flat(a)
+        counts = counts.logical_and(known).logical_or(flat)
+        counts = counts.logical_and(self.small.logical_not())
+        trials = where(counts, self.trials + 1, self.trials)
+        kept = where(counts, self.kept + share, self.kept)
+        failed = where(self.small, self.failed + 1, self.failed)
+        came = self.small.logical_and(share >= _CAME)
+        return dataclasses.replace(
+            self,
+            margin=a.margin,
+            trials=where(came, 0.0, trials),
+            kept=where(came, 0.0, kept),
+            patience=where(came, 2 * self.patience, self.patience),
+            failed=where(came, 0.0, failed),
+            steep=self.steep.logical_or(flat.logical_not()),
+        )
+
+    def foretelling(
+        self, p: Problem, a: GradientAnswer, delta: Batch
+    ) -> tuple[Batch, "Trust"]:
+        """What to ask next, and with what the gradient says of the margin there.
+
+        Args:
+            p: The problem.
+            a: The last answer.
+            delta: (n, ...) what would be asked next if there were no doubts.
+        """
+        small = (self.trials >= self.patience).logical_and(self.small.logical_not())
+        small = small.logical_and(self.kept <= _TRUE * self.trials)
+        if bool(small.any()):
+            # What a gradient of zero foretells comes true only where all is flat.
+            small = small.logical_and(_flat(a).logical_and(self.steep).logical_not())
+            delta = where(small, _small_step(p, a), delta)
+        foretold = inner_product(a.gradient, delta - a.delta)
+        return delta, dataclasses.replace(self, foretold=foretold, small=small)
+
+    def silent(self) -> "Trust":
+        """With nothing foretold, because the gradient is that of something else."""
+        nothing = self.foretold * 0
+        return dataclasses.replace(self, foretold=nothing, small=nothing > 0)
+
+
+def _flat(a: GradientAnswer) -> Mask:
+    return magnitude(a.gradient, math.inf) == 0
+
+
+def _small_step(p: Problem, a: GradientAnswer) -> Batch:
+    """(n, ...) perturbations a little along the gradient, down or up."""
+    length = magnitude(a.delta, 2)
+    least = _LEAST * magnitude(p.high - p.low, 2)
+    size = magnitude(a.gradient, 2)
+    step = _SMALL * maximum(length, least) / nonzero(size)
+    step = expand(step, a.gradient) * a.gradient
+    down = minimum(maximum(a.delta - step, p.low), p.high)
+    up = minimum(maximum(a.delta + step, p.low), p.high)
+    # At the edge of the box there may be room in one direction only.
+    room = magnitude(up - a.delta, 2) > magnitude(down - a.delta, 2)
+    return where(room, up, down)
