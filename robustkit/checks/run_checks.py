@@ -133,7 +133,7 @@ def _better_than_chance(results: Results, norm: str) -> list[Finding]:
 
 def _without_gradients(results: Results, norm: str) -> list[Finding]:
     """C5: an attack that sees less may not do better, sample by sample."""
-    return _nearer(
+    return _given_up(results, norm) + _nearer(
         results,
         norm,
         "C5",
@@ -142,6 +142,36 @@ def _without_gradients(results: Results, norm: str) -> list[Finding]:
         "run robustkit check, average gradients (Estimated) or replace them, and "
         "report the nearest of all",
     )
+
+
+def _given_up(results: Results, norm: str) -> list[Finding]:
+    """C5 as well: an attack itself went on without gradients."""
+    plans = results.run["config"]["attacks"][norm]
+    found = []
+    for name in results.attacks(norm):
+        if "successor=Cascade(" not in plans.get(name, ""):
+            continue
+        forwards = results.forward_passes(name, norm)
+        backwards = results.passes(name, norm) - forwards
+        lost = (backwards > 0) & (backwards < forwards)
+        if lost.sum() <= max(0.05 * (forwards > 0).sum(), 1):
+            continue
+        found.append(
+            Finding(
+                "C5",
+                Severity.SUSPICIOUS,
+                f"{norm}: {name} gave up following gradients at "
+                f"{of_samples(lost.sum(), (forwards > 0).sum())}: small steps along "
+                "them did not change the margin as they say. It went on by scores and "
+                "decisions",
+                "what else follows gradients says little here: look for what masks "
+                "them (robustkit check), average or replace them (--adaptive), and "
+                "report the nearest of all",
+                {"share": float(lost.sum() / (forwards > 0).sum())},
+                _at(results, lost),
+            )
+        )
+    return found
 
 
 def _noise_wins(results: Results, norm: str) -> list[Finding]:

@@ -147,6 +147,25 @@ def test_attacks_that_see_less_may_not_win(planted, factor, severity):
         assert ratio == pytest.approx(factor, rel=1e-3)
 
 
+def test_auto_tells_where_it_gave_up_gradients(planted):
+    some = np.flatnonzero(planted.y == 1)
+
+    def lying(x, slopes):
+        return planted.gradient(x, slopes) * (slopes[:, 1:2] <= 0)
+
+    model = NumPyModel(planted.logits, gradient=lying)
+    _, found = run(planted, "auto", model=model, budget=60)
+    finding = found["C5"]
+    assert finding.severity is Severity.SUSPICIOUS
+    assert finding.samples == tuple(some)
+    assert finding.evidence["share"] == pytest.approx(len(some) / 60)
+    assert "auto gave up following gradients at" in finding.diagnosis
+    assert "C5" not in run(planted, "auto", budget=60)[1]
+    # Gradients from scores take no backward passes.
+    estimated = rk.Estimated(planted.model(), 6)
+    assert "C5" not in run(planted, "auto", model=estimated, budget=200)[1]
+
+
 def test_noise_and_single_steps_may_not_win(planted):
     attacks = {"pgd": Sized(1.5), "fgsm": Sized(1.1), "gaussian-noise": Blind(1.2)}
     results, _ = run(planted, attacks)
