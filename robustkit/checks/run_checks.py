@@ -288,7 +288,7 @@ def _little_variety(results: Results) -> list[Finding]:
     weak = [n for n in results.norms if names[n] <= {*_SINGLE_STEP, *_NOISE}]
     kinds = {n: {access[a] for a in names[n] if a in access} for n in results.norms}
     alike = [n for n in results.norms if kinds[n] == {Access.GRADIENT}]
-    alike = [n for n in alike if n not in weak]
+    alike = [n for n in alike if n not in weak and not _given_up(results, n)]
     found = []
     if weak:
         ran = sorted(set().union(*(names[n] for n in weak)))
