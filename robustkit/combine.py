@@ -15,12 +15,14 @@ from robustkit.numerics.tensors import (
     PerSample,
     choose,
     full,
+    like,
     maximum,
     minimum,
+    to_numpy,
     where,
 )
 
-__all__ = ["Cascade", "Minimise", "minimum_norm_pgd"]
+__all__ = ["Cascade", "Minimise", "Part", "minimum_norm_pgd"]
 
 S = TypeVar("S")
 
@@ -174,8 +176,10 @@ class Cascade(Attack[Stage]):
         epsilon: A sample leaves once an adversarial within this distance (norm units)
             is known. With 0 nobody leaves before the end.
         successor: Goes on with samples that one of the attacks gives up, until their
-            budget is spent. None: they are not given up.
-        budget: The most questions per sample; None: what the steps take.
+            budget is spent. None: they are not given up. Successors of the attacks
+            themselves are not asked.
+        budget: The most questions per sample, where there is a successor; None: what
+            the steps take.
 
     >>> from robustkit.attacks.gradient.fmn import FMN
     >>> from robustkit.attacks.gradient.pgd import PGD
@@ -244,7 +248,7 @@ class Cascade(Attack[Stage]):
                 a.within(max(budget * a.steps // self.steps, 1)) for a in self.attacks
             ),
             successor=None if self.successor is None else self.successor.within(budget),
-            budget=budget,
+            budget=None if self.successor is None else budget,
         )
 
     def _parts(self) -> tuple[Attack[Any], ...]:
@@ -257,6 +261,72 @@ class Cascade(Attack[Stage]):
                 return place, step
             step -= attack.steps
         raise AssertionError("the loop took more steps than there are")
+
+
+@dataclass(frozen=True)
+class Allotment(Generic[S]):
+    """How far a part of a budget reaches.
+
+    Attributes:
+        inner: The attack's state.
+        end: (n,) the number of forward passes from which on the successor's turn is.
+    """
+
+    inner: S
+    end: PerSample
+
+
+@dataclass(frozen=True)
+class Part(Attack[Allotment[S]], Generic[S]):
+    """An attack for a share of what is left of each sample's budget.
+
+    Whoever has spent that goes on with the successor; without a budget nobody does.
+
+    Args:
+        attack: As many steps of it are taken as the share has room for.
+        share: Of the passes left to a sample when the attack begins.
+        successor: For the rest of them.
+
+    >>> from robustkit.attacks.gradient.fmn import FMN
+    >>> from robustkit.attacks.gradient.pgd import PGD
+    >>> half = Part(FMN(steps=1000), 0.5, PGD(epsilon=0.1, steps=1000))
+    """
+
+    cost: ClassVar[str] = "that of the attack whose turn it is"
+
+    attack: Attack[S]
+    share: float
+    successor: Attack[Any]
+    steps: int = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        first, second = self.attack, self.successor
+        object.__setattr__(self, "norms", first.norms & second.norms)
+        object.__setattr__(self, "access", max(first.access, second.access))
+        object.__setattr__(self, "source", f"{first.source}; {second.source}")
+        object.__setattr__(self, "steps", first.steps)
+
+    def init(self, p: Problem) -> Allotment[S]:
+        ledger = p.ledger
+        end = ledger.forwards + self.share * ledger.passes * ledger.left()
+        return Allotment(self.attack.init(p), like(p.x, end))
+
+    def step(self, p: Problem, s: Allotment[S], t: int) -> Allotment[S]:
+        return Allotment(self.attack.step(p, s.inner, t), s.end)
+
+    def given_up(self, p: Problem, s: Allotment[S]) -> Mask:
+        return like(p.x, p.ledger.forwards >= to_numpy(s.end))
+
+    def check(self, p: Problem) -> None:
+        self.attack.check(p)
+        self.successor.check(p)
+        super().check(p)
+
+    def within(self, budget: int) -> "Part[S]":
+        """The attack is planned for its share, and may take as many steps as before."""
+        planned = self.attack.within(max(int(self.share * budget), 1))
+        attack = dataclasses.replace(planned, steps=self.attack.steps)  # type: ignore[type-var]
+        return dataclasses.replace(self, attack=attack)
 
 
 def minimum_norm_pgd() -> Minimise[pgd.State]:

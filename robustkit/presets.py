@@ -20,7 +20,7 @@ from robustkit.attacks.score.simba import SimBA
 from robustkit.attacks.score.sparse_rs import SparseRS
 from robustkit.attacks.score.square import Square
 from robustkit.attacks.score.thompson import Thompson
-from robustkit.combine import Cascade, Minimise
+from robustkit.combine import Cascade, Minimise, Part
 from robustkit.engine.attack import Attack
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access
@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 _VERSIONS = ("standard", "rand")
+# Steps of attacks that a budget ends.
+_AMPLE = 1_000_000
 
 
 def auto(
@@ -105,11 +107,11 @@ def _with_gradients(norm: str, budget: int) -> Cascade:
     return Cascade((Relay().within(budget - last), Polish(steps=last)))
 
 
-def _without_gradients(norm: str, budget: int) -> Cascade:
+def _without_gradients(norm: str, budget: int) -> Attack[Any]:
     """Scores first, since they say more; then decisions, since they deceive less."""
-    scores = max(budget // (5 if norm == "l2" else 2), 1)
-    decisions = _DECISIONS[norm]().within(max(budget - scores, 1))
-    return Cascade((minimum_norm_thompson().within(scores), decisions))
+    scores = dataclasses.replace(minimum_norm_thompson(), steps=_AMPLE)
+    decisions = dataclasses.replace(_DECISIONS[norm](), steps=_AMPLE)  # type: ignore[type-var]
+    return Part(scores, 0.2 if norm == "l2" else 0.5, decisions).within(budget)
 
 
 _DECISIONS: dict[str, Callable[[], Attack[Any]]] = {

@@ -6,7 +6,7 @@ from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.attacks.gradient.pgd import PGD
 from robustkit.attacks.score.square import Square
-from robustkit.combine import Cascade, Minimise, minimum_norm_pgd
+from robustkit.combine import Cascade, Minimise, Part, minimum_norm_pgd
 from robustkit.engine.criteria import Misclassification, Targeted
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
@@ -82,6 +82,21 @@ def test_nothing_is_found_where_there_is_nothing(plant):
     assert not ledger.found.numpy().any()
     assert (ledger.forwards == 100).all()
     assert (ledger.backwards == 100).all()
+
+
+def test_what_others_found_limits_the_first_radius(plant):
+    planted = plant(seed=3)
+    labels = Misclassification(as_tensor(planted.y))
+    far = np.where(planted.x > 1, planted.lower, planted.upper)
+    for share in (1.0, 0.01):
+        x = as_tensor(planted.x)
+        problem = Problem(planted.model(), x, labels, get_norm("l2"))
+        known = problem.score(x + share * as_tensor(far - planted.x)).adversarial
+        state = minimum_norm_pgd().init(problem)
+        best = problem.ledger.distance.numpy()
+        assert np.array_equal(state.upper.numpy(), best)
+        assert (state.epsilon.numpy() <= 0.8 * best).all()
+        assert bool(known.any()) == (share == 1.0)
 
 
 def test_plans_rounds_within_a_budget():
@@ -213,6 +228,29 @@ class TestCascade:
         fewer = cascade.within(10)
         assert (fewer.successor.steps, fewer.budget) == (10, 10)
         assert (run(fewer, self.problem(planted)).forwards <= 10).all()
+
+    def test_a_part_takes_its_share_of_what_is_left_to_each(self, plant):
+        planted = plant(seed=11)
+        part = Part(FMN(steps=1000), 0.25, Square(5.0, steps=1000, stop=False))
+        problem = self.problem(planted)
+        # Some have spent a part before.
+        early = planted.y > 0
+        for _ in range(20):
+            problem.decide(problem.x, as_tensor(early))
+        ledger = run(part, problem, budget=60)
+        assert (ledger.forwards == 60).all()
+        assert np.array_equal(ledger.backwards, np.where(early, 10, 15))
+        shorter = part.within(40)
+        assert (shorter.steps, shorter.attack.steps) == (1000, 1000)
+        planned = Part(minimum_norm_pgd(), 0.5, FMN()).within(40).attack
+        assert (planned.steps, planned.attack.steps) == (200, 3)
+
+    def test_a_part_needs_what_both_need(self, plant):
+        part = Part(Square(0.1), 0.5, FMN())
+        assert part.norms == {"l1", "l2", "linf"}
+        assert part.access is Access.GRADIENT
+        with pytest.raises(BadInput, match="epsilon above 0"):
+            run(Part(FMN(), 0.5, Square(0.0)), self.problem(plant()))
 
     def test_a_successor_must_fit_as_well(self, plant):
         cascade = Cascade((FMN(),), successor=Square(0.1))

@@ -1,5 +1,6 @@
 """Checks of what a run found: attacks held against each other, and against reason."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -20,6 +21,11 @@ __all__ = ["Side", "check_run", "sides"]
 _Choice: TypeAlias = Callable[[str, Access], bool]
 """Whether an attack of that name and access belongs to a side."""
 
+# What `auto` is with gradients: only its own successor gets those whom it gives up.
+_AUTO = re.compile(
+    r"Cascade\(attacks=\(Relay\([^()]*\),(?: \w+\([^()]*\))?\), epsilon=0.0, "
+    r"successor=Part\("
+)
 # Nearer by less is rounding and luck.
 _NEARER = 0.99
 _SINGLE_STEP = ("fgsm",)
@@ -149,7 +155,7 @@ def _given_up(results: Results, norm: str) -> list[Finding]:
     plans = results.run["config"]["attacks"][norm]
     found = []
     for name in results.attacks(norm):
-        if "successor=Cascade(" not in plans.get(name, ""):
+        if not _AUTO.match(plans.get(name, "")):
             continue
         forwards = results.forward_passes(name, norm)
         backwards = results.passes(name, norm) - forwards

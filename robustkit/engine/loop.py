@@ -61,7 +61,7 @@ def run(
         raise BadInput(f"the budget must be at least 1 question; got {budget}")
     attack.check(problem)
     limits = [] if budget is None else [budget]
-    if attack.budget is not None:
+    if attack.successor is not None and attack.budget is not None:
         each = problem.ledger.passes + problem.model.passes_per_gradient
         limits.append(attack.budget * each)
     problem.limit(attack.access, min(limits, default=None))

@@ -253,6 +253,9 @@ def test_one_budget_holds_for_an_attack_and_its_successors(plant):
     for budget, most in ((None, 15), (99, 15), (12, 12)):
         forwards = run(attack, problem_of(plant()), budget=budget).forwards
         assert set(forwards) == {10, most}
+    # Who has spent it is not worked on again.
+    asking = dataclasses.replace(attack, successor=minimum_norm_pgd())
+    assert (run(asking, problem_of(plant()), budget=4).forwards == 4).all()
     # An attack counts its questions, a budget the passes that they take.
     thrice = problem_of(plant())
     thrice.ledger.passes = 3
@@ -378,6 +381,7 @@ def test_observers_see_every_step_before_samples_leave(plant):
     class Observer:
         def after_step(self, p, step):
             seen.append((step, p.size))
+            assert (np.diff(p.ledger.rows) > 0).all()
 
     planted = plant()
     planted.y[4] = (planted.y[4] + 1) % 3

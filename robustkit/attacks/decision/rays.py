@@ -241,7 +241,9 @@ class RayS(Attack[State]):
             delta = start - p.x
             yield delta
             signs = where(delta > 0, _wide(p), -p.bounds.width)
-            yield where(delta == 0, nearer_bound, signs)
+            signs = where(delta == 0, nearer_bound, signs)
+            # The original itself, of whom nothing is known, is no start.
+            yield where(p.norm(delta) > 0, signs, delta)
         yield _wide(p)
         yield -_wide(p)
 

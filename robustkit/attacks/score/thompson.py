@@ -78,7 +78,7 @@ class State:
         slopes: What slopes are expected.
         features: (n, guesses, features) of the guesses asked about.
         margins: (n, guesses) the answers.
-        asked: (n,) how many of both there are; all `guesses` where none are made.
+        asked: (n,) how many of both there are.
         turn: (n,) 0 where the next question is about a guess, while there are any left.
     """
 
