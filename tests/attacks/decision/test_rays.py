@@ -7,7 +7,7 @@ from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
 from robustkit.models.numpy import NumPyModel
 from robustkit.numerics.norms import get_norm
-from robustkit.numerics.tensors import as_tensor
+from robustkit.numerics.tensors import as_tensor, where
 
 
 def attacked(model, x, y, budget=None, attack=None, **more):
@@ -115,3 +115,27 @@ def test_starts_need_not_lie_in_a_corner():
     ledger = attacked(model, x, y, 200, starts=as_tensor(centre))
     exact = (np.abs(x - centre) - 0.05).max()
     assert exact <= ledger.distance.raw[0] <= 1.01 * exact
+
+
+def test_the_best_known_is_a_start_and_no_business_of_others(plant):
+    planted = plant(classes=2, samples=8)
+    far = np.where(planted.x > 1, planted.lower, planted.upper)
+
+    def begun(rows, known):
+        labels = Misclassification(as_tensor(planted.y[rows]))
+        x, model = as_tensor(planted.x[rows]), planted.model()
+        p = Problem(model, x, labels, get_norm("linf"))
+        # One question each, which only some are told the good news by.
+        p.decide(where(as_tensor(known[rows]), as_tensor(far[rows]), x))
+        found = p.ledger.found.numpy()
+        return RayS().init(p), p.ledger.forwards, found
+
+    everyone, nobody = np.arange(8), np.zeros(8, dtype=bool)
+    _, _, useful = begun(everyone, ~nobody)
+    assert useful.any()
+    first = useful & (np.arange(8) == useful.argmax())
+    state, asked, found = begun(everyone, first)
+    assert found.sum() == 1
+    plain, fewer, _ = begun(everyone, nobody)
+    assert (asked > fewer).tolist() == found.tolist()
+    assert (state.radius <= plain.radius * (1 + 1e-2)).all()
