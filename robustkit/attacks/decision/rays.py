@@ -242,7 +242,7 @@ class RayS(Attack[State]):
             yield delta
             signs = where(delta > 0, _wide(p), -p.bounds.width)
             signs = where(delta == 0, nearer_bound, signs)
-            # The original itself, of whom nothing is known, is no start.
+            # Where nothing is known, the best is the original, which is no start.
             yield where(p.norm(delta) > 0, signs, delta)
         yield _wide(p)
         yield -_wide(p)

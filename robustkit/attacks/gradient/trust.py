@@ -111,9 +111,11 @@ class Trust:
         small = (self.trials >= self.patience).logical_and(self.small.logical_not())
         small = small.logical_and(self.kept <= _TRUE * self.trials)
         if bool(small.any()):
-            # What a gradient of zero foretells comes true only where all is flat.
-            small = small.logical_and(_flat(a).logical_and(self.steep).logical_not())
-            delta = where(small, _small_step(p, a), delta)
+            flat = _flat(a)
+            small = small.logical_and(flat.logical_and(self.steep).logical_not())
+            # Where all is flat no step is small, and any may find something.
+            stepping = small.logical_and(flat.logical_not())
+            delta = where(stepping, _small_step(p, a), delta)
         foretold = inner_product(a.gradient, delta - a.delta)
         return delta, dataclasses.replace(self, foretold=foretold, small=small)
 
