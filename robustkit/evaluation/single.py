@@ -1,5 +1,6 @@
 """One attack on some samples, with plain arrays in and out."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def run(
         attack: An attack, or the name of one, which then plans for the budget.
         model: Anything `as_model` accepts.
         x: (n, ...) inputs within the bounds; a torch, JAX or NumPy array.
-        criterion: A criterion of n samples; or labels (n,), for misclassification.
+        criterion: A criterion of n samples, whose arrays may be of any framework; or
+            labels (n,), for misclassification.
         norm: In which distances are measured.
         bounds: Of valid inputs; None: the model's own, else (0, 1).
         budget: The most model passes per sample that count; None: the attack's own.
@@ -89,6 +91,8 @@ def run(
     if not isinstance(criterion, Criterion):
         labels = _labels(criterion, len(host), int(logits.shape[1]))
         criterion = misclassified(adapted, adapted.to_tensor(labels))
+    else:
+        criterion = _of_model(criterion, adapted, len(host))
     problem = Problem(
         adapted,
         originals,
@@ -156,6 +160,29 @@ def _inputs(given: Tensor) -> Array:
         raise BadInput("x must be finite; it holds NaN or infinity")
     # Half precision is for models, not for distances.
     return host if host.dtype == np.float64 else host.astype(np.float32)
+
+
+def _of_model(part: Any, model: Model, count: int) -> Any:
+    """A criterion, or what it holds, with its arrays as tensors of the model's."""
+    if isinstance(part, tuple):
+        return tuple(_of_model(one, model, count) for one in part)
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        changes = {
+            field.name: _of_model(getattr(part, field.name), model, count)
+            for field in dataclasses.fields(part)
+            if field.init
+        }
+        return dataclasses.replace(part, **changes)
+    values = np.array(part) if isinstance(part, list) else part
+    if not hasattr(values, "shape"):
+        return part
+    host = to_numpy(as_tensor(values))
+    if host.shape[:1] != (count,):
+        raise BadInput(
+            f"a criterion of {count} samples must hold one row for each; got an array "
+            f"of shape {host.shape}"
+        )
+    return model.to_tensor(host)
 
 
 def _labels(values: Any, count: int, classes: int) -> Array:

@@ -42,6 +42,22 @@ def test_targets_budgets_and_names(planted):
     assert (result.ledger.distance_after(0)[already] == 0).all()
 
 
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, list])
+def test_a_criterion_may_hold_arrays_of_any_kind(planted, kind):
+    module = torch.nn.Linear(6, 3, bias=False).eval()
+    module.weight.data = torch.from_numpy(planted.w.T.copy())
+    x, targets = torch.from_numpy(planted.x), (planted.y + 1) % 3
+    aimed = rk.Targeted(kind(targets.tolist()))
+    result = rk.run("fmn", module, x, aimed, norm="linf")
+    own = rk.Targeted(rk.TorchModel(module).to_tensor(targets))
+    assert torch.equal(result.distance, rk.run("fmn", module, x, own).distance)
+    surer = rk.AllOf(aimed, rk.Confident(aimed, 0.1))
+    logits = module(rk.run("fmn", module, x, surer, norm="linf").x_adversarial)
+    best, second = logits.topk(2, dim=1).values.T
+    assert logits.argmax(dim=1).tolist() == targets.tolist()
+    assert (best - second > 0.1 - 1e-5).all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -51,6 +67,8 @@ def test_targets_budgets_and_names(planted):
         ({"criterion": np.zeros(24)}, "integers"),
         ({"criterion": np.zeros(1, dtype=int)}, "integers"),
         ({"criterion": np.full(24, 3)}, "0 to 2"),
+        ({"criterion": rk.Targeted([1, 2])}, "24 samples must hold one row for each"),
+        ({"criterion": rk.Targeted(np.array(1))}, r"of shape \(\)"),
         ({"x": np.zeros((24, 6), dtype=int)}, "floats"),
         ({"starts": np.zeros((3, 6))}, "starts must be 24"),
         ({"pool": np.zeros((3, 5))}, "pool must be"),

@@ -11,6 +11,7 @@ import numpy as np
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.engine.search import bisect, nearest
+from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.tensors import (
     Array,
@@ -213,6 +214,11 @@ class RayS(Attack[State]):
             block=np.where(over, 0, block),
             failures=failures,
         )
+
+    def check(self, p: Problem) -> None:
+        if not self.tolerance > 0:
+            raise BadInput(f"RayS needs a tolerance above 0; got {self.tolerance}")
+        super().check(p)
 
     def _tolerance(self, s: State) -> Array:
         """(n,) at each sample's level."""

@@ -5,6 +5,7 @@ from robustkit.attacks.decision.rays import RayS, _order
 from robustkit.engine.criteria import Misclassification
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
+from robustkit.errors import BadInput
 from robustkit.models.numpy import NumPyModel
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor, where
@@ -139,3 +140,12 @@ def test_the_best_known_is_a_start_and_no_business_of_others(plant):
     plain, fewer, _ = begun(everyone, nobody)
     assert (asked > fewer).tolist() == found.tolist()
     assert (state.radius <= plain.radius * (1 + 1e-2)).all()
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1e-3, float("nan")])
+def test_bad_settings(plant, tolerance):
+    planted = plant(classes=2)
+    with pytest.raises(BadInput, match="tolerance above 0"):
+        attacked(
+            planted.model(), planted.x, planted.y, attack=RayS(tolerance=tolerance)
+        )
