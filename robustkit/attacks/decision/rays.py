@@ -100,6 +100,9 @@ class RayS(Attack[State]):
             the most; it is in proportion to the blocks too. The shares double until
             the boundary is passed.
 
+    Raises:
+        BadInput: The tolerance is not above 0.
+
     Source:
         Chen, Gu: RayS: A Ray Searching Method for Hard-label Adversarial Attack, KDD
         2020, with hierarchical search.
