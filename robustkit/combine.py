@@ -325,6 +325,7 @@ class Part(Attack[Allotment[S]], Generic[S]):
     def within(self, budget: int) -> "Part[S]":
         """The attack is planned for its share, and may take as many steps as before."""
         planned = self.attack.within(max(int(self.share * budget), 1))
+        # Every attack is a dataclass, which its type does not say.
         attack = dataclasses.replace(planned, steps=self.attack.steps)  # type: ignore[type-var]
         return dataclasses.replace(self, attack=attack)
 

@@ -110,7 +110,7 @@ def _with_gradients(norm: str, budget: int) -> Cascade:
 def _without_gradients(norm: str, budget: int) -> Attack[Any]:
     """Scores first, since they say more; then decisions, since they deceive less."""
     scores = dataclasses.replace(minimum_norm_thompson(), steps=_AMPLE)
-    decisions = dataclasses.replace(_DECISIONS[norm](), steps=_AMPLE)  # type: ignore[type-var]
+    decisions = _DECISIONS[norm]().within(_AMPLE)
     return Part(scores, 0.2 if norm == "l2" else 0.5, decisions).within(budget)
 
 

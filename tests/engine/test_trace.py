@@ -193,6 +193,17 @@ def test_a_trace_does_not_depend_on_company_and_changes_nothing(planted, name):
     assert len(set(whole.steps)) > 1
 
 
+def test_what_a_successor_finds_before_its_first_step_counts_for_the_last(planted):
+    attack = Despair(at=-9, steps=20, successor=SurFree().within(200))
+    trace, ledger = traced(attack, problem_of(planted, "l2"))
+    # Given up before their first step, and started from an adversarial.
+    at_once = planted.y == 1
+    assert at_once.any()
+    assert ledger.found.numpy()[at_once].all()
+    assert (trace.first_adversarial[at_once] == -1).all()
+    assert (trace.steps[at_once] > 0).all()
+
+
 def test_no_pass_is_made_for_a_trace(planted):
     passes = {"forward": 0, "backward": 0}
 

@@ -238,7 +238,7 @@ class RayS(Attack[State]):
         """Rays (n, ...) that may be adversarial far out."""
         starts = [] if p.starts is None else [p.starts]
         if bool(p.ledger.found.any()):
-            # A copy, since the ledger may write over what it holds.
+            # A copy: whether the next question writes over it depends on the company.
             starts.append(p.ledger.best * 1.0)
         if p.pool is not None and p.pool.shape[0]:
             order = nearest(p, p.pool)[:, : self.tries]

@@ -122,22 +122,21 @@ def test_the_best_known_is_a_start_and_no_business_of_others(plant):
     planted = plant(classes=2, samples=8)
     far = np.where(planted.x > 1, planted.lower, planted.upper)
 
-    def begun(rows, known):
-        labels = Misclassification(as_tensor(planted.y[rows]))
-        x, model = as_tensor(planted.x[rows]), planted.model()
-        p = Problem(model, x, labels, get_norm("linf"))
-        # One question each, which only some are told the good news by.
-        p.decide(where(as_tensor(known[rows]), as_tensor(far[rows]), x))
+    def begun(known):
+        labels = Misclassification(as_tensor(planted.y))
+        x = as_tensor(planted.x)
+        p = Problem(planted.model(), x, labels, get_norm("linf"))
+        # One question for each sample, but only some are asked about a far point.
+        p.decide(where(as_tensor(known), as_tensor(far), x))
         found = p.ledger.found.numpy()
         return RayS().init(p), p.ledger.forwards, found
 
-    everyone, nobody = np.arange(8), np.zeros(8, dtype=bool)
-    _, _, useful = begun(everyone, ~nobody)
+    nobody = np.zeros(8, dtype=bool)
+    _, _, useful = begun(~nobody)
     assert useful.any()
-    first = useful & (np.arange(8) == useful.argmax())
-    state, asked, found = begun(everyone, first)
+    state, asked, found = begun(useful & (np.arange(8) == useful.argmax()))
     assert found.sum() == 1
-    plain, fewer, _ = begun(everyone, nobody)
+    plain, fewer, _ = begun(nobody)
     assert (asked > fewer).tolist() == found.tolist()
     assert (state.radius <= plain.radius * (1 + 1e-2)).all()
 

@@ -15,7 +15,7 @@ from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
-from robustkit.numerics.tensors import as_tensor, full, take
+from robustkit.numerics.tensors import as_tensor, full
 from robustkit.presets import auto
 
 NORMS = ("l0", "l1", "l2", "linf")
@@ -93,30 +93,6 @@ def test_nothing_to_find_ends_well(norm):
     assert not bool(ledger.found.any())
     assert (ledger.forwards <= 90).all()
     assert (ledger.unknown == 0).all()
-
-
-@every_norm
-def test_neighbours_that_were_found_change_nothing_for_others(norm):
-    """Far adversarials, which only some samples get to."""
-    rng = np.random.default_rng(1)
-    slopes, x = rng.normal(size=24), as_tensor(rng.random((6, 24)))
-
-    def logits(x):
-        side = (x - 0.5) @ slopes
-        return np.stack([np.where(side > -3, 1.0, -1.0), 0 * side], axis=1)
-
-    model = NumPyModel(logits, Bounds(0.0, 1.0), gradient=lambda x, slopes: 0 * x)
-
-    def found(rows):
-        labels = Misclassification(as_tensor(np.zeros(len(rows), dtype=np.int64)))
-        p = Problem(model, take(x, rows), labels, get_norm(norm))
-        return run(auto(norm, 60), p)
-
-    whole = found(np.arange(6))
-    for row in range(6):
-        alone = found(np.array([row]))
-        assert alone.distance.item() == whole.distance[row].item()
-        assert alone.forwards[0] == whole.forwards[row]
 
 
 class Quantised(torch.nn.Module):
@@ -218,6 +194,19 @@ def test_small_steps_stay_in_the_box_and_are_short():
     # Both have room upwards only, against what goes down.
     assert (trust.foretold.numpy() > 0).all()
     assert np.allclose(np.linalg.norm(delta.numpy(), axis=1), 1e-4 * np.sqrt(3))
+
+
+def test_a_small_step_that_was_not_taken_fails_nothing(plant):
+    p = masked(plant(seed=1, samples=8), "reversed", "l2")
+    a = p.gradient(p.x)
+    known = Trust.unknown(p).judged(a)
+    doubted = dataclasses.replace(known, trials=full(p.x, 8.0))
+    _, trust = doubted.foretelling(p, a, p.x.zeros_like())
+    assert bool(trust.small.all())
+    # Nothing changed.
+    assert (trust.judged(a).failed.numpy() == 1).all()
+    # Another leg began instead.
+    assert (trust.silent().judged(a).failed.numpy() == 0).all()
 
 
 @every_norm
