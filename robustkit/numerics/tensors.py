@@ -252,7 +252,7 @@ def clip(
             return type(x)(torch.clamp(x.raw, least, most, out=memory))
         # Twice as fast as one clamp where bounds broadcast.
         out = torch.maximum(x.raw, least, out=memory)
-        return type(x)(torch.minimum(out, most, out=out))
+        return type(x)(torch.minimum(out, most, out=out if _reusable(x) else None))
     return minimum(maximum(x, lower), upper)
 
 
@@ -306,9 +306,11 @@ def differs(x: Tensor, y: Tensor | float, *, reuse: bool = False) -> Tensor:
     mask.
     """
     if framework_of(x) == "torch":
+        if is_symbolic(x):
+            return type(x)((x.raw != _raw(y)).to(x.raw.dtype))
         import torch
 
-        out = x.raw if reuse and _reusable(x) else torch.empty_like(x.raw)
+        out = x.raw if reuse else torch.empty_like(x.raw)
         return type(x)(torch.ne(x.raw, _raw(y), out=out))
     return (x != y).astype(x.dtype)
 
@@ -316,6 +318,8 @@ def differs(x: Tensor, y: Tensor | float, *, reuse: bool = False) -> Tensor:
 def reaches(x: Tensor, y: Tensor | float) -> Tensor:
     """1 where x >= y, else 0, in the shape and dtype of `x`."""
     if framework_of(x) == "torch":
+        if is_symbolic(x):
+            return type(x)((x.raw >= _raw(y)).to(x.raw.dtype))
         import torch
 
         return type(x)(torch.ge(x.raw, _raw(y), out=torch.empty_like(x.raw)))

@@ -9,6 +9,8 @@ quickest of the bare passes. An attack that makes more than one forward and one 
 pass per step pays for it here. "compiled" is with the attack's arithmetic compiled; the
 first round is left out, and what it took longer than the others is printed beside it.
 
+`--device cuda`: on a GPU; then time is what passes until it has done everything.
+
 `--parts`: what the time of our attacks by gradients goes into, in shares of all the
 processor's time, by Python's profiler, which makes what consists of many small calls
 look larger than it is.
@@ -82,12 +84,14 @@ def batch(
         _, x, y = efficientnet.load()
     else:
         x, y = (torch.tensor(values) for values in load_data().images(dataset))
+    device = next(module.parameters()).device
+    x, y = x.to(device), y.to(device)
     with torch.no_grad():
         guesses = module(x).argmax(dim=1)
     # Nothing is right about a network of random weights.
     y = guesses if isinstance(module, Residual) else y
     right = torch.nonzero(guesses == y).flatten()
-    rows = right[torch.arange(size) % len(right)]
+    rows = right[torch.arange(size, device=device) % len(right)]
     return x[rows], y[rows]
 
 
@@ -97,7 +101,7 @@ def bare(
     """Forward and backward passes to the input, and nothing else."""
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-    rows = torch.arange(len(x))
+    rows = torch.arange(len(x), device=x.device)
     for _ in range(passes):
         point = x.detach().requires_grad_()
         logits = module(point)
@@ -187,7 +191,7 @@ def peers(
         import foolbox
 
         its: Any
-        model = foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu")
+        model = foolbox.PyTorchModel(module, bounds=(0, 1), device=x.device)
         its = foolbox.attacks
         for label, attack, size in (
             ("FMN linf", its.LInfFMNAttack(steps=passes), None),
@@ -224,12 +228,31 @@ def _shim() -> Any:
     return module
 
 
+def seconds_of(task: Callable[[], object], device: torch.device) -> float:
+    """What a task takes: the processor's time, or on a GPU that of the clock."""
+    if device.type == "cpu":
+        start = time.process_time()
+        task()
+        return time.process_time() - start
+    torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    task()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
 def speed(
-    name: str, passes: int, rounds: int, sizes: list[int], only: list[str]
+    name: str,
+    passes: int,
+    rounds: int,
+    sizes: list[int],
+    only: list[str],
+    device: torch.device,
 ) -> None:
     """Print the table of ratios."""
     module, dataset = network(name)
-    print(f"{name}, {passes} passes, {rounds} rounds, 1 thread")
+    module = module.to(device)
+    print(f"{name} on {device.type}, {passes} passes, {rounds} rounds, 1 thread")
     print(f"batch  {'':24} ms per pass  median ratio  quickest  first round, s more")
     for size in sizes:
         x, y = batch(dataset, module, size)
@@ -247,9 +270,7 @@ def speed(
         seconds: dict[str, list[float]] = {label: [] for label in work}
         for _ in range(rounds + 1):
             for label, task in work.items():
-                start = time.process_time()
-                task()
-                seconds[label].append(time.process_time() - start)
+                seconds[label].append(seconds_of(task, device))
         # The first round is for warming up.
         base = seconds["bare passes"][1:]
         for label in sorted(work):
@@ -426,6 +447,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 16, 1])
     parser.add_argument("--only", nargs="+", default=[], help="parts of attacks' names")
+    parser.add_argument("--device", default="cpu", help="torch's name of it")
     parser.add_argument("--memory", action="store_true", help="peak memory instead")
     parser.add_argument("--parts", action="store_true", help="shares of time instead")
     parser.add_argument("--decisions", action="store_true", help="by decisions instead")
@@ -441,7 +463,8 @@ def main() -> None:
             decisions(name, options.queries, options.rounds, options.batch_sizes)
         else:
             sizes, only = options.batch_sizes, options.only
-            speed(name, options.passes, options.rounds, sizes, only)
+            device = torch.device(options.device)
+            speed(name, options.passes, options.rounds, sizes, only, device)
 
 
 if __name__ == "__main__":

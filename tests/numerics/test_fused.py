@@ -6,7 +6,15 @@ import torch
 
 from robustkit.numerics.fused import compiler_missing, compiles, compiling, fused
 from robustkit.numerics.norms import get_norm, tamed
-from robustkit.numerics.tensors import as_tensor, expand, like, to_numpy
+from robustkit.numerics.tensors import (
+    as_tensor,
+    clip,
+    differs,
+    expand,
+    like,
+    reaches,
+    to_numpy,
+)
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +224,16 @@ def test_double_precision_stays_double():
     _, fast = both(scaled, x, 1 / 3)
     assert fast.dtype == torch.float64
     assert to_numpy(fast)[0, 0] == 1 / 3
+
+
+@pytest.mark.usefixtures("compiler")
+def test_channels_may_lie_last():
+    # As gradients do that some networks give, on GPUs above all.
+    raw = torch.rand(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)
+    x, size = as_tensor(raw), as_tensor(torch.rand(4, 1, 1, 1))
+
+    def function(x, size):
+        return clip(x, size * 0.2, size), differs(x, size), reaches(x, size)
+
+    for plain, fast in zip(*both(fused(function), x, size), strict=True):
+        torch.testing.assert_close(plain.raw, fast.raw)
