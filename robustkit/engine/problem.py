@@ -287,7 +287,12 @@ class Problem:
         return self._scored(x, None)[1]
 
     def probe(
-        self, x: Tensor, asked: Mask | None = None, rows: Array | None = None
+        self,
+        x: Tensor,
+        asked: Mask | None = None,
+        rows: Array | None = None,
+        *,
+        inside: bool = False,
     ) -> Mask:
         """Ask for decisions about several points per sample, the first column first.
 
@@ -296,11 +301,12 @@ class Problem:
             asked: (m, k) which of them to ask about; None: all. Each is one forward
                 pass. (`ledger.left()` says how many answers still count.)
             rows: (m,) the samples whom the points belong to, all different; None: all.
+            inside: Whether the points are known to be within the bounds.
 
         Returns:
             (m, k) whether the point is adversarial; False where not asked.
         """
-        return self._probed(x, asked, Access.DECISION, rows)[0]
+        return self._probed(x, asked, Access.DECISION, rows, inside=inside)[0]
 
     def clip(self, x: Tensor) -> Tensor:
         """Points (..., *shape) limited to the bounds, in the memory of `x`.
@@ -535,11 +541,17 @@ class Problem:
         return distance
 
     def _probed(
-        self, x: Tensor, asked: Mask | None, access: Access, rows: Array | None
+        self,
+        x: Tensor,
+        asked: Mask | None,
+        access: Access,
+        rows: Array | None,
+        *,
+        inside: bool = False,
     ) -> tuple[Mask, Tensor]:
         self._allow(access)
         shape = x.shape[:2]
-        known = x is self._inside
+        known = inside or x is self._inside
         flat = x.reshape((-1, *x.shape[2:]))
         flat = self._model.shown(flat if known else self.bounds.clip(flat))
         points = flat.reshape(x.shape)

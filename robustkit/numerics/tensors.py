@@ -53,13 +53,10 @@ __all__ = [
     "minus_rows",
     "one_hot",
     "one_less_another",
-    "pick",
     "plus",
     "plus_outer",
     "plus_times",
     "put",
-    "put_at",
-    "put_moved",
     "put_rows",
     "reaches",
     "rounding",
@@ -710,73 +707,6 @@ def put_rows(
     for row, place in zip(rows.tolist(), which.tolist(), strict=True):
         into[row] = source[place]
     return out
-
-
-def pick(x: Tensor, places: Array) -> Array:
-    """Those numbers (m,) of `x`, laid out as one row, on the host."""
-    if framework_of(x) == "torch" and not _on_host(x):
-        return to_numpy(type(x)(x.raw.take(_index(x, places))))
-    # JAX too, which would compile anew for every number of places.
-    return np.asarray(to_numpy(x).take(places))
-
-
-def put_at(x: Tensor, places: Array, values: Array, *, reuse: bool = False) -> Tensor:
-    """`x` with its numbers at places as for `pick`, all different, replaced by others.
-
-    With `reuse`, the memory of `x` may be taken for the result; else it is a copy.
-    """
-    framework = framework_of(x)
-    if framework in ("jax", "tensorflow"):
-        copy = np.array(to_numpy(x))
-        copy.put(places, values)
-        return like(x, copy)
-    out = x if reuse else 1.0 * x
-    if framework == "numpy" or _on_host(x):
-        _memory(out).put(places, values)
-    else:
-        flat = out.raw.view(-1)
-        flat.index_copy_(0, _index(x, places), like(x, values).raw)
-    return out
-
-
-def put_moved(
-    x: Batch,
-    rows: Array,
-    origin: Batch,
-    move: Batch,
-    size: Array,
-    bounds: tuple[float, float],
-) -> Batch:
-    """`x` with the given rows replaced by those of `origin`, moved.
-
-    The memory of `x` may be taken for the result.
-
-    Args:
-        x: (n, ...).
-        rows: (m,) different ones.
-        origin: (n, ...).
-        move: (n, ...) by how much.
-        size: (m,) no feature moves by more than this.
-        bounds: Of the result.
-    """
-    if framework_of(x) == "jax":
-        # Which would compile anew for every number of rows.
-        there, first, by = (as_tensor(np.array(to_numpy(t))) for t in (x, origin, move))
-        return like(x, to_numpy(put_moved(there, rows, first, by, size, bounds)))
-    if not _rows_are_long(x):
-        edge = expand(like(x, size), x)
-        moved = clip(take(move, rows), -edge, edge, reuse=True)
-        moved = clip(plus(moved, take(origin, rows), reuse=True), *bounds, reuse=True)
-        return put(x, rows, moved, reuse=True)
-    into, start, moves = _memory(x), _memory(origin), _memory(move)
-    scratch = np.empty(into.shape[1:], into.dtype)
-    for row, edge in zip(rows.tolist(), size.tolist(), strict=True):
-        np.maximum(moves[row], -edge, out=scratch)
-        np.minimum(scratch, edge, out=scratch)
-        np.add(scratch, start[row], out=scratch)
-        np.maximum(scratch, bounds[0], out=scratch)
-        np.minimum(scratch, bounds[1], out=into[row])
-    return x
 
 
 def minus_rows(x: Batch, rows: Array, y: Batch, others: Array) -> Batch:

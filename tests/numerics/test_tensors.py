@@ -436,22 +436,6 @@ def test_put_rows(convert, features, reuse):
 
 
 @pytest.mark.parametrize("features", [5, 600])
-def test_put_moved(convert, features):
-    rng = np.random.default_rng(0)
-    x, origin, move = rng.normal(size=(3, 6, 1, features)).astype(np.float32)
-    rows, size = np.array([5, 2]), np.array([0.5, 1.5], dtype=np.float32)
-    expected = x.copy()
-    for row, edge in zip(rows, size, strict=True):
-        moved = origin[row] + move[row].clip(-edge, edge)
-        expected[row] = moved.clip(-1, 1.25)
-    given = convert(origin), convert(move)
-    out = tensors.put_moved(convert(x.copy()), rows, *given, size, (-1.0, 1.25))
-    agrees(out, expected, like=out)
-    assert_array_equal(tensors.to_numpy(given[0]), origin)
-    assert_array_equal(tensors.to_numpy(given[1]), move)
-
-
-@pytest.mark.parametrize("features", [5, 600])
 def test_minus_rows(convert, features):
     x, y = np.random.default_rng(0).normal(size=(2, 6, 1, features)).astype(np.float32)
     rows, others = np.array([5, 2, 0]), np.array([1, 1, 4])
@@ -460,22 +444,6 @@ def test_minus_rows(convert, features):
     agrees(out, x[rows] - y[others], like=given[0])
     assert_array_equal(tensors.to_numpy(given[0]), x)
     assert_array_equal(tensors.to_numpy(given[1]), y)
-
-
-@pytest.mark.parametrize("reuse", [False, True])
-def test_single_numbers_are_picked_and_put(convert, reuse):
-    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    places, values = np.array([23, 0, 13]), np.array([-1, -2, -3], dtype=np.float32)
-    into = convert(x.copy())
-    assert_array_equal(tensors.pick(into, places), [23, 0, 13])
-    expected = x.copy()
-    expected.put(places, values)
-    out = tensors.put_at(into, places, values, reuse=reuse)
-    agrees(out, expected, like=into)
-    if not reuse:
-        assert_array_equal(tensors.to_numpy(into), x)
-    nothing = tensors.put_at(into, places[:0], values[:0])
-    assert_array_equal(tensors.to_numpy(nothing), tensors.to_numpy(into))
 
 
 @pytest.mark.parametrize("count", [3, 300])

@@ -13,17 +13,16 @@ from robustkit.engine.problem import Problem
 from robustkit.engine.search import bisect, nearest
 from robustkit.errors import BadInput
 from robustkit.models.base import Access
+from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import (
     Array,
     Batch,
     Mask,
     PerSample,
+    flatten,
     full,
     like,
     minimum,
-    pick,
-    put_at,
-    put_moved,
     take,
     to_numpy,
     where,
@@ -38,19 +37,23 @@ _SAME = 1 + 1e-6
 # The tolerance, as a share of a block's share of the input; and the first stride, in
 # tolerances.
 _PART, _STRIDES = 0.2, 5
+# Blocks asked about at once: one in eight, so that few of them help together; no more
+# than this, and than fit into so many numbers for each sample.
+_ONE_IN, _MOST, _MEMORY = 8, 16, 2**18
 
 
 @dataclass(frozen=True)
 class State:
     """The best ray, how far it is known, and which block to turn next.
 
-    Steps write over the memory of the state before.
+    Steps write over the memory of the state before. It is on the host, since features
+    are turned one by one.
 
     Attributes:
-        ray: (n, ...) a perturbation, in input units; its point at a radius is what is
-            left of it when every feature is clipped to that.
-        point: (n, ...) the ray's, within the bounds, at some radius.
-        at: (n,) that radius.
+        ray: (n, features) a perturbation, in input units; its point at a radius is what
+            is left of it when every feature is clipped to that.
+        point: (n, features) the ray's, within the bounds, at some radius.
+        at: (n,) that radius; no number: the point is of another ray.
         radius: (n,) at which the ray is adversarial; infinite: no ray is.
         known: (n,) a smaller radius at which it is not; 0: none is known yet.
         stride: (n,) by what share of the radius to go down until one is known.
@@ -61,8 +64,8 @@ class State:
             tolerance was coarse.
     """
 
-    ray: Batch
-    point: Batch
+    ray: Array
+    point: Array
     at: Array
     radius: Array
     known: Array
@@ -80,7 +83,7 @@ class RayS(Attack[State]):
     block of features after another is turned the other way: one question, just below
     the best radius known. Only where that is adversarial the radius is searched down
     to the boundary. Blocks are the whole, its halves, their halves, and so on to single
-    features.
+    features; of 16 and more, several are asked about at a time.
 
     Starts are the signs of the perturbations that lead to the problem's `starts`, to
     the best adversarial known and to the nearest of its `pool` (and those perturbations
@@ -90,7 +93,7 @@ class RayS(Attack[State]):
     `pool` with inputs of the target class.
 
     Args:
-        steps: How many; 1 question each. Finding the starts costs some questions more.
+        steps: How many; 1 to 17 questions each. Finding the starts costs some more.
         tries: How many inputs of the pool, and how many random signs, to try.
         tolerance: To which share of the radius the boundary is found, and by how much
             a ray has to be better, at the least. In the first round it is in
@@ -111,6 +114,9 @@ class RayS(Attack[State]):
         - Blocks are compact: the longest side of the input is halved each time, where
           the paper cuts rows of features. On a CIFAR-10 network the median distance
           after 1,000 questions was a third smaller.
+        - Up to 16 blocks are asked about at once, and those that help are turned
+          together where that holds as well. This takes half the time for a single
+          sample, and after 5,000 questions is 1 to 2 % nearer on CIFAR-10 networks.
         - The search goes down from the present radius in growing strides, not by
           bisection of all there is below it, since most turns help a little only.
         - The tolerance shrinks with the blocks: a coarse one saves questions at first,
@@ -130,7 +136,7 @@ class RayS(Attack[State]):
 
     access: ClassVar[Access] = Access.DECISION
     norms: ClassVar[frozenset[str]] = frozenset({"linf"})
-    cost: ClassVar[str] = "1 forward"
+    cost: ClassVar[str] = "1 to 17 forwards"
     source: ClassVar[str] = "Chen, Gu, KDD 2020"
 
     steps: int = 5000
@@ -152,11 +158,12 @@ class RayS(Attack[State]):
             ray, radius = _nearer(p, ray, radius, side, searching)
         size = np.array(to_numpy(radius))
         none = np.zeros(p.size, dtype=np.int64)
+        # A copy, since steps write into it.
+        rays = np.array(to_numpy(flatten(ray)))
         return State(
-            ray=ray,
-            # A copy, since steps write into it.
-            point=p.x * 1.0,
-            at=0 * none.astype(size.dtype),
+            ray=rays,
+            point=np.empty_like(rays),
+            at=np.full_like(size, math.nan),
             radius=size,
             known=size * (1 - _ROUGH),
             stride=np.zeros_like(size),
@@ -170,49 +177,67 @@ class RayS(Attack[State]):
         searching = s.radius - s.known > tolerance * s.radius
         stride = s.radius * (1 - s.stride)
         down = np.where(s.known > 0, (s.radius + s.known) / 2, stride)
-        radius = np.where(searching, down, s.radius * (1 - tolerance))
-        point = _moved(p, s, radius)
+        at = np.where(searching, down, s.radius * (1 - tolerance))
+        x = to_numpy(flatten(p.x))
+        for row in np.flatnonzero(at != s.at).tolist():
+            _move(s.point[row], p.bounds, x[row], s.ray[row], at[row])
 
-        # Whose next block is turned; only these features are written to, and back.
-        turning = np.flatnonzero(~searching)
         blocks = _blocks(p, s.level)
-        places, lengths = _places(p, s, blocks, turning)
-        before = pick(point, places)
-        upwards = pick(s.ray, places) <= 0
-        reach = np.minimum(radius[turning], p.bounds.width).repeat(lengths)
-        turned = pick(p.x, places) + np.where(upwards, reach, -reach)
-        turned = turned.clip(p.bounds.lower, p.bounds.upper)
-        point = put_at(point, places, turned, reuse=True)
+        count = np.minimum(_at_once(p, blocks), blocks - s.block)
+        count = np.where(searching, 1, np.minimum(count, p.ledger.left().clip(1)))
+        asked = np.arange(count.max()) < count[:, None]
+        points = np.zeros((*asked.shape, x.shape[1]), x.dtype)
+        rows, columns = np.nonzero(asked)
+        points[rows, columns] = s.point[rows]
+        turns = {}
+        for row in np.flatnonzero(~searching).tolist():
+            places, column = _turning(p, s.block[row], count[row], blocks[row])
+            before = s.ray[row, places]
+            reach = min(at[row], p.bounds.width)
+            turned = x[row, places] + np.where(before <= 0, reach, -reach)
+            points[row, column, places] = turned.clip(p.bounds.lower, p.bounds.upper)
+            turns[row] = places, column, before
+        answers = p.probe(_shaped(p, points), like(p.x, asked), inside=True)
+        passed = to_numpy(answers)
 
-        # A copy, since a model may remember what it was asked.
-        passed = to_numpy(p.decide(1.0 * point, inside=True))
-        helped = passed & ~searching
-        ray = s.ray
-        if helped.any():
-            kept = helped[turning].repeat(lengths)
-            wide = np.where(upwards[kept], p.bounds.width, -p.bounds.width)
-            ray = put_at(ray, places[kept], wide.astype(before.dtype), reuse=True)
-            places, before = places[~kept], before[~kept]
-        point = put_at(point, places, before, reuse=True)
+        number = passed.sum(axis=1)
+        helped = (number > 0) & ~searching
+        for row in np.flatnonzero(helped).tolist():
+            places, column, before = turns[row]
+            wide = np.where(before <= 0, p.bounds.width, -p.bounds.width)
+            turn = passed[row, column]
+            s.ray[row, places[turn]] = wide[turn]
+        # What helps alone mostly helps together, as much as the sum.
+        several = helped & (number > 1)
+        further = (s.radius * (1 - number * tolerance)).astype(at.dtype)
+        unsure = np.flatnonzero(several & ~p.ledger.spent())
+        for row in unsure.tolist():
+            _move(s.point[row], p.bounds, x[row], s.ray[row], further[row])
+        question = _shaped(p, s.point[unsure])
+        agreed = np.zeros_like(several)
+        agreed[unsure] = to_numpy(p.decide(question, rows=unsure, inside=True))
+        for row in np.flatnonzero(several & ~agreed).tolist():
+            places, column, before = turns[row]
+            back = column != passed[row].argmax()
+            s.ray[row, places[back]] = before[back]
 
-        known = np.where(searching & ~passed, radius, s.known)
+        known = np.where(searching & (number == 0), at, s.known)
         known[helped] = 0
+        reached = np.where(agreed, further, np.where(number > 0, at, s.radius))
         first = np.minimum(self.stride, _STRIDES * tolerance)
         longer = np.where(searching, np.minimum(2 * s.stride, 0.5), first)
-        reached = np.where(passed, radius, s.radius)
-
-        block = s.block + ~searching
-        failures = np.where(searching, s.failures, s.failures + 1)
+        block = s.block + np.where(searching, 0, count)
+        failures = s.failures + np.where(searching, 0, count)
         # What a coarse tolerance lets pass says nothing.
         failures[helped | (tolerance > self.tolerance * _SAME)] = 0
         over = block >= blocks
         return State(
-            ray=ray,
-            point=point,
-            at=radius,
+            ray=s.ray,
+            point=s.point,
+            at=np.where(helped, math.nan, at).astype(at.dtype),
             radius=reached,
             known=known,
-            stride=np.where(passed, longer, s.stride),
+            stride=np.where(number > 0, longer, s.stride),
             level=s.level + over,
             block=np.where(over, 0, block),
             failures=failures,
@@ -274,17 +299,24 @@ def _nearer(
     return where(passed, side, ray), where(passed, reached, radius)
 
 
-def _moved(p: Problem, s: State, radius: Array) -> Batch:
-    """The rays' points (n, ...) at other radii, in the memory of those there were."""
-    rows = np.flatnonzero(radius != s.at)
-    if len(rows) == 0:
-        return s.point
-    bounds = p.bounds.lower, p.bounds.upper
-    return put_moved(s.point, rows, p.x, s.ray, radius[rows], bounds)
+def _move(
+    point: Array, bounds: Bounds, original: Array, ray: Array, radius: float
+) -> None:
+    """Make a point (features,) the ray's at a radius, in its memory."""
+    np.maximum(ray, -radius, out=point)
+    np.minimum(point, radius, out=point)
+    np.add(point, original, out=point)
+    np.maximum(point, bounds.lower, out=point)
+    np.minimum(point, bounds.upper, out=point)
+
+
+def _shaped(p: Problem, points: Array) -> Batch:
+    """Points (..., features) as the problem's inputs."""
+    return like(p.x, points.reshape((*points.shape[:-1], *p.x.shape[1:])))
 
 
 def _blocks(p: Problem, level: Array) -> Array:
-    """(n,) how many blocks there are at each sample's level; none of them is empty."""
+    """(n,) how many blocks there are at each sample's level."""
     features = math.prod(p.x.shape[1:])
     return np.asarray(np.minimum(2 ** (level % _levels(p)), features))
 
@@ -294,24 +326,24 @@ def _levels(p: Problem) -> int:
     return math.ceil(math.log2(math.prod(p.x.shape[1:]))) + 1
 
 
-def _places(p: Problem, s: State, blocks: Array, rows: Array) -> tuple[Array, Array]:
-    """Where in `p.x` the next blocks of some samples are, and how long each is.
+def _at_once(p: Problem, blocks: Array) -> Array:
+    """(n,) about how many of so many blocks to ask at a time."""
+    most = min(_MOST, _MEMORY // math.prod(p.x.shape[1:]))
+    return np.asarray((blocks // _ONE_IN).clip(1, max(most, 1)))
+
+
+def _turning(p: Problem, block: int, count: int, blocks: int) -> tuple[Array, Array]:
+    """The features of some blocks on end, and for each to which of these it belongs.
 
     Args:
         p: The problem.
-        s: The state.
-        blocks: (n,) how many there are at each sample's level.
-        rows: (m,) the samples.
+        block: The first one.
+        count: How many.
+        blocks: How many there are at its level; none of them is empty.
     """
     order = _order(tuple(p.x.shape[1:]))
-    count, block = blocks[rows], s.block[rows]
-    # No block is empty, since there are no more of them than features.
-    first = -(-block * len(order) // count)
-    end = -(-(block + 1) * len(order) // count)
-    lengths = end - first
-    parts = [order[a:b] for a, b in zip(first.tolist(), end.tolist(), strict=True)]
-    inside = np.concatenate([order[:0], *parts])
-    return inside + (rows * len(order)).repeat(lengths), lengths
+    edges = -(-np.arange(block, block + count + 1) * len(order) // blocks)
+    return order[edges[0] : edges[-1]], np.arange(count).repeat(np.diff(edges))
 
 
 @functools.lru_cache(maxsize=8)
