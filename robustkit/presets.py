@@ -77,8 +77,8 @@ def auto(
     >>> attack = auto("l2", budget=100)
     >>> [type(part).__name__ for part in attack.attacks], attack.steps
     (['Relay', 'Polish'], 99)
-    >>> auto("linf", 1000, Access.DECISION)
-    RayS(steps=1000, tries=20, tolerance=0.0001, rough=0.05, stride=0.01)
+    >>> type(auto("linf", 1000, Access.DECISION)).__name__
+    'RayS'
     """
     name = get_norm(norm).name
     if access < Access.GRADIENT:

@@ -1,5 +1,6 @@
 """RayS: along which ray to the corners of the box is the boundary nearest?"""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ _PART, _STRIDES = 0.2, 5
 # Blocks asked about at once: one in eight, so that few of them help together; no more
 # than this, and than fit into so many numbers for each sample.
 _ONE_IN, _MOST, _MEMORY = 8, 16, 2**18
+# So much of a round in vain, and another start is worth more; of how many blocks.
+_VAIN, _BLOCKS = 0.25, 64
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class State:
         block: (n,) int64, which block of that level is next.
         failures: (n,) int64, turned blocks since the last that helped, or since the
             tolerance was coarse.
+        restarts: (n,) int64, how many other starts were looked for.
     """
 
     ray: Array
@@ -73,6 +77,7 @@ class State:
     level: Array
     block: Array
     failures: Array
+    restarts: Array
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,9 @@ class RayS(Attack[State]):
         stride: By what share of the radius to go down first, where a turn helped, at
             the most; it is in proportion to the blocks too. The shares double until
             the boundary is passed.
+        restarts: How often to begin anew, with random signs for 64 blocks, after a
+            quarter of a round without a better ray. `within` a budget as often as this
+            allows.
 
     Raises:
         BadInput: The tolerance is not above 0.
@@ -123,7 +131,8 @@ class RayS(Attack[State]):
           and a fine one keeps the turns of single features, of which each brings less
           than a thousandth (with up to some 20,000 of them).
         - Starts other than all features brighter.
-        - After single features come whole images again, until a round helps nowhere.
+        - After single features come whole images again, until a round helps nowhere;
+          or, with restarts, other random signs, until the budget is spent.
 
     >>> import robustkit as rk, torch
     >>> model = torch.nn.Linear(2, 2, bias=False).eval()
@@ -144,6 +153,10 @@ class RayS(Attack[State]):
     tolerance: float = 1e-4
     rough: float = 0.05
     stride: float = 1e-2
+    restarts: int = 0
+
+    def within(self, budget: int) -> "RayS":
+        return dataclasses.replace(self, steps=budget, restarts=budget)
 
     def init(self, p: Problem) -> State:
         ray, radius = p.x.zeros_like() + p.bounds.width, full(p.x, math.inf)
@@ -170,9 +183,11 @@ class RayS(Attack[State]):
             level=none,
             block=none,
             failures=none,
+            restarts=none,
         )
 
     def step(self, p: Problem, s: State, t: int) -> State:
+        s = self._started_anew(p, s, t)
         tolerance = self._tolerance(s)
         searching = s.radius - s.known > tolerance * s.radius
         stride = s.radius * (1 - s.stride)
@@ -184,8 +199,9 @@ class RayS(Attack[State]):
 
         blocks = _blocks(p, s.level)
         count = np.minimum(_at_once(p, blocks), blocks - s.block)
-        count = np.where(searching, 1, np.minimum(count, p.ledger.left().clip(1)))
-        asked = np.arange(count.max()) < count[:, None]
+        # Another start may have spent what was left.
+        count = np.minimum(np.where(searching, 1, count), p.ledger.left())
+        asked = np.arange(max(count.max(), 1)) < count[:, None]
         points = np.zeros((*asked.shape, x.shape[1]), x.dtype)
         rows, columns = np.nonzero(asked)
         points[rows, columns] = s.point[rows]
@@ -241,6 +257,7 @@ class RayS(Attack[State]):
             level=s.level + over,
             block=np.where(over, 0, block),
             failures=failures,
+            restarts=s.restarts,
         )
 
     def check(self, p: Problem) -> None:
@@ -255,9 +272,41 @@ class RayS(Attack[State]):
         return np.asarray(tolerance).astype(s.radius.dtype)
 
     def finished(self, p: Problem, s: State) -> Mask:
-        features = math.prod(p.x.shape[1:])
-        a_round = 2 ** (_levels(p) - 1) - 1 + features
-        return like(p.x, (s.failures >= a_round) | (s.radius == math.inf))
+        return like(p.x, (s.failures >= _round(p)) | (s.radius == math.inf))
+
+    def _started_anew(self, p: Problem, s: State, t: int) -> State:
+        """The states, with other rays for those whose turns have long been in vain."""
+        vain = s.failures >= _VAIN * _round(p)
+        asked = vain & (s.restarts < self.restarts) & ~p.ledger.spent()
+        if not asked.any():
+            return s
+        blocks = min(_BLOCKS, s.ray.shape[1])
+        places, block = _turning(p, 0, blocks, blocks)
+        side = np.empty_like(s.ray)
+        signs = to_numpy(p.rng(t).signs((blocks,)))
+        side[:, places] = signs[:, block] * p.bounds.width
+        ray, radius = _nearer(
+            p,
+            p.x.zeros_like(),
+            full(p.x, math.inf),
+            _shaped(p, side),
+            like(p.x, asked),
+        )
+        size = to_numpy(radius)
+        begun = size < math.inf
+        s.ray[begun] = to_numpy(flatten(ray))[begun]
+        return State(
+            ray=s.ray,
+            point=s.point,
+            at=np.where(begun, math.nan, s.at).astype(size.dtype),
+            radius=np.where(begun, size, s.radius),
+            known=np.where(begun, size * (1 - _ROUGH), s.known),
+            stride=np.where(begun, 0, s.stride).astype(size.dtype),
+            level=np.where(begun, 0, s.level),
+            block=np.where(begun, 0, s.block),
+            failures=np.where(begun, 0, s.failures),
+            restarts=s.restarts + asked,
+        )
 
     def _sides(self, p: Problem) -> Iterator[Batch]:
         """Rays (n, ...) that may be adversarial far out."""
@@ -319,6 +368,12 @@ def _blocks(p: Problem, level: Array) -> Array:
     """(n,) how many blocks there are at each sample's level."""
     features = math.prod(p.x.shape[1:])
     return np.asarray(np.minimum(2 ** (level % _levels(p)), features))
+
+
+def _round(p: Problem) -> int:
+    """How many blocks there are at all levels."""
+    features = math.prod(p.x.shape[1:])
+    return int(2 ** (_levels(p) - 1) - 1 + features)
 
 
 def _levels(p: Problem) -> int:

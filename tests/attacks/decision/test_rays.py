@@ -98,6 +98,18 @@ def test_turns_that_help_alone_are_not_kept_where_they_do_not_help_together():
         assert (model.logits(point).raw.argmax(dim=1) != labels).all()
 
 
+def test_within_a_budget_it_begins_anew_and_leaves_valleys(plant):
+    planted = plant(samples=20, features=16)
+    exact, ratio = planted.exact("linf"), {}
+    for name, attack in {"once": RayS(), "anew": RayS().within(3000)}.items():
+        ledger = attacked(planted.model(), planted.x, planted.y, 3000, attack)
+        ratio[name] = ledger.distance.raw / exact
+        assert (ratio[name] >= 1 - 1e-9).all()
+    assert ratio["once"].max() > 1.05
+    assert ratio["anew"].max() < 1.001
+    assert (ledger.forwards == 3000).all()
+
+
 @pytest.mark.parametrize(("features", "most"), [(256, 16), (2**15, 8)])
 def test_blocks_are_asked_about_several_at_a_time(plant, features, most):
     # Fewer of large inputs, whose points would fill the memory.
