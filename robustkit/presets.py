@@ -77,8 +77,9 @@ def auto(
     >>> attack = auto("l2", budget=100)
     >>> [type(part).__name__ for part in attack.attacks], attack.steps
     (['Relay', 'Polish'], 99)
-    >>> type(auto("linf", 1000, Access.DECISION)).__name__
-    'RayS'
+    >>> attack = auto("linf", 1000, Access.DECISION)
+    >>> type(attack).__name__, attack.steps
+    ('RayS', 1000)
     """
     name = get_norm(norm).name
     if access < Access.GRADIENT:

@@ -29,6 +29,7 @@ from robustkit.numerics.tensors import (
     minus,
     minus_rows,
     plus,
+    section,
     take,
     to_numpy,
     together,
@@ -567,7 +568,9 @@ class Problem:
                 whose = samples[some // shape[1]]
                 # Probes are large, so what need not be copied is not.
                 whole = some[-1] - some[0] == len(some) - 1
-                point = flat[some[0] : some[-1] + 1] if whole else take(flat, some)
+                point = (
+                    section(flat, some[0], some[-1] + 1) if whole else take(flat, some)
+                )
                 logits = self._logits(point, whose)
                 margin[some] = to_numpy(self._criterion_of(whose).margin(logits))
                 wins = np.flatnonzero(margin[some] < 0)

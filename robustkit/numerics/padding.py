@@ -13,9 +13,14 @@ MOST_SIZES = 4
 class Padding:
     """To what size batches are filled up: the largest seen, or a part of it.
 
+    Where they grow, the largest is a power of two from then on, so that batches of ever
+    more samples come to few sizes too.
+
     >>> padding = Padding()
     >>> [padding.size(count) for count in (100, 80, 24, 1)]
     [100, 100, 25, 2]
+    >>> [padding.size(count) for count in (101, 120, 130)]
+    [128, 128, 256]
     """
 
     def __init__(self) -> None:
@@ -23,7 +28,10 @@ class Padding:
 
     def size(self, count: int) -> int:
         """At least `count`: the largest yet, a quarter, a sixteenth or a 64th of it."""
-        size = self._largest = max(self._largest, count)
+        if count > self._largest:
+            grown = 1 << (count - 1).bit_length()
+            self._largest = grown if self._largest else count
+        size = self._largest
         for _ in range(MOST_SIZES - 1):
             quarter = -(-size // 4)
             if quarter < count:

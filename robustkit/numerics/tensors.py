@@ -60,6 +60,7 @@ __all__ = [
     "put_rows",
     "reaches",
     "rounding",
+    "section",
     "signed",
     "spread",
     "stack_columns",
@@ -668,6 +669,13 @@ def choose(mask: Mask, yes: T, no: T) -> T:
     return yes
 
 
+def section(x: Batch, start: int, stop: int) -> Batch:
+    """The rows from `start` to before `stop`, not copied where that can be."""
+    if framework_of(x) == "jax":
+        return take(x, np.arange(start, stop))
+    return x[start:stop]
+
+
 def put(x: Batch, rows: Array, values: Batch, *, reuse: bool = False) -> Batch:
     """`x` with the given rows replaced by `values`.
 
@@ -759,6 +767,9 @@ def _take_rows(x: Tensor, rows: Array) -> Tensor:
         return type(x)(tf.gather(x.raw, rows))
     if framework == "torch":
         return type(x)(x.raw.index_select(0, _index(x, rows)))
+    if framework == "jax" and not is_symbolic(x):
+        # Which would compile anew for every number of rows.
+        return like(x, to_numpy(x)[rows])
     return type(x)(x.raw[rows])
 
 

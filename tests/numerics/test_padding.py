@@ -22,3 +22,11 @@ def test_filled_with_the_last_row_and_cut_again():
     assert np.array_equal(first_rows(more, 3), raw)
     assert filled(raw, 3) is raw
     assert first_rows(raw, 3) is raw
+
+
+def test_growing_batches_come_to_few_sizes():
+    padding = Padding()
+    counts = [6, *np.random.default_rng(0).integers(1, 97, size=500)]
+    sizes = [padding.size(int(count)) for count in counts]
+    assert all(size >= count for size, count in zip(sizes, counts, strict=True))
+    assert len(set(sizes)) <= 8

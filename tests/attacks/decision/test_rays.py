@@ -110,6 +110,38 @@ def test_within_a_budget_it_begins_anew_and_leaves_valleys(plant):
     assert (ledger.forwards == 3000).all()
 
 
+def test_it_begins_anew_as_often_as_told(plant):
+    planted = plant(samples=20, features=16)
+    asked = []
+    for restarts in (0, 1, 3):
+        attack = RayS(restarts=restarts)
+        ledger = attacked(planted.model(), planted.x, planted.y, 3000, attack)
+        asked.append(ledger.forwards)
+    assert (asked[0] < asked[1]).all()
+    assert (asked[1] < asked[2]).all()
+    assert (asked[2] < 3000).all()
+
+
+def test_no_question_beyond_the_budget(plant):
+    planted = plant(samples=20, features=64, classes=3)
+    for budget in range(60, 140, 4):
+        attack = RayS().within(budget)
+        ledger = attacked(planted.model(), planted.x, planted.y, budget, attack)
+        assert (ledger.forwards <= budget).all()
+
+
+def test_the_radius_stays_positive_however_much_helps_at_once():
+    rng = np.random.default_rng(0)
+    model = NumPyModel(lambda x: rng.normal(size=(len(x), 2)))
+    x, y = np.full((4, 256), 0.5), np.zeros(4, dtype=np.int64)
+    p = Problem(model, as_tensor(x), Misclassification(as_tensor(y)), get_norm("linf"))
+    attack = RayS(tolerance=0.1, rough=0.1)
+    state = attack.init(p)
+    for step in range(150):
+        state = attack.step(p, state, step)
+        assert (state.radius > 0).all()
+
+
 @pytest.mark.parametrize(("features", "most"), [(256, 16), (2**15, 8)])
 def test_blocks_are_asked_about_several_at_a_time(plant, features, most):
     # Fewer of large inputs, whose points would fill the memory.
