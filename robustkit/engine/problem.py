@@ -302,7 +302,7 @@ class Problem:
             asked: (m, k) which of them to ask about; None: all. Each is one forward
                 pass. (`ledger.left()` says how many answers still count.)
             rows: (m,) the samples whom the points belong to, all different; None: all.
-            inside: Whether the points are known to be within the bounds.
+            inside: Whether those asked about are known to be within the bounds.
 
         Returns:
             (m, k) whether the point is adversarial; False where not asked.

@@ -218,31 +218,14 @@ class RayS(Attack[State]):
             turns[row] = places, column, before
         answers = p.probe(_shaped(p, points), like(p.x, asked), inside=True)
         passed = to_numpy(answers)
-
         number = passed.sum(axis=1)
         helped = (number > 0) & ~searching
-        for row in np.flatnonzero(helped).tolist():
-            places, column, before = turns[row]
-            wide = np.where(before <= 0, p.bounds.width, -p.bounds.width)
-            turn = passed[row, column]
-            s.ray[row, places[turn]] = wide[turn]
-        # What helps alone mostly helps together, as much as the sum.
-        several = helped & (number > 1)
-        further = (s.radius * (1 - tolerance) ** number).astype(at.dtype)
-        unsure = np.flatnonzero(several & ~p.ledger.spent())
-        for row in unsure.tolist():
-            _move(s.point[row], p.bounds, x[row], s.ray[row], further[row])
-        question = _shaped(p, s.point[unsure])
-        agreed = np.zeros_like(several)
-        agreed[unsure] = to_numpy(p.decide(question, rows=unsure, inside=True))
-        for row in np.flatnonzero(several & ~agreed).tolist():
-            places, column, before = turns[row]
-            back = column != passed[row].argmax()
-            s.ray[row, places[back]] = before[back]
-
+        kept = {row: turns[row] for row in np.flatnonzero(helped).tolist()}
+        below = (s.radius * (1 - tolerance) ** number).astype(at.dtype)
+        together = _turned(p, s, kept, passed, below)
+        reached = np.where(number > 0, np.where(together, below, at), s.radius)
         known = np.where(searching & (number == 0), at, s.known)
         known[helped] = 0
-        reached = np.where(agreed, further, np.where(number > 0, at, s.radius))
         first = np.minimum(self.stride, _STRIDES * tolerance)
         longer = np.where(searching, np.minimum(2 * s.stride, 0.5), first)
         block = s.block + np.where(searching, 0, count)
@@ -360,6 +343,48 @@ def _move(
     np.add(point, original, out=point)
     np.maximum(point, bounds.lower, out=point)
     np.minimum(point, bounds.upper, out=point)
+
+
+def _turned(
+    p: Problem,
+    s: State,
+    turns: dict[int, tuple[Array, Array, Array]],
+    passed: Array,
+    radius: Array,
+) -> Array:
+    """Turn the blocks that passed: all of a sample's, or the first one.
+
+    What helps alone mostly helps together, as much as the sum.
+
+    Args:
+        p: The problem.
+        s: The state, whose rays are written over.
+        turns: By sample, the features, to which column each belongs, and the ray there.
+        passed: (n, columns) which of them passed; at least one of each such sample.
+        radius: (n,) at which to ask about several.
+
+    Returns:
+        (n,) whether there were several, and all are turned.
+    """
+    x, width = to_numpy(flatten(p.x)), p.bounds.width
+    for row, (places, column, before) in turns.items():
+        turn = passed[row, column]
+        s.ray[row, places[turn]] = np.where(before <= 0, width, -width)[turn]
+    several = [row for row in turns if passed[row].sum() > 1]
+    unspent = ~p.ledger.spent()
+    asked = np.array([row for row in several if unspent[row]], dtype=np.int64)
+    for row in asked.tolist():
+        _move(s.point[row], p.bounds, x[row], s.ray[row], radius[row])
+    together = np.zeros(p.size, dtype=bool)
+    together[asked] = to_numpy(
+        p.decide(_shaped(p, s.point[asked]), rows=asked, inside=True)
+    )
+    for row in several:
+        if not together[row]:
+            places, column, before = turns[row]
+            back = column != passed[row].argmax()
+            s.ray[row, places[back]] = before[back]
+    return together
 
 
 def _shaped(p: Problem, points: Array) -> Batch:
