@@ -34,9 +34,9 @@ class JaxModel(Model):
 
     Batches are filled up, by repeating their last row, to the largest batch seen or to
     a quarter, a sixteenth or a 64th of it, so that samples leaving the batch compile it
-    four times at most, and once more for each power of two that batches grow beyond. A
-    function that cannot be compiled, because its Python depends
-    on values, runs as it is, with a warning.
+    four times at most; growing batches compile it for powers of two. A function that
+    cannot be compiled, because its Python depends on values, runs as it is, with a
+    warning.
 
     Args:
         function: (n, ...) to logits (n, classes), or to an object with such `.logits`;

@@ -53,7 +53,7 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
     By `torch.compile` or `jax.jit`; tensors of other frameworks are worked on plainly,
     and so is everything where the compiler fails, with a warning. The result is the
     same but for rounding. The first call for inputs of a shape takes seconds; then the
-    number of samples may change. JAX compiles for at most four numbers, to which
+    number of samples may change. JAX compiles for few numbers (`Padding`), to which
     batches are filled up; a single sample of torch is worked on plainly, since that is
     faster.
 
