@@ -139,11 +139,19 @@ class GradientAnswer(Answer):
     """An answer with a gradient.
 
     Attributes:
-        gradient: (n, ...) of the loss with regard to the input. Non-finite values are
-            zero, so that one broken feature does not spoil a sample for good.
+        given: (n, ...) the gradient of the loss with regard to the input, as the model
+            gave it.
     """
 
-    gradient: Batch
+    given: Batch
+
+    @functools.cached_property
+    def gradient(self) -> Batch:
+        """(n, ...) what was given, with zeros in place of what is not finite.
+
+        So that one broken feature does not spoil a sample for good.
+        """
+        return finite_or_zero(self.given)
 
 
 class Problem:
@@ -356,7 +364,7 @@ class Problem:
         with self._model.session():
             logits, pull_back = self._linearised(point, None)
             value, slopes = loss(self._criterion, logits)
-            gradient = finite_or_zero(pull_back(slopes))
+            gradient = pull_back(slopes)
         # So that the memory of the forward pass serves the rest of the step.
         del pull_back
         is_margin = loss is LOSSES["margin"]
@@ -366,8 +374,6 @@ class Problem:
         answer = self._recorded(point, margin, backward=extra == 0, known=known)
         if extra:
             self.ledger.forwards += extra
-        for listener in self._listeners:
-            listener.after_gradient(self, point, value, gradient, None)
         with_gradient = GradientAnswer(
             answer.point,
             answer.original,
@@ -377,6 +383,8 @@ class Problem:
             gradient,
         )
         vars(with_gradient).update(vars(answer))
+        for listener in self._listeners:
+            listener.after_gradient(self, point, value, with_gradient.gradient, None)
         return with_gradient
 
     def descend(
@@ -410,7 +418,7 @@ class Problem:
             self.low,
             self.high,
             here.point,
-            here.gradient,
+            here.given,
             radius,
             share,
         )

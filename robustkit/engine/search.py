@@ -92,7 +92,7 @@ def approach(
         asked: (n,) which samples to work on; None: all.
         tolerance: Of the bisection, and of what counts as nearer.
     """
-    radius = p.norm.scale(p.ledger.distance, 1 - tolerance)
+    radius = p.norm.scale_down(p.ledger.distance, 1 - tolerance)
     far = p.bounds.clip(far)
     point = p.bounds.clip(p.x + p.norm.project(far - p.x, radius))
     moved = p.norm(point - p.x) > 0

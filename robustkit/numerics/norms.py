@@ -182,8 +182,8 @@ class Norm(ABC):
         It falls by no more than four times that share, and by no more than a half,
         since what is needed is known of a linear model only.
         """
-        least = self.scale(radius, max(1 - 4 * gamma, 0.5))
-        return minimum(maximum(needed, least), self.scale(radius, 1 - gamma))
+        least = self.scale_down(radius, max(1 - 4 * gamma, 0.5))
+        return minimum(maximum(needed, least), self.scale_down(radius, 1 - gamma))
 
     def check(self, x: Batch) -> None:
         """Whether inputs like `x` can be measured.
@@ -193,8 +193,12 @@ class Norm(ABC):
         """
         return None
 
-    def scale(self, radius: PerSample, factor: float) -> PerSample:
-        """`radius` times `factor`; by at least one feature for L0."""
+    def scale_down(self, radius: PerSample, factor: float) -> PerSample:
+        """`radius` times a `factor` below one; by at least one feature for L0."""
+        return radius * factor
+
+    def scale_up(self, radius: PerSample, factor: float) -> PerSample:
+        """`radius` times a `factor` above one; by at least one feature for L0."""
         return radius * factor
 
     def __repr__(self) -> str:
@@ -438,9 +442,10 @@ class L0(Norm):
         share = minimum(maximum(-margin, 0.0) / nonzero(held), 1.0)
         return where(held > 0, self(delta) * share, 0.0)
 
-    def scale(self, radius: PerSample, factor: float) -> PerSample:
-        if factor < 1:
-            return maximum(minimum(radius - 1, _floor(radius * factor)), 0.0)
+    def scale_down(self, radius: PerSample, factor: float) -> PerSample:
+        return maximum(minimum(radius - 1, _floor(radius * factor)), 0.0)
+
+    def scale_up(self, radius: PerSample, factor: float) -> PerSample:
         return maximum(radius + 1, _floor(radius * factor))
 
     def check(self, x: Batch) -> None:

@@ -3,7 +3,7 @@
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.fused import compiles, fused
 from robustkit.numerics.norms import Norm
-from robustkit.numerics.tensors import Batch, PerSample, minus, plus
+from robustkit.numerics.tensors import Batch, PerSample, finite_or_zero, minus, plus
 
 __all__ = ["descended"]
 
@@ -28,7 +28,8 @@ def descended(
         low: (n, ...) the least a perturbation may be.
         high: (n, ...) the most it may be.
         point: (n, ...) where the step starts.
-        gradient: (n, ...) of what is to be lowered.
+        gradient: (n, ...) of what is to be lowered. Values that are not finite count
+            as zero.
         radius: (n,) of the ball around the originals, in norm units.
         share: How long the step is, as a share of the ball; (n,) or one for all.
 
@@ -52,6 +53,7 @@ def _moved(
     share: PerSample | float,
 ) -> Batch:
     """The perturbation after the step."""
+    gradient = finite_or_zero(gradient)
     stride = norm.stride(gradient, radius, share, point, bounds)
     return minus(point - x, stride, reuse=True)
 

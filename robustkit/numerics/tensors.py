@@ -403,13 +403,13 @@ def cumulative_sum(x: Tensor) -> Tensor:
 
 def finite_or_zero(x: Tensor) -> Tensor:
     """`x` with every NaN and infinity replaced by zero."""
-    if framework_of(x) == "torch":
+    if framework_of(x) == "torch" and not is_symbolic(x):
         # One broken value makes the sum no number, and a sum is cheap, except that a
         # device would have to be waited for.
         if _on_host(x) and math.isfinite(x.raw.sum().item()):
             return x
         return type(x)(x.raw.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
-    return eagerpy.where(x.abs() < math.inf, x, x.zeros_like())
+    return where(x.abs() < math.inf, x, 0.0)
 
 
 def is_symbolic(x: Tensor) -> bool:
@@ -754,7 +754,8 @@ def _torch_magnitude(flat: Any, order: float) -> Any:
         return flat.abs().sum(dim=1)
     if order == 2:
         return torch.linalg.vector_norm(flat, dim=1)
-    if flat.numel() <= _IN_CACHE:
+    # What is compiled must not depend on how many samples there are.
+    if hasattr(flat, "fake_mode") or flat.numel() <= _IN_CACHE:
         return flat.abs().amax(dim=1)
     return torch.maximum(flat.amax(dim=1), -flat.amin(dim=1))
 

@@ -6,8 +6,10 @@ from typing import ClassVar
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.models.base import Access
+from robustkit.numerics.fused import fused
+from robustkit.numerics.norms import Norm
 from robustkit.numerics.schedules import cosine
-from robustkit.numerics.tensors import Batch, PerSample, maximum, minimum, where
+from robustkit.numerics.tensors import Batch, Mask, PerSample, maximum, minimum, where
 
 __all__ = ["FMN"]
 
@@ -87,12 +89,26 @@ class FMN(Attack[State]):
         stepsize = cosine(t / self.steps, self.stepsize, self.stepsize / 50)
         gamma = cosine(t / self.steps, self.gamma, self.gamma / 50)
         a = p.gradient(s.point, self.loss)
-        best = p.ledger.distance
-        shrink = p.norm.scale(minimum(s.radius, best), 1 - gamma)
-        grow = p.norm.scale(s.radius, 1 + gamma)
-        search = minimum(grow, best)
+        least: PerSample | float = 0.0
         if not p.ledger.all_found:
             reach = 1.05 * (a.distance + p.norm.to_boundary(a.margin, a.gradient))
-            search = where(p.ledger.found, search, maximum(reach, grow))
-        radius = minimum(where(a.adversarial, shrink, search), p.largest)
+            least = where(p.ledger.found, 0.0, reach)
+        best = p.ledger.distance
+        radius = _radius(p.norm, s.radius, a.adversarial, best, least, p.largest, gamma)
         return State(p.descend(a, radius, stepsize), radius)
+
+
+@fused
+def _radius(
+    norm: Norm,
+    radius: PerSample,
+    adversarial: Mask,
+    best: PerSample,
+    least: PerSample | float,
+    largest: PerSample,
+    gamma: float,
+) -> PerSample:
+    """Of the next ball: smaller than an adversarial, larger while there is none."""
+    shrunk = norm.scale_down(minimum(radius, best), 1 - gamma)
+    grown = maximum(minimum(norm.scale_up(radius, 1 + gamma), best), least)
+    return minimum(where(adversarial, shrunk, grown), largest)

@@ -87,7 +87,7 @@ class Greedy(Attack[State]):
 
     def init(self, p: Problem) -> State:
         best = p.ledger.best - p.x
-        radius = p.norm.scale(p.norm(best), 0.95)
+        radius = p.norm.scale_down(p.norm(best), 0.95)
         delta = p.norm.project_box(best, radius, p.low, p.high)
         return State(delta, p.x.zeros_like(), radius)
 
@@ -137,12 +137,12 @@ def exchange(
     within = minimum(radius, p.ledger.distance)
     needed = a.distance - p.norm.slack(a.margin, gradient, a.delta)
     shrunk = p.norm.shrink(within, needed, gamma)
-    grown = minimum(p.norm.scale(radius, 1 + gamma), p.ledger.distance)
+    grown = minimum(p.norm.scale_up(radius, 1 + gamma), p.ledger.distance)
     share = full(p.x, stepsize)
     if not p.ledger.all_found:
         found, rest = p.ledger.found, a.margin - inner_product(gradient, a.delta)
         whole = p.norm(p.norm.project_halfspace(gradient, rest, p.low, p.high))
-        reach = maximum(whole, p.norm.scale(radius, _GROWTH))
+        reach = maximum(whole, p.norm.scale_up(radius, _GROWTH))
         grown = where(found, grown, reach)
         share = where(found, share, 1.0)
     radius = minimum(where(a.adversarial, shrunk, grown), p.largest)

@@ -222,7 +222,7 @@ class Relay(Attack[State]):
                 limit = where(p.ledger.found, radius, limit)
             # Not zero, since it could not grow from there where the margin is zero.
             radius = where(limit < math.inf, limit, 1e-5 * largest)
-        radius = norm.scale(radius, _NEARER if leg.tries else 1 - leg.gamma / 2)
+        radius = norm.scale_down(radius, _NEARER if leg.tries else 1 - leg.gamma / 2)
         if leg.tries or leg.start == "kept":
             kept = Start.none(p)
         if t > 0 and not p.ledger.all_found:
@@ -342,10 +342,10 @@ class Relay(Attack[State]):
         limit = where(a.adversarial, minimum(s.limit, size), s.limit)
         needed = size - norm.slack(a.margin, a.gradient, a.delta)
         shrunk = norm.shrink(minimum(s.radius, limit), needed, gamma)
-        grown = minimum(norm.scale(s.radius, 1 + gamma), limit)
+        grown = minimum(norm.scale_up(s.radius, 1 + gamma), limit)
         gradient = a.gradient
         if leg.norm or leg.start == "here" or not p.ledger.all_found:
-            reach = maximum(1.05 * (size + gap), norm.scale(s.radius, 1.3))
+            reach = maximum(1.05 * (size + gap), norm.scale_up(s.radius, 1.3))
             grown = where(limit < math.inf, grown, reach)
             flat = gap == math.inf
             if not leg.norm and leg.start != "here":
