@@ -15,7 +15,7 @@ from robustkit.models.base import Access, Model, NoGradient, PullBack
 from robustkit.numerics.fused import compiles
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.random import Rng, sample_keys
-from robustkit.numerics.steps import descended
+from robustkit.numerics.steps import descended, placed
 from robustkit.numerics.tensors import (
     Array,
     Batch,
@@ -386,6 +386,14 @@ class Problem:
         for listener in self._listeners:
             listener.after_gradient(self, point, value, with_gradient.gradient, None)
         return with_gradient
+
+    def place(self, delta: Batch) -> Batch:
+        """The valid points (n, ...) that perturbations (n, ...) lead to. Asks nothing.
+
+        For the next gradient: what is known of them is not computed again.
+        """
+        self._arrived = placed(self.norm, self.bounds, self.x, delta)
+        return self._arrived[0]
 
     def descend(
         self,

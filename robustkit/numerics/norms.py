@@ -555,12 +555,20 @@ def _along_until(
     """Against the direction, as far as the margin needs, clipped to the box."""
 
     def move(level: PerSample) -> tuple[Batch, PerSample]:
-        moved = clip(direction * expand(-level, direction), low, high, reuse=True)
-        return moved, -inner_product(gradient, moved)
+        return _against(direction, level, gradient, low, high)
 
     target = maximum(margin, 0.0)
     first = target / nonzero(inner_product(gradient, direction))
     return meet(move, target, first, _FURTHEST)
+
+
+@fused
+def _against(
+    direction: Batch, length: PerSample, gradient: Batch, low: Batch, high: Batch
+) -> tuple[Batch, PerSample]:
+    """Where so many steps against the direction lead, and what the margin loses."""
+    moved = clip(direction * expand(-length, direction), low, high, reuse=True)
+    return moved, -inner_product(gradient, moved)
 
 
 def _shrunk(delta: Batch, threshold: PerSample) -> Batch:

@@ -5,7 +5,7 @@ from robustkit.numerics.fused import compiles, fused
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Batch, PerSample, finite_or_zero, minus, plus
 
-__all__ = ["descended"]
+__all__ = ["descended", "placed"]
 
 
 def descended(
@@ -40,6 +40,26 @@ def descended(
         return _at_once(norm, bounds, x, point, gradient, radius, share)
     moved = _moved(norm, bounds, x, point, gradient, radius, share)
     return _arrived(norm, bounds, x, norm.project_loosely(moved, radius, low, high))
+
+
+@fused
+def placed(
+    norm: Norm, bounds: Bounds, x: Batch, delta: Batch
+) -> tuple[Batch, Batch, PerSample]:
+    """The valid points that perturbations lead to.
+
+    Args:
+        norm: Of the perturbations.
+        bounds: Of valid inputs.
+        x: (n, ...) originals.
+        delta: (n, ...) perturbations.
+
+    Returns:
+        The points (n, ...), their perturbations (n, ...) and the sizes (n,) of these.
+    """
+    point = bounds.clip(x + delta, reuse=True)
+    delta = point - x
+    return point, delta, norm(delta)
 
 
 @fused

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robustkit.numerics.fused import fused
 from robustkit.numerics.norms import L0, L1, L2, Linf, Norm, tamed
 from robustkit.numerics.tensors import (
     Array,
@@ -31,7 +32,7 @@ from robustkit.numerics.tensors import (
     maximum,
     minimum,
     minus,
-    put,
+    put_rows,
     reaches,
     rounding,
     take,
@@ -81,21 +82,12 @@ def smallest_near(
     Returns:
         (n, ...) perturbations.
     """
-    # The search for a force starts and grows by lengths, whatever the gradient's was.
-    gradient, steep, unit = tamed(gradient)
-    gradient, level = gradient / expand(nonzero(steep), gradient), level / unit
-    level = level / nonzero(steep)
-    # Rounding may put the center outside of the box.
-    below, above = minimum(low - center, 0.0), maximum(high - center, 0.0)
-    excess = inner_product(gradient, center) - level
+    gradient, level, excess, below, above = _around(center, gradient, level, low, high)
     step = _EUCLIDEAN.project_halfspace(gradient, excess, below, above)
-    nearest = center + step
     smallest = norm.project_halfspace(gradient, -level, low, high)
-    short = magnitude(step, 2) - radius
-    over = magnitude(smallest - center, 2) - radius
-    # Rounding must not take a boundary for one that the box does not reach.
-    missed = excess + inner_product(gradient, step) > 1e-4 * excess.abs()
-    missed = missed.logical_or(short >= 0)
+    nearest, short, over, missed = _ends(
+        center, gradient, excess, radius, step, smallest
+    )
     result = smallest
     if bool(missed.any()):
         furthest = center + _furthest(gradient, radius, below, above)
@@ -104,8 +96,42 @@ def smallest_near(
     if not bool(cut.any()):
         return result
     sizes = (magnitude(point, math.inf) for point in (nearest, smallest))
-    path = _Path(norm, center, gradient, level, low, high, nearest, smallest, *sizes)
-    return where(cut, path.leave(radius, short, over, cut, tolerance, turns), result)
+    path = _Path(norm, center, gradient, level, low, high, *sizes)
+    edge = path.leave(nearest, smallest, radius, short, over, cut, tolerance, turns)
+    return where(cut, edge, result)
+
+
+@fused
+def _around(
+    center: Batch, gradient: Batch, level: PerSample, low: Batch, high: Batch
+) -> tuple[Batch, PerSample, PerSample, Batch, Batch]:
+    """The plane by a gradient of length 1, where the center lies, and room around it.
+
+    The search for a force starts and grows by lengths, whatever the gradient's was.
+    """
+    gradient, steep, unit = tamed(gradient)
+    gradient, level = gradient / expand(nonzero(steep), gradient), level / unit
+    level = level / nonzero(steep)
+    # Rounding may put the center outside of the box.
+    below, above = minimum(low - center, 0.0), maximum(high - center, 0.0)
+    return gradient, level, inner_product(gradient, center) - level, below, above
+
+
+@fused
+def _ends(
+    center: Batch,
+    gradient: Batch,
+    excess: PerSample,
+    radius: PerSample,
+    step: Batch,
+    smallest: Batch,
+) -> tuple[Batch, PerSample, PerSample, Mask]:
+    """Where the path starts; how far its ends leave the ball; whether it has none."""
+    short = magnitude(step, 2) - radius
+    over = magnitude(smallest - center, 2) - radius
+    # Rounding must not take a boundary for one that the box does not reach.
+    missed = excess + inner_product(gradient, step) > 1e-4 * excess.abs()
+    return center + step, short, over, missed.logical_or(short >= 0)
 
 
 def _furthest(gradient: Batch, radius: PerSample, low: Batch, high: Batch) -> Batch:
@@ -116,6 +142,7 @@ def _furthest(gradient: Batch, radius: PerSample, low: Batch, high: Batch) -> Ba
     return _EUCLIDEAN.project_box(far, radius, low, high)
 
 
+@fused
 def _edge(center: Batch, inner: Batch, outer: Batch, radius: PerSample) -> Batch:
     """Where the straight line from a point of the ball to one outside leaves it."""
     start, way = inner - center, outer - inner
@@ -143,10 +170,8 @@ class _Path:
         level: (n,) of the boundary.
         low: (n, ...) of the box.
         high: (n, ...) of the box.
-        nearest: (n, ...) where the path starts.
-        smallest: (n, ...) where it ends.
-        start: (n,) the largest change of `nearest`.
-        end: (n,) that of `smallest`.
+        start: (n,) the largest change of where the path starts.
+        end: (n,) that of where it ends.
     """
 
     norm: Norm
@@ -155,13 +180,13 @@ class _Path:
     level: PerSample
     low: Batch
     high: Batch
-    nearest: Batch
-    smallest: Batch
     start: PerSample
     end: PerSample
 
     def leave(
         self,
+        nearest: Batch,
+        smallest: Batch,
         radius: PerSample,
         short: PerSample,
         over: PerSample,
@@ -177,6 +202,8 @@ class _Path:
         (the end that stays counts half, the Illinois rule) goes on to the next share.
 
         Args:
+            nearest: (n, ...) where the path starts; its memory is taken.
+            smallest: (n, ...) where it ends.
             radius: (n,) of the ball.
             short: (n,) distance from the center less the radius where the path starts.
             over: (n,) the same where it ends.
@@ -184,7 +211,7 @@ class _Path:
             tolerance: Of the radius, as a share of it, and of the way to the boundary.
             turns: How many forces to try, at most.
         """
-        path, inner, outer = self, self.nearest, self.smallest
+        path, inner, outer = self, nearest, smallest
         # Of the others they may be infinite.
         radius, over = where(active, radius, 1.0), where(active, over, 1.0)
         short = where(active, short, -1.0)
@@ -194,7 +221,7 @@ class _Path:
         numbers = together(
             radius, short, over, depth, magnitude(self.center, 2) + radius
         )
-        guess = to_numpy(self._guess(radius, short, over))
+        guess = to_numpy(self._guess(nearest, radius, short, over))
         s = _Search.begin(
             to_numpy(active), guess, *(v.astype(np.float64) for v in numbers)
         )
@@ -213,74 +240,109 @@ class _Path:
                 like(self.center, v).astype(self.center.dtype)
                 for v in (s.share, s.force)
             )
-            delta, follows = path._at(share, force)
-            excess, value, slope = (
-                v.astype(np.float64)
-                for v in together(
-                    inner_product(path.gradient, delta) - path.level,
-                    magnitude(delta - path.center, 2),
-                    follows,
-                )
-            )
+            delta, *sums = path.at(share, force)
+            excess, value, slope = (v.astype(np.float64) for v in together(*sums))
             enters, leaves = s.turn(
                 excess, value - s.radius, slope, turn, rough, tolerance, decisive
             )
             if len(better := np.flatnonzero(enters)):
-                inner = put(inner, s.row[better], take(delta, better))
+                inner = put_rows(inner, s.row[better], delta, better, reuse=True)
             if len(worse := np.flatnonzero(leaves)):
-                outer = put(outer, s.row[worse], take(delta, worse))
+                own = outer is not smallest
+                outer = put_rows(outer, s.row[worse], delta, worse, reuse=own)
         if isinstance(self.norm, L0):
             return inner
         return _edge(self.center, inner, outer, radius)
 
-    def _guess(self, radius: PerSample, short: PerSample, over: PerSample) -> PerSample:
+    def _guess(
+        self, nearest: Batch, radius: PerSample, short: PerSample, over: PerSample
+    ) -> PerSample:
         """Shares (n,) at which the path might leave the ball."""
         # How far it may still go, if the start lies apart from the center by a step
         # at a right angle.
         room = maximum(radius.square() - (radius + short).square(), 0.0).sqrt()
-        length = nonzero(magnitude(self.nearest, 2))
+        length = nonzero(magnitude(nearest, 2))
         if isinstance(self.norm, L2):
             share = -short / nonzero(over - short)
         elif isinstance(self.norm, Linf):
             fall = room * self.start / length
             share = fall / nonzero(fall + self.start - self.end)
         else:
-            wide = nonzero(magnitude(self.nearest, 1)) / length
+            wide = nonzero(magnitude(nearest, 1)) / length
             price = room / wide
             share = price / nonzero(price + self.start)
         return minimum(maximum(share, 0.01), 0.9)
 
-    def _at(self, share: PerSample, force: PerSample) -> tuple[Batch, PerSample]:
-        """Points (n, ...), and how fast they go down the gradient with the force."""
-        center, gradient, norm = self.center, self.gradient, self.norm
-        push = times(gradient, expand(force, gradient))
-        if isinstance(norm, L2):
-            center = times(center, expand(1 - share, center))
-        free = minus(center, push, reuse=True)
-        if isinstance(norm, Linf):
-            edge = expand(self.start + share * (self.end - self.start), free)
-            # The box holds zero, so the order does not matter.
-            delta = clip(clip(free, -edge, edge), self.low, self.high, reuse=True)
-            return delta, self._slope(free, delta)
-        price = self.start * share / maximum(1 - share, 1e-6)
-        if isinstance(norm, L1):
-            edge = expand(price, free)
-            free = minus(free, clip(free, -edge, edge))
-        delta = clip(free, self.low, self.high)
-        if isinstance(norm, L2):
-            return delta, self._slope(free, delta)
-        if isinstance(norm, L1):
-            return delta, self._slope(free, delta, differs(free, 0.0))
-        assert isinstance(norm, L0)
-        saving = norm.summed(free.square() - (free - delta).square())
-        kept = reaches(saving, expand(price.square(), saving))
-        return delta * kept, self._slope(free, delta, kept)
+    def at(
+        self, share: PerSample, force: PerSample
+    ) -> tuple[Batch, PerSample, PerSample, PerSample]:
+        """Points (n, ...) at shares (n,) of the path, under forces (n,).
 
-    def _slope(self, free: Batch, delta: Batch, kept: Batch | None = None) -> PerSample:
-        """How fast points (n,) go down the gradient with the force, where not held."""
-        moves = 1 - differs(free, delta)
-        moved = self.gradient * (moves if kept is None else moves * kept)
-        return inner_product(moved, moved)
+        And of each how far it lies before the boundary, how far from the center, and
+        how fast it goes down the gradient with the force.
+        """
+        return _at(
+            self.norm,
+            self.center,
+            self.gradient,
+            self.level,
+            self.low,
+            self.high,
+            self.start,
+            self.end,
+            share,
+            force,
+        )
+
+
+@fused
+def _at(
+    norm: Norm,
+    center: Batch,
+    gradient: Batch,
+    level: PerSample,
+    low: Batch,
+    high: Batch,
+    start: PerSample,
+    end: PerSample,
+    share: PerSample,
+    force: PerSample,
+) -> tuple[Batch, PerSample, PerSample, PerSample]:
+    """As `_Path.at`."""
+    push, kept = times(gradient, expand(force, gradient)), None
+    if isinstance(norm, L2):
+        free = minus(times(center, expand(1 - share, center)), push, reuse=True)
+    else:
+        free = minus(center, push, reuse=True)
+    if isinstance(norm, Linf):
+        edge = expand(start + share * (end - start), free)
+        # The box holds zero, so the order does not matter.
+        delta = clip(clip(free, -edge, edge), low, high, reuse=True)
+    elif isinstance(norm, L1):
+        edge = expand(_price(start, share), free)
+        free = minus(free, clip(free, -edge, edge))
+        delta, kept = clip(free, low, high), differs(free, 0.0)
+    else:
+        delta = clip(free, low, high)
+    if isinstance(norm, L0):
+        saving = norm.summed(free.square() - (free - delta).square())
+        kept = reaches(saving, expand(_price(start, share).square(), saving))
+        moved, delta = _moving(gradient, free, delta, kept), delta * kept
+    else:
+        moved = _moving(gradient, free, delta, kept)
+    before = inner_product(gradient, delta) - level
+    return delta, before, magnitude(delta - center, 2), inner_product(moved, moved)
+
+
+def _price(start: PerSample, share: PerSample) -> PerSample:
+    """Of a changed feature, or of each unit of its change."""
+    return start * share / maximum(1 - share, 1e-6)
+
+
+def _moving(gradient: Batch, free: Batch, delta: Batch, kept: Batch | None) -> Batch:
+    """The gradient where points move with the force, zero where they are held."""
+    moves = 1 - differs(free, delta)
+    return gradient * (moves if kept is None else moves * kept)
 
 
 @dataclass

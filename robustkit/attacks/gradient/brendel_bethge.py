@@ -9,6 +9,7 @@ from robustkit.engine.attack import Attack
 from robustkit.engine.problem import GradientAnswer, Problem
 from robustkit.engine.search import starting_point
 from robustkit.models.base import Access
+from robustkit.numerics.fused import fused
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import (
     Batch,
@@ -219,13 +220,30 @@ def along_boundary(
     Returns:
         (n, ...) the perturbation and the average of the normals.
     """
-    slope = nonzero(magnitude(gradient, 2))
-    normal, height = gradient / expand(slope, gradient), a.margin / slope
-    weight = expand(momentum, normal)
-    normal = weight * before + (1 - weight) * normal
-    radius = where(radius < math.inf, radius, 1.5 * height.abs())
-    level = total(normal * a.delta) - height - overshoot * height.abs()
+    normal, level, radius = _plane(
+        a.delta, a.margin, gradient, momentum, before, radius, overshoot
+    )
     delta = smallest_near(
         norm, a.delta, normal, level, radius, p.low, p.high, _TOLERANCE, turns
     )
     return delta, normal
+
+
+@fused
+def _plane(
+    delta: Batch,
+    margin: PerSample,
+    gradient: Batch,
+    momentum: PerSample,
+    before: Batch,
+    radius: PerSample,
+    overshoot: float,
+) -> tuple[Batch, PerSample, PerSample]:
+    """The average of the normals, the level to be reached by it, and the radius."""
+    slope = nonzero(magnitude(gradient, 2))
+    normal, height = gradient / expand(slope, gradient), margin / slope
+    weight = expand(momentum, normal)
+    normal = weight * before + (1 - weight) * normal
+    radius = where(radius < math.inf, radius, 1.5 * height.abs())
+    level = total(normal * delta) - height - overshoot * height.abs()
+    return normal, level, radius

@@ -175,11 +175,11 @@ class Relay(Attack[State]):
             s = self._start(p, leg, t, s.delta, s.ways, trust, s.kept)
         if turn == 0 and leg.tries:
             # What comes next at the best point is what matters there.
-            a, ways = _surveyed(p, p.x + s.delta)
+            a, ways = _surveyed(p, p.place(s.delta))
             s = dataclasses.replace(s, normal=a.gradient, way=_choose(ways, leg.way))
         else:
             loss = "margin" if leg.way is None else _towards(s.way)
-            a = p.gradient(p.x + s.delta, loss)
+            a = p.gradient(p.place(s.delta), loss)
         return self._next(p, s, a, leg, turn, length, t)
 
     def given_up(self, p: Problem, s: State) -> Mask:
@@ -282,7 +282,8 @@ class Relay(Attack[State]):
     ) -> State:
         """A step along the boundary, once that is reached."""
         norm = p.norm if leg.norm is None else get_norm(leg.norm)
-        away = where(a.adversarial, norm(a.delta), math.inf)
+        size = a.distance if leg.norm is None else norm(a.delta)
+        away = where(a.adversarial, size, math.inf)
         limit = minimum(s.limit, away)
         if leg.keep:
             s = dataclasses.replace(s, kept=s.kept.or_better(a.delta, away))

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 
 from robustkit.engine.problem import GradientAnswer, Problem
+from robustkit.numerics.fused import fused
 from robustkit.numerics.tensors import (
     Batch,
     Mask,
@@ -74,28 +75,20 @@ class Trust:
 
     def judged(self, a: GradientAnswer) -> "Trust":
         """With the answer to the question that something was foretold about."""
-        # Where an answer was no number, its margin is infinite.
-        known = maximum(a.margin.abs(), self.margin.abs()) < math.inf
-        change = where(known, a.margin, 0.0) - where(known, self.margin, 0.0)
-        share = where(known, change / nonzero(self.foretold), 0.0)
-        share = where(self.foretold != 0, share, 0.0).clip(-1.0, 1.0)
-        counts = self.foretold.abs() > _WORTH * self.margin.abs()
-        # A gradient that is zero says that nothing can be done.
-        flat = _flat(a)
-        counts = counts.logical_and(known).logical_or(flat)
-        counts = counts.logical_and(self.small.logical_not())
-        trials = where(counts, self.trials + 1, self.trials)
-        kept = where(counts, self.kept + share, self.kept)
-        failed = where(self.small, self.failed + 1, self.failed)
-        came = self.small.logical_and(share >= _CAME)
-        return dataclasses.replace(
-            self,
-            margin=a.margin,
-            trials=where(came, 0.0, trials),
-            kept=where(came, 0.0, kept),
-            patience=where(came, 2 * self.patience, self.patience),
-            failed=where(came, 0.0, failed),
-            steep=self.steep.logical_or(flat.logical_not()),
+        trials, kept, patience, failed, steep = _judged(
+            self.margin,
+            self.foretold,
+            self.trials,
+            self.kept,
+            self.patience,
+            self.small,
+            self.failed,
+            self.steep,
+            a.margin,
+            a.gradient,
+        )
+        return Trust(
+            a.margin, self.foretold, trials, kept, patience, self.small, failed, steep
         )
 
     def foretelling(
@@ -111,12 +104,12 @@ class Trust:
         small = (self.trials >= self.patience).logical_and(self.small.logical_not())
         small = small.logical_and(self.kept <= _TRUE * self.trials)
         if bool(small.any()):
-            flat = _flat(a)
+            flat = _flat(a.gradient)
             small = small.logical_and(flat.logical_and(self.steep).logical_not())
             # Where all is flat no step is small, and any may find something.
             stepping = small.logical_and(flat.logical_not())
             delta = where(stepping, _small_step(p, a), delta)
-        foretold = inner_product(a.gradient, delta - a.delta)
+        foretold = _rise(a.gradient, a.delta, delta)
         return delta, dataclasses.replace(self, foretold=foretold, small=small)
 
     def silent(self) -> "Trust":
@@ -125,8 +118,55 @@ class Trust:
         return dataclasses.replace(self, foretold=nothing, small=nothing > 0)
 
 
-def _flat(a: GradientAnswer) -> Mask:
-    return magnitude(a.gradient, math.inf) == 0
+@fused
+def _judged(
+    before: PerSample,
+    foretold: PerSample,
+    trials: PerSample,
+    kept: PerSample,
+    patience: PerSample,
+    small: Mask,
+    failed: PerSample,
+    steep: Mask,
+    margin: PerSample,
+    gradient: Batch,
+) -> tuple[PerSample, PerSample, PerSample, PerSample, Mask]:
+    """What became of trials, kept, patience, failed and steep, after a question.
+
+    Args:
+        before: (n,) the margin at the question before.
+        foretold: As in `Trust`, like the next six.
+        margin: (n,) at the question.
+        gradient: (n, ...) there.
+    """
+    # Where an answer was no number, its margin is infinite.
+    known = maximum(margin.abs(), before.abs()) < math.inf
+    change = where(known, margin, 0.0) - where(known, before, 0.0)
+    share = where(known, change / nonzero(foretold), 0.0)
+    share = where(foretold != 0, share, 0.0).clip(-1.0, 1.0)
+    counts = foretold.abs() > _WORTH * before.abs()
+    # A gradient that is zero says that nothing can be done.
+    flat = _flat(gradient)
+    counts = counts.logical_and(known).logical_or(flat)
+    counts = counts.logical_and(small.logical_not())
+    came = small.logical_and(share >= _CAME)
+    return (
+        where(came, 0.0, where(counts, trials + 1, trials)),
+        where(came, 0.0, where(counts, kept + share, kept)),
+        where(came, 2 * patience, patience),
+        where(came, 0.0, where(small, failed + 1, failed)),
+        steep.logical_or(flat.logical_not()),
+    )
+
+
+@fused
+def _rise(gradient: Batch, before: Batch, after: Batch) -> PerSample:
+    """By how much (n,) a linear margin grows from one point to another."""
+    return inner_product(gradient, after - before)
+
+
+def _flat(gradient: Batch) -> Mask:
+    return magnitude(gradient, math.inf) == 0
 
 
 def _small_step(p: Problem, a: GradientAnswer) -> Batch:
