@@ -64,8 +64,9 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
             alone the rows i of the result are made; floats, which are data as well; and
             settings that can be hashed, such as norms, each of which is compiled for
             anew. Returns a tensor (n, ...), or a tuple of these. What its Python does
-            must not depend on what the tensors hold, and it must write into none of
-            its arguments but those that its callers give away.
+            must depend neither on what the tensors hold nor on how many samples there
+            are, and it must write into none of its arguments but those that its callers
+            give away.
 
     >>> import numpy as np
     >>> from robustkit.numerics.tensors import as_tensor
@@ -187,10 +188,16 @@ def _torch_shapes(data: Sequence[Any]) -> list[Hashable]:
     return shapes
 
 
+class _Varies(Exception):
+    """A program would be right for some numbers of samples only."""
+
+
 def _torch_program(native: _Native, data: Sequence[Any]) -> _Native:
     if all(isinstance(value, float) or value.is_cpu for value in data):
         try:
             return _unguarded(native, data)
+        except _Varies:
+            raise
         except Exception:
             # The insides of torch are others in other versions; what is wrong with the
             # function or the compiler comes out again.
@@ -217,13 +224,14 @@ def _unguarded(native: _Native, data: Sequence[Any]) -> _Native:
         StatelessSymbolicContext,
     )
 
-    mode = FakeTensorMode(shape_env=ShapeEnv())
+    shapes = ShapeEnv()
+    mode = FakeTensorMode(shape_env=shapes)
 
     def symbolic(place: int, value: torch.Tensor) -> torch.Tensor:
         # Numbers of samples, which are one and the same, may change; nothing else.
         sizes = [DimDynamic.STATIC] * value.ndim
         sizes[:1] = [DimDynamic.DUCK] * len(sizes[:1])
-        context = StatelessSymbolicContext(
+        context: Any = StatelessSymbolicContext(
             dynamic_sizes=sizes,
             dynamic_strides=[DimDynamic.INFER_STRIDE] * value.ndim,
             constraint_sizes=[None] * value.ndim,
@@ -247,8 +255,8 @@ def _unguarded(native: _Native, data: Sequence[Any]) -> _Native:
         pure = torch.func.functionalize(graph)
         graph = make_fx(pure, decomposition_table=select_decomp_table())(*places)
         compiled: Any = compile_fx_inner(graph, places)
-    if mode.shape_env.guards:
-        raise RuntimeError("it is right for some numbers of samples only")
+    if shapes.guards:
+        raise _Varies("it does something else for other numbers of samples")
 
     def program(*values: Any) -> Any:
         out = compiled([_laid_out(value) for value in values])
@@ -274,7 +282,7 @@ def _guarded(native: _Native, data: Sequence[Any]) -> _Native:
 
 
 def _examples(data: Sequence[Any]) -> list[Any]:
-    """Tensors like the arguments, of several samples, since one is a case of its own."""
+    """Tensors like the arguments; of several samples, since one is a special case."""
     import torch
 
     examples = []

@@ -25,10 +25,10 @@ from robustkit.numerics.tensors import (
     differs,
     expand,
     flatten,
+    floor,
     full,
     inner_product,
     is_symbolic,
-    like,
     magnitude,
     maximum,
     minimum,
@@ -243,8 +243,8 @@ class L2(Norm):
     def project_halfspace(
         self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
     ) -> Batch:
-        gradient, _, unit = tamed(gradient)
-        return _along_until(gradient, margin / unit, gradient, low, high)
+        gradient, size, unit = tamed(gradient)
+        return _along_until(gradient, size.square(), margin / unit, gradient, low, high)
 
     def proximal(self, delta: Batch, curvature: Batch, weight: PerSample) -> Batch:
         # With s the size of z, each feature is delta / (1 + weight / (curvature s)).
@@ -296,7 +296,8 @@ class Linf(Norm):
     def project_halfspace(
         self, gradient: Batch, margin: PerSample, low: Batch, high: Batch
     ) -> Batch:
-        return _along_until(gradient.sign(), margin, gradient, low, high)
+        corner, slope = _corner(gradient)
+        return _along_until(corner, slope, margin, gradient, low, high)
 
     def proximal(self, delta: Batch, curvature: Batch, weight: PerSample) -> Batch:
         size, steep = flatten(delta.abs()), flatten(curvature)
@@ -549,17 +550,30 @@ def _drawn_in(
     return inside, magnitude(inside, 2).square()
 
 
+@fused
+def _corner(gradient: Batch) -> tuple[Batch, PerSample]:
+    """The signs of a gradient, and their inner product with it."""
+    return gradient.sign(), magnitude(gradient, 1)
+
+
 def _along_until(
-    direction: Batch, margin: PerSample, gradient: Batch, low: Batch, high: Batch
+    direction: Batch,
+    slope: PerSample,
+    margin: PerSample,
+    gradient: Batch,
+    low: Batch,
+    high: Batch,
 ) -> Batch:
-    """Against the direction, as far as the margin needs, clipped to the box."""
+    """Against the direction, as far as the margin needs, clipped to the box.
+
+    The slope (n,) is the inner product of direction and gradient.
+    """
 
     def move(level: PerSample) -> tuple[Batch, PerSample]:
         return _against(direction, level, gradient, low, high)
 
     target = maximum(margin, 0.0)
-    first = target / nonzero(inner_product(gradient, direction))
-    return meet(move, target, first, _FURTHEST)
+    return meet(move, target, target / nonzero(slope), _FURTHEST)
 
 
 @fused
@@ -585,4 +599,4 @@ def _room(direction: Batch, low: Batch, high: Batch) -> Batch:
 
 def _floor(values: Tensor) -> Tensor:
     # In float32 0.95 * 20 may be 18.999998, which is meant to be 19.
-    return like(values, np.floor(values.numpy() + 1e-4))
+    return floor(values + 1e-4)

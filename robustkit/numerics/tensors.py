@@ -38,6 +38,7 @@ __all__ = [
     "extent",
     "finite_or_zero",
     "flatten",
+    "floor",
     "framework_of",
     "full",
     "highest",
@@ -336,6 +337,17 @@ def excess(x: Tensor, level: PerSample) -> tuple[PerSample, PerSample]:
 def total(x: Batch) -> PerSample:
     """The sum over all axes but the first."""
     return flatten(x).sum(axis=1)
+
+
+def floor(x: Tensor) -> Tensor:
+    """The largest integers that are not above the values."""
+    if framework_of(x) == "torch":
+        return type(x)(x.raw.floor())
+    if framework_of(x) == "jax":
+        import jax.numpy as jnp
+
+        return type(x)(jnp.floor(x.raw))
+    return like(x, np.floor(to_numpy(x)))
 
 
 def inner_product(x: Batch, y: Batch) -> PerSample:

@@ -23,6 +23,7 @@ from robustkit.numerics.tensors import (
     Batch,
     Mask,
     PerSample,
+    Tensor,
     clip,
     differs,
     expand,
@@ -85,20 +86,23 @@ def smallest_near(
     gradient, level, excess, below, above = _around(center, gradient, level, low, high)
     step = _EUCLIDEAN.project_halfspace(gradient, excess, below, above)
     smallest = norm.project_halfspace(gradient, -level, low, high)
-    nearest, short, over, missed = _ends(
-        center, gradient, excess, radius, step, smallest
+    nearest, missed, cut, *numbers = _ends(
+        norm, center, gradient, excess, radius, step, smallest
     )
     result = smallest
     if bool(missed.any()):
         furthest = center + _furthest(gradient, radius, below, above)
         result = where(missed, furthest, smallest)
-    cut = (over > 0).logical_and(missed.logical_not())
     if not bool(cut.any()):
         return result
-    sizes = (magnitude(point, math.inf) for point in (nearest, smallest))
-    path = _Path(norm, center, gradient, level, low, high, *sizes)
-    edge = path.leave(nearest, smallest, radius, short, over, cut, tolerance, turns)
-    return where(cut, edge, result)
+    radius, start, end, *others = numbers
+    path = _Path(norm, center, gradient, level, low, high, start, end)
+    inner, outer = path.leave(
+        nearest, smallest, cut, (radius, *others), tolerance, turns
+    )
+    if isinstance(norm, L0):
+        return where(cut, inner, result)
+    return _edge(center, inner, outer, radius, cut, result)
 
 
 @fused
@@ -119,19 +123,51 @@ def _around(
 
 @fused
 def _ends(
+    norm: Norm,
     center: Batch,
     gradient: Batch,
     excess: PerSample,
     radius: PerSample,
     step: Batch,
     smallest: Batch,
-) -> tuple[Batch, PerSample, PerSample, Mask]:
-    """Where the path starts; how far its ends leave the ball; whether it has none."""
+) -> tuple[Tensor, ...]:
+    """The ends of the path, and what a search along it needs to know.
+
+    Returns:
+        (n, ...) the start of the path; (n,) who has none, since ball and box do not
+        hold it, and whose path leaves the ball. Of the latter, (n,) each, and of the
+        others any number: the radius, the largest changes at start and end, by how much
+        start and end are outside of the ball, how far from the boundary the center is,
+        the length of center and radius together, and a share of the path at which it
+        might leave the ball.
+    """
+    nearest = center + step
     short = magnitude(step, 2) - radius
     over = magnitude(smallest - center, 2) - radius
     # Rounding must not take a boundary for one that the box does not reach.
     missed = excess + inner_product(gradient, step) > 1e-4 * excess.abs()
-    return center + step, short, over, missed.logical_or(short >= 0)
+    missed = missed.logical_or(short >= 0)
+    cut = (over > 0).logical_and(missed.logical_not())
+    # Of the others they may be infinite.
+    radius, over = where(cut, radius, 1.0), where(cut, over, 1.0)
+    short = where(cut, short, -1.0)
+    start, end = magnitude(nearest, math.inf), magnitude(smallest, math.inf)
+    # How far it may still go, if the start lies apart from the center by a step at a
+    # right angle.
+    room = maximum(radius.square() - (radius + short).square(), 0.0).sqrt()
+    length = nonzero(magnitude(nearest, 2))
+    if isinstance(norm, L2):
+        guess = -short / nonzero(over - short)
+    elif isinstance(norm, Linf):
+        fall = room * start / length
+        guess = fall / nonzero(fall + start - end)
+    else:
+        wide = nonzero(magnitude(nearest, 1)) / length
+        price = room / wide
+        guess = price / nonzero(price + start)
+    guess = minimum(maximum(guess, 0.01), 0.9)
+    depth, reach = excess.abs(), magnitude(center, 2) + radius
+    return nearest, missed, cut, radius, start, end, short, over, depth, reach, guess
 
 
 def _furthest(gradient: Batch, radius: PerSample, low: Batch, high: Batch) -> Batch:
@@ -143,14 +179,25 @@ def _furthest(gradient: Batch, radius: PerSample, low: Batch, high: Batch) -> Ba
 
 
 @fused
-def _edge(center: Batch, inner: Batch, outer: Batch, radius: PerSample) -> Batch:
-    """Where the straight line from a point of the ball to one outside leaves it."""
+def _edge(
+    center: Batch,
+    inner: Batch,
+    outer: Batch,
+    radius: PerSample,
+    cut: Mask,
+    rest: Batch,
+) -> Batch:
+    """Where the straight line from a point of the ball to one outside leaves it.
+
+    Where it is not `cut` by the edge, the rest.
+    """
     start, way = inner - center, outer - inner
     square = nonzero(inner_product(way, way))
     along = inner_product(start, way) / square
     room = maximum(radius.square() - inner_product(start, start), 0.0) / square
     share = minimum((along.square() + room).sqrt() - along, 1.0)
-    return inner + way * expand(maximum(share, 0.0), way)
+    edge = inner + way * expand(maximum(share, 0.0), way)
+    return where(cut, edge, rest)
 
 
 @dataclass(frozen=True)
@@ -187,14 +234,12 @@ class _Path:
         self,
         nearest: Batch,
         smallest: Batch,
-        radius: PerSample,
-        short: PerSample,
-        over: PerSample,
         active: Mask,
+        numbers: tuple[PerSample, ...],
         tolerance: float,
         turns: int,
-    ) -> Batch:
-        """The points (n, ...) at which the path leaves the ball.
+    ) -> tuple[Batch, Batch]:
+        """Points (n, ...) just before and behind where the path leaves the ball.
 
         Two searches in one loop, so that no sample waits for another. Newton's method,
         kept between two forces known to lie on either side, looks for the force that
@@ -204,27 +249,16 @@ class _Path:
         Args:
             nearest: (n, ...) where the path starts; its memory is taken.
             smallest: (n, ...) where it ends.
-            radius: (n,) of the ball.
-            short: (n,) distance from the center less the radius where the path starts.
-            over: (n,) the same where it ends.
             active: (n,) which samples to work on.
+            numbers: (n,) each, as `_Search.begin` takes them.
             tolerance: Of the radius, as a share of it, and of the way to the boundary.
             turns: How many forces to try, at most.
         """
         path, inner, outer = self, nearest, smallest
-        # Of the others they may be infinite.
-        radius, over = where(active, radius, 1.0), where(active, over, 1.0)
-        short = where(active, short, -1.0)
         rough = rounding(self.center)
-        depth = (inner_product(self.gradient, self.center) - self.level).abs()
         # One value per sample: NumPy is several times faster than any framework.
-        numbers = together(
-            radius, short, over, depth, magnitude(self.center, 2) + radius
-        )
-        guess = to_numpy(self._guess(nearest, radius, short, over))
-        s = _Search.begin(
-            to_numpy(active), guess, *(v.astype(np.float64) for v in numbers)
-        )
+        begin = (v.astype(np.float64) for v in together(*numbers))
+        s = _Search.begin(to_numpy(active), *begin)
         # Where a force does not push too far, a share is known to be inside; where it
         # does before the boundary, to be outside. That decides what only counts.
         decisive = isinstance(self.norm, L0 | Linf)
@@ -250,28 +284,7 @@ class _Path:
             if len(worse := np.flatnonzero(leaves)):
                 own = outer is not smallest
                 outer = put_rows(outer, s.row[worse], delta, worse, reuse=own)
-        if isinstance(self.norm, L0):
-            return inner
-        return _edge(self.center, inner, outer, radius)
-
-    def _guess(
-        self, nearest: Batch, radius: PerSample, short: PerSample, over: PerSample
-    ) -> PerSample:
-        """Shares (n,) at which the path might leave the ball."""
-        # How far it may still go, if the start lies apart from the center by a step
-        # at a right angle.
-        room = maximum(radius.square() - (radius + short).square(), 0.0).sqrt()
-        length = nonzero(magnitude(nearest, 2))
-        if isinstance(self.norm, L2):
-            share = -short / nonzero(over - short)
-        elif isinstance(self.norm, Linf):
-            fall = room * self.start / length
-            share = fall / nonzero(fall + self.start - self.end)
-        else:
-            wide = nonzero(magnitude(nearest, 1)) / length
-            price = room / wide
-            share = price / nonzero(price + self.start)
-        return minimum(maximum(share, 0.01), 0.9)
+        return inner, outer
 
     def at(
         self, share: PerSample, force: PerSample
@@ -385,12 +398,12 @@ class _Search:
     def begin(
         cls,
         active: Array,
-        share: Array,
         radius: Array,
         short: Array,
         over: Array,
         depth: Array,
         length: Array,
+        share: Array,
     ) -> "_Search":
         zero, one = np.zeros(len(radius)), np.ones(len(radius))
         return cls(
@@ -404,7 +417,7 @@ class _Search:
             left=zero,
             right=one,
             last=zero,
-            share=share.astype(np.float64),
+            share=share,
             weak=-one,
             strong=one * math.inf,
             force=radius,

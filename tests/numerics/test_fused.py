@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from robustkit.numerics import fused as unit
 from robustkit.numerics.fused import compiler_missing, compiles, compiling, fused
 from robustkit.numerics.norms import get_norm, tamed
 from robustkit.numerics.tensors import (
@@ -36,6 +37,18 @@ def tensors(kind, count, features=5, seed=0):
     return as_tensor(x), as_tensor(size)
 
 
+@pytest.fixture(params=["unguarded", "guarded"])
+def program(request, monkeypatch, compiler):
+    """Each way to a program of torch: the direct one, and where that does not work."""
+
+    def absent(*_):
+        raise AttributeError("other versions of torch have no such thing")
+
+    other = {"unguarded": "_guarded", "guarded": "_unguarded"}[request.param]
+    monkeypatch.setattr(unit, other, absent)
+    return request.param
+
+
 class Counted:
     """A function that counts how often its Python runs."""
 
@@ -56,7 +69,7 @@ def both(function, *args):
 
 
 @pytest.mark.parametrize("kind", ["torch", "jax"])
-@pytest.mark.usefixtures("compiler")
+@pytest.mark.usefixtures("program")
 def test_compiled_is_the_same_and_once_for_all_numbers_of_samples(kind):
     counted, norm = Counted(), get_norm("linf")
     with compiling():
@@ -74,7 +87,7 @@ def test_compiled_is_the_same_and_once_for_all_numbers_of_samples(kind):
             assert np.allclose(to_numpy(one), to_numpy(other), rtol=1e-6)
 
 
-@pytest.mark.usefixtures("compiler")
+@pytest.mark.usefixtures("program")
 def test_a_batch_may_be_as_long_as_its_images_are_wide():
     """Sizes that are equal at first and then are not."""
 
@@ -88,7 +101,7 @@ def test_a_batch_may_be_as_long_as_its_images_are_wide():
         assert np.array_equal(to_numpy(plain), to_numpy(fast))
 
 
-@pytest.mark.usefixtures("compiler")
+@pytest.mark.usefixtures("program")
 def test_the_same_tensor_twice_compiles_nothing_anew():
     @fused
     def ahead(x, before):
@@ -116,14 +129,37 @@ def test_jax_compiles_for_at_most_four_numbers_of_samples():
     assert counted.times == 4
 
 
-def test_a_single_sample_of_torch_and_numpy_are_worked_on_plainly(monkeypatch):
-    monkeypatch.setattr(torch, "compile", None)
+def test_arrays_of_numpy_are_worked_on_plainly():
     counted, norm = Counted(), get_norm("linf")
-    for number, args in enumerate([tensors("torch", 1), tensors("numpy", 8)]):
+    for times in (1, 2):
         with compiling():
-            counted.call(norm, *args, 1.0)
-            counted.call(norm, *args, 1.0)
-        assert counted.times == 2 * number + 2
+            counted.call(norm, *tensors("numpy", 8), 1.0)
+        assert counted.times == times
+
+
+@pytest.mark.usefixtures("program")
+def test_a_single_sample_may_come_first_and_last():
+    counted, norm = Counted(), get_norm("linf")
+    for count in (1, 7, 1):
+        plain, fast = both(counted.call, norm, *tensors("torch", count), 2.0)
+        for one, other in zip(plain, fast, strict=True):
+            assert np.allclose(to_numpy(one), to_numpy(other), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_what_depends_on_the_number_of_samples_runs_as_it_is():
+    """A program would be right for the first number only."""
+
+    @fused
+    def scaled(x):
+        return x * 2 if x.shape[0] > 30 else x * 3
+
+    with compiling():
+        with pytest.warns(UserWarning, match="numbers of samples"):
+            scaled(tensors("torch", 40)[0])
+        for count, factor in [(20, 3), (40, 2)]:
+            x = tensors("torch", count)[0]
+            assert np.array_equal(to_numpy(scaled(x)), factor * to_numpy(x))
 
 
 @pytest.mark.usefixtures("compiler")
@@ -162,6 +198,7 @@ def test_without_a_compiler_it_runs_as_it_is(monkeypatch):
     def missing(*_, **__):
         raise RuntimeError("no C++ compiler\nand much more")
 
+    monkeypatch.setattr(unit, "_unguarded", missing)
     monkeypatch.setattr(torch, "compile", missing)
     counted = Counted()
     x, size = tensors("torch", 4)
@@ -214,7 +251,7 @@ def test_gradients_are_tamed_alike(dtype):
     assert math.isclose(to_numpy(norm(plain[0]))[1], 1.0, rel_tol=1e-5)
 
 
-@pytest.mark.usefixtures("compiler")
+@pytest.mark.usefixtures("program")
 def test_double_precision_stays_double():
     @fused
     def scaled(x, share):
@@ -226,7 +263,22 @@ def test_double_precision_stays_double():
     assert to_numpy(fast)[0, 0] == 1 / 3
 
 
-@pytest.mark.usefixtures("compiler")
+@pytest.mark.usefixtures("program")
+def test_tensors_may_be_views_of_any_layout():
+    @fused
+    def product(x, size):
+        return x * expand(size, x)
+
+    whole = torch.rand(6, 8, 4)
+    for raw in (whole, whole[:, ::2], whole.permute(1, 0, 2)[:6], whole[::2, 1:3]):
+        x, sizes = as_tensor(raw), as_tensor(torch.rand(len(raw), 3)[:, 1])
+        plain, fast = both(product, x, sizes)
+        assert np.array_equal(to_numpy(plain), to_numpy(fast))
+        tracked = as_tensor(raw.clone().requires_grad_())
+        assert not both(product, tracked, sizes)[1].raw.requires_grad
+
+
+@pytest.mark.usefixtures("program")
 def test_channels_may_lie_last():
     # As gradients do that some networks give, on GPUs above all.
     raw = torch.rand(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)

@@ -247,7 +247,8 @@ class Relay(Attack[State]):
     ) -> State:
         """The state for the next question, from the answer to the last."""
         # Far away a gradient may well be zero, or lead nowhere.
-        trust = s.trust if leg.tries else s.trust.judged(a)
+        if not leg.tries:
+            s = dataclasses.replace(s, trust=s.trust.judged(a))
         if leg.tries:
             s = self._seek(p, s, a, leg, turn, t)
         elif leg.along:
@@ -257,8 +258,8 @@ class Relay(Attack[State]):
         else:
             s = self._descend(p, s, a, leg, turn / length, t)
         if leg.tries or leg.way is not None:
-            return dataclasses.replace(s, trust=trust.silent())
-        delta, trust = trust.foretelling(p, a, s.delta)
+            return dataclasses.replace(s, trust=s.trust.silent())
+        delta, trust = s.trust.foretelling(p, a, s.delta)
         return dataclasses.replace(s, delta=delta, trust=trust)
 
     def _seek(
@@ -287,7 +288,7 @@ class Relay(Attack[State]):
         limit = minimum(s.limit, away)
         if leg.keep:
             s = dataclasses.replace(s, kept=s.kept.or_better(a.delta, away))
-        flat, gradient = magnitude(a.gradient, math.inf) == 0, a.gradient
+        flat, gradient = s.trust.flat, a.gradient
         if bool(flat.any()):
             gradient = where(flat, _noise(p, t), gradient)
         known = s.limit < math.inf

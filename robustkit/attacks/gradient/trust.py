@@ -51,6 +51,7 @@ class Trust:
         small: (n,) whether the last question was a small step.
         failed: (n,) small steps of which nothing came.
         steep: (n,) whether there was a gradient other than zero.
+        flat: (n,) whether the last one was zero.
     """
 
     margin: PerSample
@@ -61,12 +62,14 @@ class Trust:
     small: Mask
     failed: PerSample
     steep: Mask
+    flat: Mask
 
     @classmethod
     def unknown(cls, p: Problem) -> "Trust":
         """Before anything was asked."""
         zero = full(p.x, 0.0)
-        return cls(zero, zero, zero, zero, zero + _FEW, zero > 0, zero, zero > 0)
+        no = zero > 0
+        return cls(zero, zero, zero, zero, zero + _FEW, no, zero, no, no)
 
     @property
     def lost(self) -> Mask:
@@ -75,7 +78,7 @@ class Trust:
 
     def judged(self, a: GradientAnswer) -> "Trust":
         """With the answer to the question that something was foretold about."""
-        trials, kept, patience, failed, steep = _judged(
+        trials, kept, patience, failed, steep, flat = _judged(
             self.margin,
             self.foretold,
             self.trials,
@@ -88,7 +91,15 @@ class Trust:
             a.gradient,
         )
         return Trust(
-            a.margin, self.foretold, trials, kept, patience, self.small, failed, steep
+            a.margin,
+            self.foretold,
+            trials,
+            kept,
+            patience,
+            self.small,
+            failed,
+            steep,
+            flat,
         )
 
     def foretelling(
@@ -104,10 +115,10 @@ class Trust:
         small = (self.trials >= self.patience).logical_and(self.small.logical_not())
         small = small.logical_and(self.kept <= _TRUE * self.trials)
         if bool(small.any()):
-            flat = _flat(a.gradient)
-            small = small.logical_and(flat.logical_and(self.steep).logical_not())
+            silent = self.flat.logical_and(self.steep)
+            small = small.logical_and(silent.logical_not())
             # Where all is flat no step is small, and any may find something.
-            stepping = small.logical_and(flat.logical_not())
+            stepping = small.logical_and(self.flat.logical_not())
             delta = where(stepping, _small_step(p, a), delta)
         foretold = _rise(a.gradient, a.delta, delta)
         return delta, dataclasses.replace(self, foretold=foretold, small=small)
@@ -130,14 +141,10 @@ def _judged(
     steep: Mask,
     margin: PerSample,
     gradient: Batch,
-) -> tuple[PerSample, PerSample, PerSample, PerSample, Mask]:
-    """What became of trials, kept, patience, failed and steep, after a question.
+) -> tuple[PerSample, PerSample, PerSample, PerSample, Mask, Mask]:
+    """What became of trials, kept, patience, failed, steep and flat by a question.
 
-    Args:
-        before: (n,) the margin at the question before.
-        foretold: As in `Trust`, like the next six.
-        margin: (n,) at the question.
-        gradient: (n, ...) there.
+    The margin (n,) was `before`, and is `margin` now, as the gradient (n, ...) is.
     """
     # Where an answer was no number, its margin is infinite.
     known = maximum(margin.abs(), before.abs()) < math.inf
@@ -146,7 +153,7 @@ def _judged(
     share = where(foretold != 0, share, 0.0).clip(-1.0, 1.0)
     counts = foretold.abs() > _WORTH * before.abs()
     # A gradient that is zero says that nothing can be done.
-    flat = _flat(gradient)
+    flat = magnitude(gradient, math.inf) == 0
     counts = counts.logical_and(known).logical_or(flat)
     counts = counts.logical_and(small.logical_not())
     came = small.logical_and(share >= _CAME)
@@ -156,6 +163,7 @@ def _judged(
         where(came, 2 * patience, patience),
         where(came, 0.0, where(small, failed + 1, failed)),
         steep.logical_or(flat.logical_not()),
+        flat,
     )
 
 
@@ -163,10 +171,6 @@ def _judged(
 def _rise(gradient: Batch, before: Batch, after: Batch) -> PerSample:
     """By how much (n,) a linear margin grows from one point to another."""
     return inner_product(gradient, after - before)
-
-
-def _flat(gradient: Batch) -> Mask:
-    return magnitude(gradient, math.inf) == 0
 
 
 def _small_step(p: Problem, a: GradientAnswer) -> Batch:
