@@ -358,7 +358,8 @@ class Problem:
         """
         self._allow(Access.GRADIENT)
         loss = get_loss(loss) if isinstance(loss, str) else loss
-        arrived = self._arrived
+        # What is kept for longer is memory that the step cannot take.
+        arrived, self._arrived = self._arrived, None
         inside = arrived is not None and x is arrived[0]
         point = self._model.shown(x if inside else self.bounds.clip(x))
         with self._model.session():

@@ -105,7 +105,7 @@ class ALMA(Attack[State]):
     def step(self, p: Problem, s: State, t: int) -> State:
         keep = 1 - 1 / min(max(self.memory * self.steps, 2.0), 10.0)
         width = p.bounds.width
-        a = p.gradient(p.x + s.delta * width)
+        a = p.gradient(p.place(s.delta * width))
         scale, stepsize = s.scale, s.stepsize
         if t == 0:
             scale = nonzero(a.margin) / self.constraint

@@ -129,7 +129,7 @@ class BrendelBethge(Attack[State]):
         walk, first, length = self._walk(t)
         if t == first:
             s = self._begin(p, s, walk, t)
-        a = p.gradient(p.x + s.delta)
+        a = p.gradient(p.place(s.delta))
         better = a.adversarial.logical_and(a.distance < s.best * (1 - 1e-5))
         best = where(a.adversarial, minimum(a.distance, s.best), s.best)
         found, size = best < math.inf, magnitude(a.delta, 2)

@@ -98,7 +98,7 @@ class DDN(Attack[State]):
     def step(self, p: Problem, s: State, t: int) -> State:
         stepsize = cosine(t / self.steps, self.stepsize, self.stepsize / 100)
         gamma = cosine(t / self.steps, self.gamma, self.gamma / 50)
-        a = p.gradient(p.x + s.delta, self.loss)
+        a = p.gradient(p.place(s.delta), self.loss)
         slope = p.norm(a.gradient)
         flat = slope == 0
         if t == 0:

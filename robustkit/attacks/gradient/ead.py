@@ -76,7 +76,7 @@ class EAD(Attack[State]):
         if t and age == 0:
             tradeoff, won = tradeoff.after(won), won != won
             before = ahead = p.x.zeros_like()
-        a = p.gradient(p.x + ahead * width)
+        a = p.gradient(p.place(ahead * width))
         if t == 0:
             tradeoff = Tradeoff.guess(a, width)
         ahead = a.delta / width

@@ -89,7 +89,7 @@ class FMN(Attack[State]):
         stepsize = cosine(t / self.steps, self.stepsize, self.stepsize / 50)
         gamma = cosine(t / self.steps, self.gamma, self.gamma / 50)
         a = p.gradient(s.point, self.loss)
-        least: PerSample | float = 0.0
+        least = None
         if not p.ledger.all_found:
             reach = 1.05 * (a.distance + p.norm.to_boundary(a.margin, a.gradient))
             least = where(p.ledger.found, 0.0, reach)
@@ -104,11 +104,13 @@ def _radius(
     radius: PerSample,
     adversarial: Mask,
     best: PerSample,
-    least: PerSample | float,
+    least: PerSample | None,
     largest: PerSample,
     gamma: float,
 ) -> PerSample:
     """Of the next ball: smaller than an adversarial, larger while there is none."""
     shrunk = norm.scale_down(minimum(radius, best), 1 - gamma)
-    grown = maximum(minimum(norm.scale_up(radius, 1 + gamma), best), least)
+    grown = minimum(norm.scale_up(radius, 1 + gamma), best)
+    if least is not None:
+        grown = maximum(grown, least)
     return minimum(where(adversarial, shrunk, grown), largest)

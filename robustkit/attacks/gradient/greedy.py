@@ -92,7 +92,7 @@ class Greedy(Attack[State]):
         return State(delta, p.x.zeros_like(), radius)
 
     def step(self, p: Problem, s: State, t: int) -> State:
-        a = p.gradient(p.x + s.delta)
+        a = p.gradient(p.place(s.delta))
         delta, normal, radius = exchange(
             p,
             a,

@@ -98,7 +98,7 @@ class MIFGSM(FixedBudget[State]):
             length = expand(s.epsilon * (self.decay * self.reach / self.steps), ahead)
             ahead = ahead - length * s.momentum
             ahead = p.norm.project_box(ahead, s.epsilon, p.low, p.high)
-        a = p.gradient(p.x + ahead, self.loss)
+        a = p.gradient(p.place(ahead), self.loss)
         size = magnitude(a.gradient, 1) / flatten(a.gradient).shape[1]
         momentum = self.decay * s.momentum + a.gradient / expand(nonzero(size), ahead)
         share = self.reach / self.steps

@@ -79,7 +79,7 @@ class _PrimalDual(Attack[State]):
 
     def step(self, p: Problem, s: State, t: int) -> State:
         width, progress = p.bounds.width, t / self.steps
-        a = p.gradient(p.x + s.delta)
+        a = p.gradient(p.place(s.delta))
         if t == 0:
             steepest = nonzero(p.norm.dual(a.gradient) * width)
             price = -(self.ratio * steepest).log()

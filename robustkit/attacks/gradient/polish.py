@@ -77,7 +77,7 @@ class Polish(Attack[State]):
 
     def step(self, p: Problem, s: State, t: int) -> State:
         found, best = p.ledger.found, p.ledger.distance
-        a = p.gradient(p.x + s.base + expand(s.share, s.aim) * (s.aim - s.base))
+        a = p.gradient(p.place(s.base + expand(s.share, s.aim) * (s.aim - s.base)))
         taken = total(a.gradient * a.delta)
         beyond = _OVERSHOOT * (a.margin - taken).abs()
         aim = p.norm.project_halfspace(

@@ -90,7 +90,7 @@ class SigmaZero(Attack[State]):
         assert isinstance(p.norm, L0)
         width = p.bounds.width
         stepsize = cosine(t / self.steps, self.stepsize, self.stepsize / 10)
-        a = p.gradient(p.x + s.delta)
+        a = p.gradient(p.place(s.delta))
         change = a.delta / width
         square = p.norm.summed(change.square())
         units = flatten(square).shape[1]

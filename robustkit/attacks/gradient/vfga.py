@@ -66,7 +66,7 @@ class VFGA(Attack[State]):
         return State(p.x.zeros_like())
 
     def step(self, p: Problem, s: State, t: int) -> State:
-        a = p.gradient(p.x + s.delta)
+        a = p.gradient(p.place(s.delta))
         untouched = a.delta == 0
         delta, least = s.delta, a.margin.zeros_like() + math.inf
         amounts = p.rng(t).normal((2, self.candidates)).abs()
