@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 import numpy as np
 
 from robustkit.numerics.padding import Padding, filled, first_rows
-from robustkit.numerics.tensors import Tensor, framework_of
+from robustkit.numerics.tensors import FRAMEWORKS
 
 __all__ = ["compiler_missing", "compiles", "compiling", "fused", "is_building"]
 
@@ -28,8 +28,9 @@ _Native: TypeAlias = Callable[..., Any]
 
 # Of one function: a run needs a few, so that many more are a mistake, and take minutes.
 _MOST_PROGRAMS = 32
-# In place of an argument that is data.
+# In place of an argument that is data, and of a program that was never asked for.
 _DATA = object()
+_NOT_YET: Any = object()
 
 _COMPILING: ContextVar[bool] = ContextVar("robustkit_compiling", default=False)
 
@@ -121,35 +122,36 @@ class _Unit:
         self._programs: dict[Hashable, _Native | None] = {}
 
     def __call__(self, *args: Any) -> Any:
+        # Every step comes by here several times, with nothing of it at hand in the
+        # cache, so that each call of Python's shows.
         data: list[Any] = []
-        settings: list[Any] = []
-        example: Tensor | None = None
+        key: list[Hashable] = []
+        example: Any = None
         for arg in args:
-            if isinstance(arg, Tensor):
-                example = arg if example is None else example
-                data.append(arg.raw)
-                settings.append(_DATA)
+            kind = _KINDS.get(type(arg).__name__)
+            if kind is not None:
+                example, raw = arg, arg.raw
+                data.append(raw)
+                key.append(kind.layout(raw))
             elif isinstance(arg, float):
                 data.append(arg)
-                settings.append(_DATA)
+                key.append(_DATA)
             else:
-                settings.append(arg)
-        kind = None if example is None else _KINDS.get(framework_of(example))
-        if example is None or kind is None or not kind.pays(example.raw):
+                key.append(arg)
+        if example is None or not _KINDS[type(example).__name__].pays(example.raw):
             return self._function(*args)
-        key = (*settings, *kind.shapes(data))
-        wrap = type(example)
+        known, wrap = tuple(key), type(example)
         try:
-            if key not in self._programs:
-                self._programs[key] = self._built(kind.build, wrap, settings, data)
-            program = self._programs[key]
+            program = self._programs.get(known, _NOT_YET)
+            if program is _NOT_YET:
+                program = self._programs[known] = self._built(args, data, wrap)
             if program is not None:
                 out = program(*data)
                 return tuple(map(wrap, out)) if isinstance(out, tuple) else wrap(out)
         except Exception as error:
             # Whatever a compiler stumbles over: the function itself still works, or
             # says what is wrong.
-            self._programs[key] = None
+            self._programs[known] = None
             warnings.warn(
                 f"'{self._function.__name__}' cannot be compiled and runs as it is, "
                 f"which is slower ({_in_short(error)})",
@@ -158,34 +160,29 @@ class _Unit:
         return self._function(*args)
 
     def _built(
-        self,
-        build: Callable[[_Native, Sequence[Any]], _Native],
-        wrap: Callable[[Any], Any],
-        settings: Sequence[Any],
-        data: list[Any],
+        self, args: Sequence[Any], data: list[Any], wrap: Callable[[Any], Any]
     ) -> _Native:
         if len(self._programs) >= _MOST_PROGRAMS:
             raise RuntimeError(f"it was compiled {_MOST_PROGRAMS} times already")
+        names = _KINDS.keys()
+        is_data = [type(a).__name__ in names or isinstance(a, float) for a in args]
 
         def native(*raws: Any) -> Any:
             values = iter(raws)
-            args = [wrap(next(values)) if s is _DATA else s for s in settings]
+            pairs = zip(args, is_data, strict=True)
+            given = [wrap(next(values)) if data else arg for arg, data in pairs]
             # What it calls is compiled as a part of it.
             with compiling(False):
-                out = self._function(*args)
+                out = self._function(*given)
             return tuple(o.raw for o in out) if isinstance(out, tuple) else out.raw
 
         with _quiet():
-            return build(native, data)
+            return _KINDS[wrap.__name__].build(native, data)
 
 
-def _torch_shapes(data: Sequence[Any]) -> list[Hashable]:
-    shapes: list[Hashable] = []
-    for value in data:
-        if not isinstance(value, float):
-            last = not value.is_contiguous() and _channels_last(value)
-            shapes += (value.dtype, value.device, value.shape[1:], last)
-    return shapes
+def _torch_layout(raw: Any) -> Hashable:
+    last = not raw.is_contiguous() and _channels_last(raw)
+    return raw.dtype, raw.device, raw.shape[1:], last
 
 
 class _Varies(Exception):
@@ -247,7 +244,8 @@ def _unguarded(native: _Native, data: Sequence[Any]) -> _Native:
         alone = not isinstance(out, tuple)
         return (out,) if alone else out
 
-    places = [symbolic(*numbered) for numbered in enumerate(_examples(data))]
+    examples = _examples(data)
+    places = [symbolic(*numbered) for numbered in enumerate(examples)]
     with torch.no_grad(), mode:
         # Followed by what its Python does, not by its source, which torch.compile reads
         # and which has too much in it that torch does not know.
@@ -257,9 +255,18 @@ def _unguarded(native: _Native, data: Sequence[Any]) -> _Native:
         compiled: Any = compile_fx_inner(graph, places)
     if shapes.guards:
         raise _Varies("it does something else for other numbers of samples")
+    compiled(examples)
+    # What it does at its first call only is done; this is what is left, if known.
+    call: Any = getattr(compiled, "current_callable", None) or compiled
 
     def program(*values: Any) -> Any:
-        out = compiled([_laid_out(value) for value in values])
+        plain = [
+            v
+            if type(v) is torch.Tensor and v.is_contiguous() and not v.requires_grad
+            else _laid_out(v)
+            for v in values
+        ]
+        out = call(plain)
         return out[0] if alone else tuple(out)
 
     return program
@@ -316,9 +323,9 @@ def _channels_last(value: Any) -> bool:
     return bool(value.ndim == 4 and value.is_contiguous(memory_format=layout))
 
 
-def _jax_shapes(data: Sequence[Any]) -> list[Hashable]:
-    # JAX tells shapes apart itself.
-    return []
+def _jax_layout(_: Any) -> Hashable:
+    # JAX tells them apart itself.
+    return _DATA
 
 
 def _jax_program(native: _Native, data: Sequence[Any]) -> _Native:
@@ -344,21 +351,26 @@ class _Kind:
     """How one framework compiles.
 
     Attributes:
-        shapes: Of data, what a program is for.
+        layout: Of an array, what a program is made for.
         build: From a function of native arrays, and an example of these, its program.
         pays: Whether it does for so many samples, of which one tensor is given.
     """
 
-    shapes: Callable[[Sequence[Any]], list[Hashable]]
+    layout: Callable[[Any], Hashable]
     build: Callable[[_Native, Sequence[Any]], _Native]
     pays: Callable[[Any], bool]
 
 
+# To find a guarded program takes longer than the calls that one sample saves.
+_TORCH = _Kind(_torch_layout, _torch_program, lambda x: x.is_cpu or len(x) > 1)
+_JAX = _Kind(_jax_layout, _jax_program, lambda _: True)
+_COMPILED = {"torch": _TORCH, "jax": _JAX}
 _KINDS = {
-    # To find the guarded program takes longer than the calls that one sample saves.
-    "torch": _Kind(_torch_shapes, _torch_program, lambda x: x.is_cpu or len(x) > 1),
-    "jax": _Kind(_jax_shapes, _jax_program, lambda _: True),
+    name: _COMPILED[framework]
+    for name, framework in FRAMEWORKS.items()
+    if framework in _COMPILED
 }
+"""By the names of tensors' classes."""
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from eagerpy.tensor.pytorch import PyTorchTensor
 from eagerpy.tensor.tensor import Tensor
 
 __all__ = [
+    "FRAMEWORKS",
     "Array",
     "Batch",
     "Mask",
@@ -819,13 +820,14 @@ def _raw(x: Tensor | float) -> Any:
 
 def framework_of(x: Tensor) -> str:
     """What `x` belongs to: "torch", "jax", "tensorflow" or "numpy"."""
-    return _FRAMEWORKS[type(x).__name__]
+    return FRAMEWORKS[type(x).__name__]
 
 
-_FRAMEWORKS = {
+FRAMEWORKS = {
     "PyTorchTensor": "torch",
     "_TorchTensor": "torch",
     "JAXTensor": "jax",
     "TensorFlowTensor": "tensorflow",
     "NumPyTensor": "numpy",
 }
+"""By the name of a tensor's class, what it belongs to."""
