@@ -391,7 +391,8 @@ class Problem:
     def place(self, delta: Batch) -> Batch:
         """The valid points (n, ...) that perturbations (n, ...) lead to. Asks nothing.
 
-        For the next gradient: what is known of them is not computed again.
+        For the next gradient: what is known of them is not computed again, so nobody
+        may write into them until then.
         """
         self._arrived = placed(self.norm, self.bounds, self.x, delta)
         return self._arrived[0]

@@ -6,6 +6,7 @@ over the batch.
 """
 
 import functools
+import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,13 +25,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _Native: TypeAlias = Callable[..., Any]
-"""From native arrays to one, or to a tuple of them."""
+"""From native arrays to a tuple of them."""
 
 # Of one function: a run needs a few, so that many more are a mistake, and take minutes.
 _MOST_PROGRAMS = 32
 # In place of an argument that is data, and of a program that was never asked for.
 _DATA = object()
 _NOT_YET: Any = object()
+
+# Compilers of torch hold tables for the whole process.
+_BUILDING = threading.Lock()
 
 _COMPILING: ContextVar[bool] = ContextVar("robustkit_compiling", default=False)
 
@@ -53,7 +57,7 @@ def compiles() -> bool:
 def fused(function: Callable[P, R]) -> Callable[P, R]:
     """A function of tensors, compiled where `compiling` says so.
 
-    By `torch.compile` or `jax.jit`; tensors of other frameworks are worked on plainly,
+    By torch's compiler or `jax.jit`; tensors of other frameworks are worked on plainly,
     and so is everything where the compiler fails, with a warning. The result is the
     same but for rounding. The first call for inputs of a shape takes seconds; then the
     number of samples may change. JAX compiles for few numbers (`Padding`), to which
@@ -137,17 +141,17 @@ class _Unit:
                 data.append(arg)
                 key.append(_DATA)
             else:
-                key.append(arg)
+                # One and True are equal.
+                key.append((type(arg), arg))
         if example is None or not _KINDS[type(example).__name__].pays(example.raw):
             return self._function(*args)
-        known, wrap = tuple(key), type(example)
+        known = tuple(key)
         try:
             program = self._programs.get(known, _NOT_YET)
             if program is _NOT_YET:
-                program = self._programs[known] = self._built(args, data, wrap)
+                program = self._built(known, args, data, type(example))
             if program is not None:
-                out = program(*data)
-                return tuple(map(wrap, out)) if isinstance(out, tuple) else wrap(out)
+                return program(*data)
         except Exception as error:
             # Whatever a compiler stumbles over: the function itself still works, or
             # says what is wrong.
@@ -160,29 +164,47 @@ class _Unit:
         return self._function(*args)
 
     def _built(
-        self, args: Sequence[Any], data: list[Any], wrap: Callable[[Any], Any]
-    ) -> _Native:
-        if len(self._programs) >= _MOST_PROGRAMS:
-            raise RuntimeError(f"it was compiled {_MOST_PROGRAMS} times already")
+        self,
+        key: Hashable,
+        args: Sequence[Any],
+        data: list[Any],
+        wrap: Callable[[Any], Any],
+    ) -> _Native | None:
         names = _KINDS.keys()
         is_data = [type(a).__name__ in names or isinstance(a, float) for a in args]
+        alone = False
 
-        def native(*raws: Any) -> Any:
+        def native(*raws: Any) -> tuple[Any, ...]:
+            nonlocal alone
             values = iter(raws)
             pairs = zip(args, is_data, strict=True)
             given = [wrap(next(values)) if data else arg for arg, data in pairs]
             # What it calls is compiled as a part of it.
             with compiling(False):
                 out = self._function(*given)
-            return tuple(o.raw for o in out) if isinstance(out, tuple) else out.raw
+            alone = not isinstance(out, tuple)
+            return tuple(part.raw for part in ((out,) if alone else out))
 
-        with _quiet():
-            return _KINDS[wrap.__name__].build(native, data)
+        with _BUILDING:
+            if key in self._programs:
+                # Another thread was faster.
+                return self._programs[key]
+            if len(self._programs) >= _MOST_PROGRAMS:
+                raise RuntimeError(f"it was compiled {_MOST_PROGRAMS} times already")
+            with _quiet():
+                program = _KINDS[wrap.__name__].build(native, data)
+
+            def wrapped(*values: Any) -> Any:
+                out = program(*values)
+                return wrap(out[0]) if alone else tuple(map(wrap, out))
+
+            self._programs[key] = wrapped
+            return wrapped
 
 
 def _torch_layout(raw: Any) -> Hashable:
     last = not raw.is_contiguous() and _channels_last(raw)
-    return raw.dtype, raw.device, raw.shape[1:], last
+    return raw.dtype, raw.device, raw.ndim, raw.shape[1:], last
 
 
 class _Varies(Exception):
@@ -223,36 +245,29 @@ def _unguarded(native: _Native, data: Sequence[Any]) -> _Native:
 
     shapes = ShapeEnv()
     mode = FakeTensorMode(shape_env=shapes)
-
-    def symbolic(place: int, value: torch.Tensor) -> torch.Tensor:
+    examples = _examples(data)
+    places = []
+    for place, value in enumerate(examples):
         # Numbers of samples, which are one and the same, may change; nothing else.
         sizes = [DimDynamic.STATIC] * value.ndim
-        sizes[:1] = [DimDynamic.DUCK] * len(sizes[:1])
+        if sizes:
+            sizes[0] = DimDynamic.DUCK
         context: Any = StatelessSymbolicContext(
             dynamic_sizes=sizes,
             dynamic_strides=[DimDynamic.INFER_STRIDE] * value.ndim,
             constraint_sizes=[None] * value.ndim,
         )
         source = ConstantSource(f"argument_{place}")
-        return mode.from_tensor(value, symbolic_context=context, source=source)
-
-    alone = False
-
-    def several(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        nonlocal alone
-        out = native(*values)
-        alone = not isinstance(out, tuple)
-        return (out,) if alone else out
-
-    examples = _examples(data)
-    places = [symbolic(*numbered) for numbered in enumerate(examples)]
+        symbol = mode.from_tensor(value, symbolic_context=context, source=source)
+        places.append(symbol)
     with torch.no_grad(), mode:
         # Followed by what its Python does, not by its source, which torch.compile reads
         # and which has too much in it that torch does not know.
-        graph = make_fx(several)(*places)
+        graph = make_fx(native)(*places)
         pure = torch.func.functionalize(graph)
         graph = make_fx(pure, decomposition_table=select_decomp_table())(*places)
         compiled: Any = compile_fx_inner(graph, places)
+    # Not a matter of one sample or several, which torch takes for different anyway.
     if shapes.guards:
         raise _Varies("it does something else for other numbers of samples")
     compiled(examples)
@@ -266,8 +281,7 @@ def _unguarded(native: _Native, data: Sequence[Any]) -> _Native:
             else _laid_out(v)
             for v in values
         ]
-        out = call(plain)
-        return out[0] if alone else tuple(out)
+        return call(plain)
 
     return program
 
@@ -339,9 +353,7 @@ def _jax_program(native: _Native, data: Sequence[Any]) -> _Native:
         out = compiled(
             *(v if isinstance(v, float) else filled(v, size) for v in values)
         )
-        if isinstance(out, tuple):
-            return tuple(first_rows(part, count) for part in out)
-        return first_rows(out, count)
+        return tuple(first_rows(part, count) for part in out)
 
     return program
 
@@ -362,7 +374,7 @@ class _Kind:
 
 
 # To find a guarded program takes longer than the calls that one sample saves.
-_TORCH = _Kind(_torch_layout, _torch_program, lambda x: x.is_cpu or len(x) > 1)
+_TORCH = _Kind(_torch_layout, _torch_program, lambda x: x.is_cpu or x.shape[:1] != (1,))
 _JAX = _Kind(_jax_layout, _jax_program, lambda _: True)
 _COMPILED = {"torch": _TORCH, "jax": _JAX}
 _KINDS = {

@@ -86,7 +86,7 @@ def smallest_near(
     gradient, level, excess, below, above = _around(center, gradient, level, low, high)
     step = _EUCLIDEAN.project_halfspace(gradient, excess, below, above)
     smallest = norm.project_halfspace(gradient, -level, low, high)
-    nearest, missed, cut, *numbers = _ends(
+    nearest, missed, cut, known, start, end, short, over, depth, reach, guess = _ends(
         norm, center, gradient, excess, radius, step, smallest
     )
     result = smallest
@@ -95,14 +95,12 @@ def smallest_near(
         result = where(missed, furthest, smallest)
     if not bool(cut.any()):
         return result
-    radius, start, end, *others = numbers
     path = _Path(norm, center, gradient, level, low, high, start, end)
-    inner, outer = path.leave(
-        nearest, smallest, cut, (radius, *others), tolerance, turns
-    )
+    numbers = known, short, over, depth, reach, guess
+    inner, outer = path.leave(nearest, smallest, cut, numbers, tolerance, turns)
     if isinstance(norm, L0):
         return where(cut, inner, result)
-    return _edge(center, inner, outer, radius, cut, result)
+    return _edge(center, inner, outer, known, cut, result)
 
 
 @fused
@@ -247,7 +245,8 @@ class _Path:
         (the end that stays counts half, the Illinois rule) goes on to the next share.
 
         Args:
-            nearest: (n, ...) where the path starts; its memory is taken.
+            nearest: (n, ...) where the path starts; the rows of those who are active
+                may be written into, here and of the next.
             smallest: (n, ...) where it ends.
             active: (n,) which samples to work on.
             numbers: (n,) each, as `_Search.begin` takes them.
@@ -282,8 +281,7 @@ class _Path:
             if len(better := np.flatnonzero(enters)):
                 inner = put_rows(inner, s.row[better], delta, better, reuse=True)
             if len(worse := np.flatnonzero(leaves)):
-                own = outer is not smallest
-                outer = put_rows(outer, s.row[worse], delta, worse, reuse=own)
+                outer = put_rows(outer, s.row[worse], delta, worse, reuse=True)
         return inner, outer
 
     def at(

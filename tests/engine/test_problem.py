@@ -121,6 +121,25 @@ def test_a_descent_is_a_stride_and_the_way_back(planted, norm):
     assert np.array_equal(to_numpy(p.x), planted.x)
 
 
+@pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
+def test_a_placed_perturbation_is_answered_as_its_point_is(planted, norm):
+    weights, biases = torch.from_numpy(planted.w), torch.from_numpy(planted.b)
+    model = TorchModel(
+        lambda x: x @ weights + biases, Bounds(planted.lower, planted.upper)
+    )
+    x, y = torch.from_numpy(planted.x.copy()), torch.from_numpy(planted.y)
+    criterion = Misclassification(as_tensor(y))
+    p = Problem(model, as_tensor(x), criterion, get_norm(norm))
+    moved = p.rng(0).normal(p.x.shape[1:])
+    plain = p.gradient(p.x + moved)
+    point = p.place(moved)
+    for answer in (p.gradient(point), p.gradient(point)):
+        for name in ("point", "delta", "distance", "margin", "gradient"):
+            one, other = (to_numpy(getattr(a, name)) for a in (plain, answer))
+            assert np.array_equal(one, other)
+    assert (p.ledger.forwards == 3).all()
+
+
 def test_dropped_samples_leave_every_attribute(planted):
     starts = as_tensor(planted.x[::-1].copy())
     p = problem_of(planted, starts=starts)

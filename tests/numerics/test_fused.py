@@ -1,4 +1,6 @@
 import math
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -69,7 +71,7 @@ def both(function, *args):
 
 
 @pytest.mark.parametrize("kind", ["torch", "jax"])
-@pytest.mark.usefixtures("program")
+@pytest.mark.usefixtures("compiler")
 def test_compiled_is_the_same_and_once_for_all_numbers_of_samples(kind):
     counted, norm = Counted(), get_norm("linf")
     with compiling():
@@ -103,20 +105,64 @@ def test_a_batch_may_be_as_long_as_its_images_are_wide():
 
 @pytest.mark.usefixtures("program")
 def test_the_same_tensor_twice_compiles_nothing_anew():
+    times = 0
+
     @fused
     def ahead(x, before):
+        nonlocal times
+        times += 1
         return x * 2 - before
 
     x, other = (tensors("torch", 6, seed=seed)[0] for seed in (0, 1))
-    both(ahead, x, other)
+    with compiling():
+        ahead(x, other)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for rows in (6, 4):
-        plain, fast = both(ahead, x[:rows], x[:rows])
-        assert np.array_equal(to_numpy(plain), to_numpy(fast))
         same = x[:rows]
-        plain, fast = both(ahead, same, same)
-        assert np.array_equal(to_numpy(plain), to_numpy(fast))
+        for pair in ((same, same), (x[:rows], x[:rows])):
+            with compiling():
+                fast = ahead(*pair)
+            assert np.array_equal(to_numpy(fast), to_numpy(same))
+    assert times == 1
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.usefixtures("compiler")
+def test_arguments_that_look_alike_are_told_apart(recwarn):
+    @fused
+    def less(x, y):
+        return (x - y) * 1.0
+
+    @fused
+    def doubled(x, wanted):
+        return x * 2 if wanted is True else x * 1.5
+
+    x, size = tensors("torch", 6)
+    one = as_tensor(torch.tensor(0.25))
+    with compiling():
+        for pair in ((size, 0.5), (0.5, size), (size, one), (one, size), (size, size)):
+            first, second = (v if isinstance(v, float) else to_numpy(v) for v in pair)
+            assert np.allclose(to_numpy(less(*pair)), first - second)
+        assert np.array_equal(to_numpy(doubled(x, True)), 2 * to_numpy(x))
+        assert np.array_equal(to_numpy(doubled(x, 1)), 1.5 * to_numpy(x))
+    assert not recwarn.list
+
+
+@pytest.mark.usefixtures("compiler")
+def test_threads_may_compile_at_once(recwarn):
+    filters = len(warnings.filters)
+    functions = [fused(lambda x, size, k=k: x * expand(size, x) + k) for k in range(3)]
+
+    def work(function):
+        x, size = tensors("torch", 6)
+        plain = to_numpy(function(x, size))
+        with compiling():
+            return np.allclose(to_numpy(function(x, size)), plain)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, functions * 3))
+    assert len(warnings.filters) == filters
+    assert not recwarn.list
 
 
 def test_jax_compiles_for_at_most_four_numbers_of_samples():
@@ -267,15 +313,17 @@ def test_double_precision_stays_double():
 def test_tensors_may_be_views_of_any_layout():
     @fused
     def product(x, size):
-        return x * expand(size, x)
+        return x * expand(size, x), x
 
     whole = torch.rand(6, 8, 4)
     for raw in (whole, whole[:, ::2], whole.permute(1, 0, 2)[:6], whole[::2, 1:3]):
         x, sizes = as_tensor(raw), as_tensor(torch.rand(len(raw), 3)[:, 1])
-        plain, fast = both(product, x, sizes)
-        assert np.array_equal(to_numpy(plain), to_numpy(fast))
+        for plain, fast in zip(*both(product, x, sizes), strict=True):
+            assert np.array_equal(to_numpy(plain), to_numpy(fast))
         tracked = as_tensor(raw.clone().requires_grad_())
-        assert not both(product, tracked, sizes)[1].raw.requires_grad
+        assert not any(
+            out.raw.requires_grad for out in both(product, tracked, sizes)[1]
+        )
 
 
 @pytest.mark.usefixtures("program")
@@ -287,5 +335,7 @@ def test_channels_may_lie_last():
     def function(x, size):
         return clip(x, size * 0.2, size), differs(x, size), reaches(x, size)
 
-    for plain, fast in zip(*both(fused(function), x, size), strict=True):
-        torch.testing.assert_close(plain.raw, fast.raw)
+    unit, channels_first = fused(function), as_tensor(raw.contiguous())
+    for given in (channels_first, x, channels_first):
+        for plain, fast in zip(*both(unit, given, size), strict=True):
+            torch.testing.assert_close(plain.raw, fast.raw)

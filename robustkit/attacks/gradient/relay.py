@@ -247,17 +247,17 @@ class Relay(Attack[State]):
     ) -> State:
         """The state for the next question, from the answer to the last."""
         # Far away a gradient may well be zero, or lead nowhere.
-        if not leg.tries:
-            s = dataclasses.replace(s, trust=s.trust.judged(a))
         if leg.tries:
             s = self._seek(p, s, a, leg, turn, t)
-        elif leg.along:
+            return dataclasses.replace(s, trust=s.trust.silent())
+        s = dataclasses.replace(s, trust=s.trust.judged(a))
+        if leg.along:
             s = self._follow(p, s, a, leg, length, t)
         elif leg.exchange:
             s = _exchange(p, s, a, leg, turn, length)
         else:
             s = self._descend(p, s, a, leg, turn / length, t)
-        if leg.tries or leg.way is not None:
+        if leg.way is not None:
             return dataclasses.replace(s, trust=s.trust.silent())
         delta, trust = s.trust.foretelling(p, a, s.delta)
         return dataclasses.replace(s, delta=delta, trust=trust)

@@ -90,16 +90,15 @@ class Trust:
             a.margin,
             a.gradient,
         )
-        return Trust(
-            a.margin,
-            self.foretold,
-            trials,
-            kept,
-            patience,
-            self.small,
-            failed,
-            steep,
-            flat,
+        return dataclasses.replace(
+            self,
+            margin=a.margin,
+            trials=trials,
+            kept=kept,
+            patience=patience,
+            failed=failed,
+            steep=steep,
+            flat=flat,
         )
 
     def foretelling(

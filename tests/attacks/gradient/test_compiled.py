@@ -1,6 +1,7 @@
 """Attacks whose arithmetic is compiled find what they find when it is not."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 import robustkit as rk
 from robustkit.attacks.gradient.apgd import APGD
+from robustkit.attacks.gradient.brendel_bethge import BrendelBethge
 from robustkit.attacks.gradient.ddn import DDN
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.attacks.gradient.pgd import PGD
@@ -51,6 +53,7 @@ CASES = [
     (DDN(steps=20), "l2"),
     (APGD(epsilon=0.3, steps=15), "linf"),
     *((Relay(steps=60), norm) for norm in ("linf", "l2", "l1", "l0")),
+    (BrendelBethge(steps=40), "linf"),
 ]
 
 
@@ -77,6 +80,52 @@ def test_the_same_is_found(task, attack, norm):
     size = get_norm(norm)(as_tensor(fast.x_adversarial - x)).raw
     assert np.allclose(size[fast.found], fast.distance[fast.found], rtol=1e-6)
     assert (plain.ledger.forwards == fast.ledger.forwards).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_same_is_found_by_programs_with_guards(task, norm, monkeypatch):
+    """As on GPUs, and where torch's insides are others."""
+
+    def absent(*_):
+        raise AttributeError("other versions of torch have no such thing")
+
+    monkeypatch.setattr(fused, "_unguarded", absent)
+    test_the_same_is_found(task, Relay(steps=40), norm)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_gradients_that_are_no_numbers_count_as_zero(task, norm):
+    network, x, y = task
+
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, points):
+            return points.clone()
+
+        @staticmethod
+        def backward(ctx, slopes):
+            broken = slopes.clone()
+            broken[:, 1], broken[:, 2] = math.nan, -math.inf
+            return broken
+
+    model = torch.nn.Sequential(Through(Broken), network).eval()
+    plain = rk.run(FMN(steps=30), model, x, y, norm=norm)
+    fast = rk.run(FMN(steps=30), model, x, y, norm=norm, compiled=True)
+    # Whom the features that are left suffice for.
+    assert plain.found.sum() > len(x) / 2
+    assert np.allclose(plain.distance, fast.distance, rtol=1e-6)
+
+
+class Through(torch.nn.Module):
+    """A function as a layer."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, points):
+        return self.function.apply(points)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +161,7 @@ def test_the_same_is_found_in_jax(attack, norm):
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_company_changes_nothing(task, norm):
-    """Not even a single sample, whose arithmetic is not compiled."""
+    """Not even that of a single sample."""
     network, x, y = task
     whole = rk.run(FMN(steps=30), network, x, y, norm=norm, compiled=True)
     for rows in ([0], [1, 2], [8, 7, 5, 4]):

@@ -209,6 +209,16 @@ def test_a_small_step_that_was_not_taken_fails_nothing(plant):
     assert (trust.silent().judged(a).failed.numpy() == 0).all()
 
 
+def test_whose_last_gradient_was_zero_is_known(plant):
+    planted = plant(seed=1, samples=8)
+    p, silent = masked(planted, "reversed", "l2"), masked(planted, "zero", "l2")
+    trust = Trust.unknown(p)
+    for problem, flat in ((p, False), (silent, True), (p, False)):
+        trust = trust.judged(problem.gradient(problem.x))
+        assert (trust.flat.numpy() == flat).all()
+    assert (trust.steep.numpy()).all()
+
+
 @every_norm
 def test_what_was_not_foretold_proves_nothing(plant, norm):
     p = plant(seed=1, samples=8)
