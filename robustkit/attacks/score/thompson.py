@@ -80,6 +80,8 @@ class State:
         margins: (n, guesses) the answers.
         asked: (n,) how many of both there are.
         turn: (n,) 0 where the next question is about a guess, while there are any left.
+        age: (n,) how many questions were asked, since the first ball or since the last
+            one in which nothing was found.
     """
 
     best: random_search.State
@@ -88,6 +90,7 @@ class State:
     margins: Tensor
     asked: PerSample
     turn: PerSample
+    age: PerSample
 
 
 @dataclass(frozen=True)
@@ -148,11 +151,12 @@ class Thompson(FixedBudget[State]):
         features = like(p.x, np.zeros((p.size, *size))).astype(p.x.dtype)
         asked = full(p.x, 0.0)
         best = _begun(p, epsilon)
-        return State(best, slopes, features, features[:, :, 0], asked, 0 * asked)
+        return State(best, slopes, features, features[:, :, 0], asked, asked, asked)
 
     def restart(self, p: Problem, s: State, epsilon: PerSample, rng: Rng) -> State:
         # What the answers said of slopes holds in every ball.
-        return dataclasses.replace(s, best=_begun(p, epsilon), turn=0 * s.turn)
+        age = where(p.ledger.found, s.age, 0.0)
+        return dataclasses.replace(s, best=_begun(p, epsilon), turn=0 * s.turn, age=age)
 
     def advance(self, p: Problem, s: State, progress: PerSample, rng: Rng) -> State:
         a = p.score(p.x + s.best.proposal)
@@ -160,6 +164,10 @@ class Thompson(FixedBudget[State]):
         delta = where(better, a.delta, s.best.delta)
         margin = where(better, a.margin, s.best.margin)
         epsilon = s.best.epsilon
+        if p.norm.name == "l2":
+            # A search in another ball starts from what was found in this one, for which
+            # large changes have had their time.
+            progress = s.age / self.steps
         proposal = self._search(p).propose(p, delta, epsilon, progress, rng)
 
         s = self._learned(p, s, a)
@@ -207,7 +215,14 @@ class Thompson(FixedBudget[State]):
             margins = put(margins, rows, like(p.x, answers))
             asked[rows] += 1
         turn = where(like(p.x, asked < self.alone), 0.0, 1 - s.turn)
-        return State(s.best, s.slopes, features, margins, like(p.x, asked), turn)
+        return dataclasses.replace(
+            s,
+            features=features,
+            margins=margins,
+            asked=like(p.x, asked),
+            turn=turn,
+            age=s.age + 1,
+        )
 
 
 def _begun(p: Problem, epsilon: PerSample) -> random_search.State:

@@ -129,6 +129,37 @@ def test_a_search_over_the_radius_forgets_no_answer(watched, norm):
     assert np.allclose(state.inner.margins.numpy()[:, :50], told)
 
 
+@pytest.mark.parametrize("reachable", [True, False])
+def test_changes_go_on_as_small_as_they_were_from_what_was_found(
+    watched, monkeypatch, reachable
+):
+    images = watched((1, 8, 8))
+    least = images.margin(np.where(images.w > 0, -1.0, 3.0)).max()
+    images.offset += least / 20 if reachable else -1e9
+    counts, propose = [], Square.propose
+
+    def noted(self, p, delta, epsilon, progress, rng):
+        counts.append(progress.numpy() * self.steps)
+        return propose(self, p, delta, epsilon, progress, rng)
+
+    monkeypatch.setattr(Square, "propose", noted)
+    problem = images.problem("l2")
+    attack = Minimise(Thompson(1.0, steps=20), steps=60)
+    state, radii = attack.init(problem), []
+    for t in range(60):
+        state = attack.step(problem, state, t)
+        radii.append(state.epsilon.numpy())
+    counts, changed = np.stack(counts), np.diff(np.stack(radii), axis=0) != 0
+    assert changed.any(axis=0).all()
+    if reachable:
+        # Nobody begins anew once something was found, though balls change.
+        assert problem.ledger.found.numpy().all()
+        assert (np.diff(counts[-15:], axis=0) == 1).all()
+        assert changed[-15:].any()
+    else:
+        assert (np.diff(counts, axis=0) < 0).any(axis=0).all()
+
+
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_needs_fewer_questions_than_squares_on_a_smooth_linear_model(watched, norm):
     needed = {Thompson: [], Square: []}
