@@ -171,14 +171,17 @@ class _Unit:
         wrap: Callable[[Any], Any],
     ) -> _Native | None:
         names = _KINDS.keys()
-        is_data = [type(a).__name__ in names or isinstance(a, float) for a in args]
+        # Not the data itself, which would be kept for as long as the program is.
+        settings = [
+            _DATA if type(arg).__name__ in names or isinstance(arg, float) else arg
+            for arg in args
+        ]
         alone = False
 
         def native(*raws: Any) -> tuple[Any, ...]:
             nonlocal alone
             values = iter(raws)
-            pairs = zip(args, is_data, strict=True)
-            given = [wrap(next(values)) if data else arg for arg, data in pairs]
+            given = [wrap(next(values)) if s is _DATA else s for s in settings]
             # What it calls is compiled as a part of it.
             with compiling(False):
                 out = self._function(*given)
@@ -309,7 +312,7 @@ def _examples(data: Sequence[Any]) -> list[Any]:
     examples = []
     for value in map(_laid_out, data):
         rows = [max(16, count) for count in value.shape[:1]]
-        example = value.new_empty((*rows, *value.shape[1:]))
+        example = value.new_zeros((*rows, *value.shape[1:]))
         last = not value.is_contiguous()
         layout = torch.channels_last if last else torch.contiguous_format
         examples.append(example.contiguous(memory_format=layout))
