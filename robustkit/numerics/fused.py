@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 import numpy as np
 
 from robustkit.numerics.padding import Padding, filled, first_rows
-from robustkit.numerics.tensors import FRAMEWORKS
+from robustkit.numerics.tensors import class_names
 
 __all__ = ["compiler_missing", "compiles", "compiling", "fused", "is_building"]
 
@@ -379,11 +379,9 @@ class _Kind:
 # To find a guarded program takes longer than the calls that one sample saves.
 _TORCH = _Kind(_torch_layout, _torch_program, lambda x: x.is_cpu or x.shape[:1] != (1,))
 _JAX = _Kind(_jax_layout, _jax_program, lambda _: True)
-_COMPILED = {"torch": _TORCH, "jax": _JAX}
 _KINDS = {
-    name: _COMPILED[framework]
-    for name, framework in FRAMEWORKS.items()
-    if framework in _COMPILED
+    **dict.fromkeys(class_names("torch"), _TORCH),
+    **dict.fromkeys(class_names("jax"), _JAX),
 }
 """By the names of tensors' classes."""
 

@@ -17,7 +17,6 @@ from eagerpy.tensor.pytorch import PyTorchTensor
 from eagerpy.tensor.tensor import Tensor
 
 __all__ = [
-    "FRAMEWORKS",
     "Array",
     "Batch",
     "Mask",
@@ -30,6 +29,7 @@ __all__ = [
     "at_label",
     "best_other",
     "choose",
+    "class_names",
     "clip",
     "cumulative_sum",
     "differentiate",
@@ -820,14 +820,18 @@ def _raw(x: Tensor | float) -> Any:
 
 def framework_of(x: Tensor) -> str:
     """What `x` belongs to: "torch", "jax", "tensorflow" or "numpy"."""
-    return FRAMEWORKS[type(x).__name__]
+    return _FRAMEWORKS[type(x).__name__]
 
 
-FRAMEWORKS = {
+def class_names(framework: str) -> list[str]:
+    """Those of the classes of a framework's tensors."""
+    return [name for name, whose in _FRAMEWORKS.items() if whose == framework]
+
+
+_FRAMEWORKS = {
     "PyTorchTensor": "torch",
     "_TorchTensor": "torch",
     "JAXTensor": "jax",
     "TensorFlowTensor": "tensorflow",
     "NumPyTensor": "numpy",
 }
-"""By the name of a tensor's class, what it belongs to."""
