@@ -184,11 +184,16 @@ def _legend(figure: Figure) -> None:
     # Bands belong to all the lines before them.
     named = sorted(known.items(), key=lambda one: isinstance(one[1], PolyCollection))
     columns = min(len(known), 3 * min(len(figure.axes), _ACROSS))
-    figure.legend(
-        [handle for _, handle in named],
-        [label for label, _ in named],
-        loc="outside lower left",
-        ncols=columns,
-        frameon=False,
-        fontsize=7,
-    )
+    # As many as are not cut off.
+    for count in range(columns, 0, -1):
+        legend = figure.legend(
+            [handle for _, handle in named],
+            [label for label, _ in named],
+            loc="outside lower left",
+            ncols=count,
+            frameon=False,
+            fontsize=7,
+        )
+        if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()

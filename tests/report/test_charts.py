@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 import robustkit as rk
 from robustkit import demo
@@ -10,6 +11,7 @@ from robustkit.report.chart import axis
 from robustkit.report.charts import Named, envelope_chart, power_law_chart
 from robustkit.report.content import gather
 from robustkit.report.drawing import draw
+from robustkit.report.figure import save_charts
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,16 @@ def test_all_that_is_drawn_is_within_the_frame(run):
     assert names == {
         *("curve", "envelope", "queries", "passes", "power-law", "spectrum")
     }
+
+
+def test_nothing_is_cut_off_at_the_edge_of_a_figure(run, tmp_path):
+    for part in gather([run.results]).norms:
+        for chart in part.charts:
+            (file,) = save_charts([chart], tmp_path, ["png"])
+            with Image.open(file) as image:
+                pixels = np.asarray(image.convert("L"))
+            edges = pixels[:, :3], pixels[:, -3:], pixels[:3], pixels[-3:]
+            assert all((edge == 255).all() for edge in edges), chart.name
 
 
 def test_classes_are_counted_by_themselves(run):
