@@ -215,16 +215,16 @@ class _Varies(Exception):
 
 
 def _torch_program(native: _Native, data: Sequence[Any]) -> _Native:
-    if all(isinstance(value, float) or value.is_cpu for value in data):
-        try:
-            return _unguarded(native, data)
-        except _Varies:
-            raise
-        except Exception:
-            # The insides of torch are others in other versions; what is wrong with the
-            # function or the compiler comes out again.
-            pass
-    return _guarded(native, data)
+    if not all(isinstance(value, float) or value.is_cpu for value in data):
+        return _guarded(native, data)
+    try:
+        return _unguarded(native, data)
+    except _Varies:
+        raise
+    except Exception:
+        # The insides of torch are others in other versions. What is wrong with the
+        # function or the compiler comes out again, in the context of this error.
+        return _guarded(native, data)
 
 
 def _unguarded(native: _Native, data: Sequence[Any]) -> _Native:

@@ -371,7 +371,7 @@ def magnitude(x: Batch, order: float) -> PerSample:
     if flat.shape[1] == 0:
         return flat.sum(axis=1)
     if framework_of(x) == "torch":
-        return type(x)(_torch_magnitude(flat.raw, order))
+        return type(x)(_torch_magnitude(flat, order))
     if order == 1:
         return flat.abs().sum(axis=1)
     if order == 2:
@@ -759,16 +759,17 @@ def _rows_are_long(x: Batch) -> bool:
     return _on_host(x) and x.raw.numel() >= _LONG * x.shape[0]
 
 
-def _torch_magnitude(flat: Any, order: float) -> Any:
+def _torch_magnitude(x: Tensor, order: float) -> Any:
     """Each the fastest there is in torch, by a factor of 1.5 to 10."""
     import torch
 
+    flat = x.raw
     if order == 1:
         return flat.abs().sum(dim=1)
     if order == 2:
         return torch.linalg.vector_norm(flat, dim=1)
     # What is compiled must not depend on how many samples there are.
-    if hasattr(flat, "fake_mode") or flat.numel() <= _IN_CACHE:
+    if is_symbolic(x) or flat.numel() <= _IN_CACHE:
         return flat.abs().amax(dim=1)
     return torch.maximum(flat.amax(dim=1), -flat.amin(dim=1))
 

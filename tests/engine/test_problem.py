@@ -24,6 +24,16 @@ def problem_of(planted, norm="l2", model=None, **options):
     return Problem(model, as_tensor(planted.x), criterion, get_norm(norm), **options)
 
 
+def torch_problem_of(planted, norm):
+    weights, biases = torch.from_numpy(planted.w), torch.from_numpy(planted.b)
+    model = TorchModel(
+        lambda x: x @ weights + biases, Bounds(planted.lower, planted.upper)
+    )
+    x, y = torch.from_numpy(planted.x.copy()), torch.from_numpy(planted.y)
+    criterion = Misclassification(as_tensor(y))
+    return Problem(model, as_tensor(x), criterion, get_norm(norm))
+
+
 def margins(planted, x):
     scores = planted.logits(x)
     own = np.eye(scores.shape[1], dtype=bool)[planted.y]
@@ -97,13 +107,7 @@ def test_geometry_of_the_box(planted):
 
 @pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
 def test_a_descent_is_a_stride_and_the_way_back(planted, norm):
-    weights, biases = torch.from_numpy(planted.w), torch.from_numpy(planted.b)
-    model = TorchModel(
-        lambda x: x @ weights + biases, Bounds(planted.lower, planted.upper)
-    )
-    x, y = torch.from_numpy(planted.x.copy()), torch.from_numpy(planted.y)
-    criterion = Misclassification(as_tensor(y))
-    p = Problem(model, as_tensor(x), criterion, get_norm(norm))
+    p = torch_problem_of(planted, norm)
     here = p.gradient(p.x)
     parts = [to_numpy(v).copy() for v in (here.point, here.delta, here.gradient)]
     radius = p.largest * 0.2
@@ -123,13 +127,7 @@ def test_a_descent_is_a_stride_and_the_way_back(planted, norm):
 
 @pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
 def test_a_placed_perturbation_is_answered_as_its_point_is(planted, norm):
-    weights, biases = torch.from_numpy(planted.w), torch.from_numpy(planted.b)
-    model = TorchModel(
-        lambda x: x @ weights + biases, Bounds(planted.lower, planted.upper)
-    )
-    x, y = torch.from_numpy(planted.x.copy()), torch.from_numpy(planted.y)
-    criterion = Misclassification(as_tensor(y))
-    p = Problem(model, as_tensor(x), criterion, get_norm(norm))
+    p = torch_problem_of(planted, norm)
     moved = p.rng(0).normal(p.x.shape[1:])
     plain = p.gradient(p.x + moved)
     point = p.place(moved)

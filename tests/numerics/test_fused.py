@@ -335,7 +335,7 @@ def test_channels_may_lie_last():
     def function(x, size):
         return clip(x, size * 0.2, size), differs(x, size), reaches(x, size)
 
-    unit, channels_first = fused(function), as_tensor(raw.contiguous())
+    call, channels_first = fused(function), as_tensor(raw.contiguous())
     for given in (channels_first, x, channels_first):
-        for plain, fast in zip(*both(unit, given, size), strict=True):
+        for plain, fast in zip(*both(call, given, size), strict=True):
             torch.testing.assert_close(plain.raw, fast.raw)

@@ -166,7 +166,7 @@ class Thompson(FixedBudget[State]):
         epsilon = s.best.epsilon
         if p.norm.name == "l2":
             # A search in another ball starts from what was found in this one, for which
-            # large changes have had their time.
+            # large changes have had their time. (In L1 that costs distance.)
             progress = s.age / self.steps
         proposal = self._search(p).propose(p, delta, epsilon, progress, rng)
 
