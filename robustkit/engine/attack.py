@@ -35,6 +35,7 @@ class Attack(ABC, Generic[S]):
         norms: Names of the norms it can minimise.
         cost: Model passes per step, in words.
         source: The paper or the algorithm.
+        positive: Names of the settings that must be above zero, besides `steps`.
         steps: How many steps to take at most.
         successor: Goes on with the samples that this attack gives up; None: nobody, and
             none is given up.
@@ -46,6 +47,7 @@ class Attack(ABC, Generic[S]):
     norms: ClassVar[frozenset[str]]
     cost: ClassVar[str] = "not stated"
     source: ClassVar[str] = "not stated"
+    positive: ClassVar[tuple[str, ...]] = ()
     steps: int
     successor: "Attack[Any] | None" = None
     budget: int | None = None
@@ -98,6 +100,10 @@ class Attack(ABC, Generic[S]):
             )
         if self.steps < 1:
             raise BadInput(f"{name} needs at least 1 step; got {self.steps}")
+        for setting in self.positive:
+            value = getattr(self, setting)
+            if not value > 0:
+                raise BadInput(f"{name} needs its {setting} to be above 0; got {value}")
 
 
 class FixedBudget(Attack[S]):

@@ -7,6 +7,7 @@ import torch
 
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.attacks.gradient.pgd import PGD
+from robustkit.attacks.gradient.vfga import VFGA
 from robustkit.combine import minimum_norm_pgd
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Misclassification
@@ -413,6 +414,10 @@ def test_bad_settings(plant):
         run(FMN(), problem_of(planted), budget=0)
     with pytest.raises(BadInput, match="needs at least 1 step; got 0"):
         run(FMN(steps=0), problem_of(planted))
+    with pytest.raises(
+        BadInput, match="VFGA needs its candidates to be above 0"
+    ):
+        run(VFGA(candidates=0), problem_of(planted, "l0"))
     with pytest.raises(BadInput, match="Wander cannot minimise the norm linf"):
         run(Wander(), problem_of(planted, "linf"))
     scores_only = NumPyModel(planted.logits, Bounds(-3, 5), name="scores only")

@@ -1,5 +1,6 @@
 """CGBA and CGBA-H: a circle through the original and a boundary point."""
 
+import dataclasses
 from abc import ABC
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +13,7 @@ from robustkit.attacks.decision.probing import (
     follow,
     noise,
     semicircle,
+    steps_for,
     subspace_of,
     unspent,
 )
@@ -75,6 +77,14 @@ class Circle(Attack[State], ABC):
     def finished(self, p: Problem, s: State) -> Mask:
         return p.ledger.found.logical_not()
 
+    def within(self, budget: int) -> "Circle":
+        steps = steps_for(budget, self._count)
+        return dataclasses.replace(self, steps=steps)  # type: ignore[type-var]
+
+    def _count(self, t: int) -> int:
+        """How many probes a step has."""
+        return int(self.probes * np.sqrt(t + 1))
+
     @property
     def start_tolerance(self) -> float:
         """Of the first bisection, as a share of the distance."""
@@ -82,7 +92,7 @@ class Circle(Attack[State], ABC):
 
     def circle(self, p: Problem, s: State, t: int) -> Path:
         """The points of the next circle, by the tangent of the angle (`semicircle`)."""
-        count = np.full(p.size, int(self.probes * np.sqrt(t + 1)))
+        count = np.full(p.size, self._count(t))
         size = self.size * magnitude(s.delta, 2)
         drawn = noise(subspace_of(p, "frequencies", self.share))
         normal = estimate_normal(p, p.x + s.delta, size, count, p.rng(t), drawn)

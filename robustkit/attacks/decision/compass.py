@@ -16,6 +16,7 @@ from robustkit.attacks.decision.probing import (
     estimate_normal,
     follow,
     semicircle,
+    steps_for,
     unit,
     unspent,
 )
@@ -201,6 +202,11 @@ class Compass(Attack[State]):
 
     def finished(self, p: Problem, s: State) -> Mask:
         return p.ledger.found.logical_not()
+
+    def within(self, budget: int) -> "Compass":
+        # Where it begins anew, steps cost no more than at first.
+        steps = steps_for(budget, lambda _: self.probes)
+        return dataclasses.replace(self, steps=steps)
 
     def _begun(self, p: Problem, delta: Batch, found: Mask) -> State:
         """The states at new starts, which are known to `ROUGH`."""

@@ -1,5 +1,6 @@
 """GeoDA: the boundary is taken for a plane, and its normal found by many probes."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from robustkit.attacks.decision.probing import (
     cross,
     estimate_normal,
     noise,
+    steps_for,
     subspace_of,
 )
 from robustkit.engine.attack import Attack
@@ -108,7 +110,7 @@ class GeoDA(Attack[State]):
             p,
             p.x + s.delta,
             self.size * magnitude(s.delta, 2),
-            np.full(p.size, int(min(self.probes * self.growth**t, 1e6))),
+            np.full(p.size, self._count(t)),
             p.rng(t),
             noise(subspace_of(p, "frequencies", self.share)),
         ).direction
@@ -128,6 +130,13 @@ class GeoDA(Attack[State]):
 
     def finished(self, p: Problem, s: State) -> Mask:
         return p.ledger.found.logical_not()
+
+    def within(self, budget: int) -> "GeoDA":
+        return dataclasses.replace(self, steps=steps_for(budget, self._count))
+
+    def _count(self, t: int) -> int:
+        """How many probes a step has."""
+        return int(min(self.probes * self.growth**t, 1e6))
 
 
 def _crossing(p: Problem, path: Path, farthest: PerSample, tolerance: float) -> Array:

@@ -1,5 +1,6 @@
 """HopSkipJump, and with probes from a subspace: QEBA."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,6 +10,7 @@ import numpy as np
 from robustkit.attacks.decision.probing import (
     estimate_normal,
     noise,
+    steps_for,
     subspace_of,
     unspent,
 )
@@ -108,7 +110,7 @@ class HopSkipJump(Attack[State]):
             p,
             s.point,
             size,
-            np.full(p.size, int(min(self.probes * math.sqrt(t + 1), self.most))),
+            np.full(p.size, self._count(t)),
             p.rng(t),
             noise(
                 subspace_of(p, self.subspace, self.share),
@@ -123,6 +125,13 @@ class HopSkipJump(Attack[State]):
 
     def finished(self, p: Problem, s: State) -> Mask:
         return p.ledger.found.logical_not()
+
+    def within(self, budget: int) -> "HopSkipJump":
+        return dataclasses.replace(self, steps=steps_for(budget, self._count))
+
+    def _count(self, t: int) -> int:
+        """How many probes a step has."""
+        return int(min(self.probes * math.sqrt(t + 1), self.most))
 
 
 def qeba(subspace: str = "frequencies", share: float = 0.25) -> HopSkipJump:

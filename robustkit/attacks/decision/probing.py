@@ -44,6 +44,7 @@ __all__ = [
     "noise",
     "orthogonal",
     "semicircle",
+    "steps_for",
     "subspace_of",
     "unit",
     "unspent",
@@ -316,6 +317,23 @@ def cross(
         inside[rows] = np.where(passed, middle, inside[rows])
         outside[rows] = np.where(passed, outside[rows], middle)
     return inside
+
+
+def steps_for(budget: int, cost: Callable[[int], float]) -> int:
+    """The fewest steps that may be needed for so many questions.
+
+    Args:
+        budget: The questions.
+        cost: From the number of a step to how many it asks at the least.
+
+    >>> steps_for(100, lambda t: 30 + t)
+    4
+    """
+    steps, asked = 0, 0.0
+    while asked < budget:
+        asked += max(cost(steps), 1)
+        steps += 1
+    return max(steps, 1)
 
 
 def unspent(p: Problem) -> Mask:

@@ -12,7 +12,6 @@ import numpy as np
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.engine.search import bisect, nearest
-from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import (
@@ -150,6 +149,7 @@ class RayS(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"linf"})
     cost: ClassVar[str] = "1 to 17 forwards"
     source: ClassVar[str] = "Chen, Gu, KDD 2020"
+    positive: ClassVar[tuple[str, ...]] = ("tolerance",)
 
     steps: int = 5000
     tries: int = 20
@@ -245,11 +245,6 @@ class RayS(Attack[State]):
             failures=failures,
             restarts=s.restarts,
         )
-
-    def check(self, p: Problem) -> None:
-        if not self.tolerance > 0:
-            raise BadInput(f"RayS needs a tolerance above 0; got {self.tolerance}")
-        super().check(p)
 
     def _tolerance(self, s: State) -> Array:
         """(n,) at each sample's level."""

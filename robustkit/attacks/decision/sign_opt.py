@@ -1,5 +1,6 @@
 """Sign-OPT: descent on the distance to the boundary along a direction."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ from robustkit.attacks.decision.probing import (
     across,
     estimate_normal,
     noise,
+    steps_for,
     subspace_of,
     unit,
     unspent,
@@ -130,6 +132,10 @@ class SignOPT(Attack[State]):
 
     def finished(self, p: Problem, s: State) -> Mask:
         return p.ledger.found.logical_not()
+
+    def within(self, budget: int) -> "SignOPT":
+        steps = steps_for(budget, lambda _: self.probes)
+        return dataclasses.replace(self, steps=steps)
 
     def _searched(
         self, p: Problem, s: State, descent: Batch

@@ -113,6 +113,7 @@ class BrendelBethge(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset(_FIRST)
     cost: ClassVar[str] = "1 forward + 1 backward; 1 forward at the end"
     source: ClassVar[str] = "Brendel et al., NeurIPS 2019, section 2"
+    positive: ClassVar[tuple[str, ...]] = ("walks",)
 
     steps: int = 100
     walks: int = 3

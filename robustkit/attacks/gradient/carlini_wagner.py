@@ -71,6 +71,7 @@ class CarliniWagnerL2(Attack[StateL2]):
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
     cost: ClassVar[str] = "1 forward + 1 backward"
     source: ClassVar[str] = "Carlini, Wagner, S&P 2017, section VI-A"
+    positive: ClassVar[tuple[str, ...]] = ("rounds",)
 
     steps: int = 900
     rounds: int = 9
@@ -156,6 +157,7 @@ class CarliniWagnerLinf(Attack[StateLinf]):
     norms: ClassVar[frozenset[str]] = frozenset({"linf"})
     cost: ClassVar[str] = "1 forward + 1 backward"
     source: ClassVar[str] = "Carlini, Wagner, S&P 2017, section VI-C"
+    positive: ClassVar[tuple[str, ...]] = ("stepsize",)
 
     steps: int = 1000
     patience: int = 20

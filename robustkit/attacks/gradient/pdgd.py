@@ -53,6 +53,7 @@ class _PrimalDual(Attack[State]):
     access: ClassVar[Access] = Access.GRADIENT
     cost: ClassVar[str] = "1 forward + 1 backward"
     source: ClassVar[str] = "Matyasko, Chau, arXiv:2106.01538, 2021"
+    positive: ClassVar[tuple[str, ...]] = ("stepsize",)
 
     steps: int = 400
     stepsize: float = 0.1

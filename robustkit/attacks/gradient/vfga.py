@@ -58,6 +58,7 @@ class VFGA(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l0"})
     cost: ClassVar[str] = "1 + 2 candidates forward + 1 backward"
     source: ClassVar[str] = "Hajri et al., ICTAI 2021, algorithm 2"
+    positive: ClassVar[tuple[str, ...]] = ("candidates",)
 
     steps: int = 100
     candidates: int = 10

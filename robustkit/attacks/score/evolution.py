@@ -83,6 +83,10 @@ class Evolution(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "linf"})
     cost: ClassVar[str] = "population forwards"
     source: ClassVar[str] = "Schaul et al., GECCO 2011; as an attack this project's"
+    positive: ClassVar[tuple[str, ...]] = (
+        "spread",
+        "rate",
+    )
 
     steps: int = 250
     population: int = 20
@@ -132,11 +136,6 @@ class Evolution(Attack[State]):
     def check(self, p: Problem) -> None:
         if self.population < 2 or self.population % 2:
             raise BadInput(f"Evolution needs an even population; got {self.population}")
-        for name in ("spread", "rate"):
-            if not getattr(self, name) > 0:
-                raise BadInput(
-                    f"Evolution needs a {name} above 0; got {getattr(self, name)}"
-                )
         self._space(p)
         super().check(p)
 

@@ -94,6 +94,7 @@ class SimBA(FixedBudget[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward"
     source: ClassVar[str] = "Guo et al., ICML 2019, algorithm 1"
+    positive: ClassVar[tuple[str, ...]] = ("stride",)
 
     epsilon: float
     steps: int = 5000
@@ -142,8 +143,6 @@ class SimBA(FixedBudget[State]):
     def check(self, p: Problem) -> None:
         if self.basis not in ("pixel", "dct"):
             raise BadInput(f"SimBA knows the bases pixel and dct; got {self.basis!r}")
-        if not self.stride > 0:
-            raise BadInput(f"SimBA needs a stride above 0; got {self.stride}")
         self._space(p)
         super().check(p)
 

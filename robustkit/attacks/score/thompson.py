@@ -14,7 +14,6 @@ from robustkit.attacks.score.sparse_rs import SparseRS
 from robustkit.attacks.score.square import Square
 from robustkit.engine.attack import FixedBudget, broken
 from robustkit.engine.problem import Answer, Problem
-from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.frequencies import Subspace, low_frequencies
 from robustkit.numerics.norms import L0
@@ -137,6 +136,7 @@ class Thompson(FixedBudget[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l0", "l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward"
     source: ClassVar[str] = "ours, with the changes of Square and Sparse-RS"
+    positive: ClassVar[tuple[str, ...]] = ("guesses",)
 
     epsilon: float
     steps: int = 5000
@@ -183,8 +183,6 @@ class Thompson(FixedBudget[State]):
         return broken(p, s.best.epsilon) if self.stop else None
 
     def check(self, p: Problem) -> None:
-        if self.guesses < 1:
-            raise BadInput(f"Thompson needs at least 1 guess; got {self.guesses}")
         self._search(p).check(p)
         super().check(p)
 

@@ -2,6 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from robustkit.attacks.decision.cgba import CGBA, CGBAH
+from robustkit.attacks.decision.compass import Compass
+from robustkit.attacks.decision.geoda import GeoDA
+from robustkit.attacks.decision.hopskipjump import HopSkipJump
 from robustkit.attacks.decision.probing import (
     across,
     cross,
@@ -9,10 +13,13 @@ from robustkit.attacks.decision.probing import (
     follow,
     noise,
     semicircle,
+    steps_for,
     subspace_of,
     unit,
 )
+from robustkit.attacks.decision.sign_opt import SignOPT
 from robustkit.engine.criteria import Misclassification
+from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
 from robustkit.models.base import Access
 from robustkit.models.numpy import NumPyModel
@@ -221,3 +228,22 @@ def test_probes_across_a_perturbation():
         delta.reshape(3, 1, -1), axis=2
     )
     assert np.abs(parallel) == pytest.approx(lengths)
+
+
+def test_steps_for_so_many_questions():
+    for budget, steps in ((1, 1), (30, 1), (31, 2), (90, 3)):
+        assert steps_for(budget, lambda _: 30) == steps
+    assert steps_for(62, lambda t: 10 * 2**t) == 3
+    assert steps_for(71, lambda t: 10 * 2**t) == 4
+    # A step that may ask nothing counts as one question.
+    assert steps_for(5, lambda _: 0) == 5
+
+
+@pytest.mark.parametrize("attack", [HopSkipJump, GeoDA, SignOPT, CGBA, CGBAH, Compass])
+def test_attacks_are_planned_for_questions_and_use_them_up(attack):
+    for budget in (20, 400):
+        planned = attack().within(budget)
+        free = run(planned, problem(shift=-1.0)).forwards
+        assert (free >= budget).all()
+        # Beside the probes each step asks some others, and starts are searched for.
+        assert (free < 4 * budget + 400).all()

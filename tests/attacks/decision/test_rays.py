@@ -226,7 +226,7 @@ def test_the_best_known_is_a_start_and_no_business_of_others(plant):
 @pytest.mark.parametrize("tolerance", [0.0, -1e-3, float("nan")])
 def test_bad_settings(plant, tolerance):
     planted = plant(classes=2)
-    with pytest.raises(BadInput, match="tolerance above 0"):
+    with pytest.raises(BadInput, match="its tolerance to be above 0"):
         attacked(
             planted.model(), planted.x, planted.y, attack=RayS(tolerance=tolerance)
         )

@@ -63,5 +63,5 @@ def test_utilities_favour_the_lowest_margin():
     "settings", [{"population": 3}, {"population": 0}, {"spread": 0.0}, {"rate": -1.0}]
 )
 def test_bad_settings(watched, settings):
-    with pytest.raises(BadInput, match=r"Evolution needs an? (even|spread|rate)"):
+    with pytest.raises(BadInput, match=r"Evolution needs (an even|its (spread|rate))"):
         run(Evolution(**settings), watched().problem("l2"))

@@ -118,7 +118,7 @@ def test_minimised_each_sample_keeps_its_own_turn(watched):
     ("settings", "message"),
     [
         ({"basis": "wavelet"}, "pixel and dct; got 'wavelet'"),
-        ({"stride": 0.0}, "stride above 0"),
+        ({"stride": 0.0}, "its stride to be above 0"),
         ({"share": 2.0}, "above 0 and at most 1"),
     ],
 )

@@ -221,7 +221,7 @@ def test_state_can_be_taken_apart(watched):
 
 
 def test_bad_settings(watched):
-    with pytest.raises(BadInput, match="at least 1 guess; got 0"):
+    with pytest.raises(BadInput, match="its guesses to be above 0; got 0"):
         run(Thompson(1.0, guesses=0), watched().problem("l2"))
     with pytest.raises(BadInput, match="share above 0"):
         run(Thompson(1.0, share=0), watched().problem("l2"))
