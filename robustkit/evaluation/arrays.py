@@ -14,6 +14,7 @@ __all__ = [
     "as_array",
     "check_shapes",
     "checked_batch",
+    "checked_inputs",
     "regrouped",
     "shown",
 ]
@@ -48,7 +49,57 @@ def checked_batch(batch: Any, bounds: Bounds, start: int) -> Pair:
     x, y = as_array(batch[0], "x"), as_array(batch[1], "y")
     check_shapes(x, y)
     _check_labels(y, start)
-    return _checked_inputs(x, bounds, start), y.astype(np.int64)
+    return checked_inputs(x, bounds, start), y.astype(np.int64)
+
+
+def checked_inputs(
+    x: Array,
+    bounds: Bounds,
+    start: int = 0,
+    *,
+    name: str = "x",
+    dtype: Any = np.float32,
+) -> Array:
+    """Inputs (n, ...) of a float dtype, finite and within the bounds.
+
+    Args:
+        x: (n, ...) floats within the bounds, or uint8, which is scaled to them.
+        bounds: Of valid inputs, in input units.
+        start: The number of the first one, for messages.
+        name: Of the inputs, for messages.
+        dtype: To give them, of floats.
+
+    Raises:
+        BadInput: They are not like that.
+
+    >>> checked_inputs(np.array([[0, 255]], np.uint8), Bounds(-1, 1)).tolist()
+    [[-1.0, 1.0]]
+    """
+    if x.dtype == np.uint8:
+        scaled = bounds.lower + bounds.width * (x.astype(np.float64) / 255)
+        return scaled.astype(dtype)
+    if x.dtype.kind not in "fiub":
+        raise BadInput(
+            f"expected inputs of floats or uint8; {name} has the dtype {x.dtype}"
+        )
+    with np.errstate(over="ignore"):
+        x = x.astype(dtype)
+    broken = np.flatnonzero(~np.isfinite(x).all(axis=tuple(range(1, x.ndim))))
+    if len(broken):
+        raise BadInput(
+            f"expected finite inputs; {name} has NaN or infinite values, first in "
+            f"sample {start + int(broken[0])}"
+        )
+    lower, upper = bounds.lower, bounds.upper
+    margin = _ROUNDING * bounds.width
+    if x.size and (x.min() < lower - margin or x.max() > upper + margin):
+        raise BadInput(
+            f"expected inputs in {shown(bounds)}; {name} ranges from {x.min():.6g} to "
+            f"{x.max():.6g} (samples {start} to {start + len(x) - 1}). Give the bounds "
+            f"of valid inputs (--bounds LO,HI); if {name} was normalised, give the "
+            "data before that, and the mean and std of the model (--mean, --std)"
+        )
+    return x.clip(lower, upper, dtype=dtype)
 
 
 def as_array(values: Any, name: str) -> Array:
@@ -140,32 +191,6 @@ def _check_labels(y: Array, start: int) -> None:
             f"expected labels from 0; sample {start + int(y.argmin())} has the label "
             f"{y.min()}"
         )
-
-
-def _checked_inputs(x: Array, bounds: Bounds, start: int) -> Array:
-    if x.dtype == np.uint8:
-        scaled = bounds.lower + bounds.width * (x.astype(np.float64) / 255)
-        return scaled.astype(np.float32)
-    if x.dtype.kind not in "fiub":
-        raise BadInput(f"expected inputs of floats or uint8; x has the dtype {x.dtype}")
-    with np.errstate(over="ignore"):
-        x = x.astype(np.float32)
-    broken = np.flatnonzero(~np.isfinite(x).all(axis=tuple(range(1, x.ndim))))
-    if len(broken):
-        raise BadInput(
-            f"expected finite inputs; x has NaN or infinite values, first in sample "
-            f"{start + int(broken[0])}"
-        )
-    lower, upper = bounds.lower, bounds.upper
-    margin = _ROUNDING * bounds.width
-    if x.size and (x.min() < lower - margin or x.max() > upper + margin):
-        raise BadInput(
-            f"expected inputs in {shown(bounds)}; x ranges from {x.min():.6g} to "
-            f"{x.max():.6g} (samples {start} to {start + len(x) - 1}). Give the bounds "
-            "of valid inputs (--bounds LO,HI); if x was normalised, give the data "
-            "before that, and the mean and std of the model (--mean, --std)"
-        )
-    return x.clip(lower, upper, dtype=np.float32)
 
 
 def _joined(held: list[Pair]) -> Pair:

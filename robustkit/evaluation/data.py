@@ -1,5 +1,6 @@
 """Labelled inputs from arrays, files, folders and iterators, checked as they come."""
 
+import dataclasses
 import hashlib
 import itertools
 import math
@@ -90,6 +91,28 @@ class DataSet:
             digests[1].update(y.tobytes())
             yield x, y
 
+    def limited(self, bounds: Bounds | None, samples: int | None) -> "DataSet":
+        """The same data, or the first samples of it.
+
+        Args:
+            bounds: That inputs have to be in; None: any.
+            samples: How many at the most; None: all.
+
+        Raises:
+            BadInput: The data was made for other bounds.
+        """
+        if bounds not in (None, self._bounds):
+            raise BadInput(
+                f"the data was made for inputs in {shown(self._bounds)}, the model "
+                f"takes {shown(bounds)}; make it with the bounds of the "
+                "model, as load_data(..., bounds) and as_data(..., bounds) do"
+            )
+        if samples is None:
+            return self
+        known = [n for n in (samples, self._samples) if n is not None]
+        count = None if self.count is None else min(self.count, samples)
+        return dataclasses.replace(self, count=count, _samples=min(known))
+
     def fingerprint(self) -> str:
         """A hash of the samples given out since `batches` was last called.
 
@@ -141,9 +164,9 @@ def as_data(
     >>> [len(x) for x, y in data.batches(3)]
     [3, 1]
     """
-    if isinstance(native, DataSet):
-        return native
     _check_count(samples)
+    if isinstance(native, DataSet):
+        return native.limited(bounds, samples)
     bounds = bounds or Bounds()
     made = call_user(native) if takes_nothing(native) else native
     if isinstance(made, tuple) and len(made) == 2:

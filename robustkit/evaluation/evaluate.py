@@ -16,6 +16,7 @@ import numpy as np
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Criterion
 from robustkit.errors import BadInput, suggestion
+from robustkit.evaluation.arrays import as_array, checked_inputs
 from robustkit.evaluation.batch import Progress, Work
 from robustkit.evaluation.data import DataSet
 from robustkit.evaluation.deadline import check_time_limit
@@ -30,7 +31,7 @@ from robustkit.evaluation.store import SCHEMA, RunFolder
 from robustkit.models.base import Access, Model
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import Norm, get_norm
-from robustkit.numerics.tensors import Array, Tensor, as_tensor, to_numpy
+from robustkit.numerics.tensors import Array, Tensor
 from robustkit.registry import choose_attacks
 
 __all__ = ["default_epsilons", "evaluate", "package_versions"]
@@ -211,7 +212,7 @@ def evaluate(
         criterion=criterion,
         budget=budget,
         seed=seed,
-        pool=_pool(pool, adapted),
+        pool=_pool(pool, adapted, dataset.example),
         random=examined.random,
         time_limit=time_limit,
         fingerprint=adapted.fingerprint(),
@@ -280,7 +281,8 @@ def evaluate(
         ) as folder,
         _described(folder, description, dataset, monitor),
     ):
-        works = _works(dataset, examined.classes, description, folder)
+        labelled = examined.classes - adapted.abstains
+        works = _works(dataset, labelled, description, folder)
         worker.run(recipe, works, folder, adapted, progress)
     results = Results(folder.path, temporary=out is None)
     # Now that the folder holds what it will hold, since some keep a copy of it.
@@ -435,13 +437,22 @@ def _asked_for(
     return {} if epsilons is None else sizes
 
 
-def _pool(pool: Any, model: Model) -> Array | None:
+def _pool(pool: Any, model: Model, example: Array) -> Array | None:
     if pool is None:
         return None
     if isinstance(pool, str | Path | tuple):
         batches = open_data(pool, model.bounds, None).batches(1024)
-        return np.concatenate([x for x, _ in batches])
-    return to_numpy(as_tensor(pool)).astype(np.float32)
+        inputs = np.concatenate([x for x, _ in batches])
+    else:
+        inputs = as_array(pool, "pool")
+        if inputs.ndim == example.ndim:
+            inputs = checked_inputs(inputs, model.bounds, name="the pool")
+    if inputs.shape[1:] != example.shape[1:]:
+        raise BadInput(
+            f"the pool must hold inputs like those of the data, of shape "
+            f"{example.shape[1:]}; got an array of shape {inputs.shape}"
+        )
+    return inputs
 
 
 def package_versions() -> dict[str, str]:

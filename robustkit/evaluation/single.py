@@ -13,6 +13,7 @@ from robustkit.engine.criteria import Criterion
 from robustkit.engine.ledger import Ledger
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
+from robustkit.evaluation.arrays import as_array, checked_inputs
 from robustkit.evaluation.goals import misclassified
 from robustkit.evaluation.preflight import check_labels
 from robustkit.models.base import Model
@@ -89,7 +90,8 @@ def run(
     originals = adapted.to_tensor(host)
     logits = adapted.logits(originals)
     if not isinstance(criterion, Criterion):
-        labels = _labels(criterion, len(host), int(logits.shape[1]))
+        classes = int(logits.shape[1]) - adapted.abstains
+        labels = _labels(criterion, len(host), classes)
         criterion = misclassified(adapted, adapted.to_tensor(labels))
     else:
         criterion = _of_model(criterion, adapted, len(host))
@@ -202,11 +204,13 @@ def _others(
 ) -> Batch | None:
     if values is None:
         return None
-    points = to_numpy(as_tensor(values)).astype(host.dtype)
+    points = as_array(values, name)
     if points.shape[1:] != host.shape[1:] or count not in (None, len(points)):
         number = "any number of" if count is None else str(count)
         raise BadInput(
             f"{name} must be {number} inputs of shape {host.shape[1:]}; got an array "
             f"of shape {points.shape}"
         )
-    return model.to_tensor(points)
+    return model.to_tensor(
+        checked_inputs(points, model.bounds, name=name, dtype=host.dtype)
+    )

@@ -1,5 +1,6 @@
 """Models that may refuse to answer: with a detector, or by themselves."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -136,7 +137,10 @@ class Abstaining(Model):
         prints = [self._model.fingerprint()]
         if self._detector is not None:
             prints.append(self._detector.fingerprint())
-        return None if None in prints else " ".join(map(str, prints))
+        if None in prints:
+            return None
+        text = " ".join([*map(str, prints), f"scale {self._scale}"])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _with_refusal(self, logits: Tensor, score: Tensor) -> Tensor:
         if score.shape != (logits.shape[0], 1):

@@ -135,7 +135,7 @@ class Client:
             time.sleep(self._next - now)
         self._next = max(now, self._next) + 1 / self.rate
 
-    def _send(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+    def _send(self, body: bytes) -> tuple[int, http.client.HTTPMessage, bytes]:
         if self._connection is None:
             self._connection = self._opened()
         target = self._parts.path or "/"
@@ -148,7 +148,7 @@ class Client:
         content = answer.read()
         if answer.will_close:
             self.close()
-        return answer.status, dict(answer.headers), content
+        return answer.status, answer.headers, content
 
     def _opened(self) -> http.client.HTTPConnection:
         host, port = self._parts.hostname or "", self._parts.port

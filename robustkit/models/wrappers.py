@@ -245,6 +245,3 @@ class WithStrategy(Model):
 
     def to_tensor(self, x: Array) -> Batch:
         return self._model.to_tensor(x)
-
-    def fingerprint(self) -> str | None:
-        return self._model.fingerprint()

@@ -261,6 +261,17 @@ def test_numbers_of_samples_and_batch_sizes():
         next(as_data(arrays()).batches(0))
 
 
+def test_data_that_is_data_already():
+    data = as_data(arrays(), Bounds(-1, 1), samples=5)
+    assert as_data(data) is data
+    fewer = as_data(data, Bounds(-1, 1), samples=3)
+    same(fewer, *(part[:3] for part in arrays()))
+    assert (fewer.count, as_data(data, samples=6).count) == (3, 5)
+    same(as_data(data, samples=6), *(part[:5] for part in arrays()))
+    with pytest.raises(BadInput, match=r"inputs in \[-1, 1\], the model takes \[0, 1"):
+        as_data(data, Bounds())
+
+
 class TestLoading:
     def test_demo_names(self):
         x, y = demo.load_data("digits")

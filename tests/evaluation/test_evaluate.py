@@ -366,6 +366,42 @@ def test_bounds_of_the_model_are_those_of_the_data(planted):
         rk.evaluate(model, (planted.x, planted.y), attacks=["fmn"], bounds=(0, 1))
 
 
+def test_the_pool_is_checked_before_there_is_a_run(planted, tmp_path):
+    x = planted.x[:2]
+    wrong = {
+        r"of shape \(6,\); got an array of shape \(4, 7\)": np.zeros((4, 7)),
+        r"got an array of shape \(6,\)": x[0],
+        "the pool has NaN": np.full_like(x, np.nan),
+        "the pool ranges from 9 to 9": np.full_like(x, 9.0),
+    }
+    for match, pool in wrong.items():
+        with pytest.raises(BadInput, match=match):
+            rk.evaluate(
+                planted.model(),
+                (x, planted.y[:2]),
+                attacks=["blend"],
+                norm="l2",
+                pool=pool,
+                out=tmp_path / "run",
+            )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pool_of_bytes_is_scaled_like_the_data(planted):
+    model, data = planted.model(), (planted.x[:4], planted.y[:4])
+    bytes_ = np.random.default_rng(0).integers(0, 256, (9, 6), dtype=np.uint8)
+    found = [
+        rk.evaluate(model, data, attacks=["blend"], norm="l2", pool=pool).distance
+        for pool in (bytes_, scaled(bytes_, model.bounds))
+    ]
+    np.testing.assert_array_equal(*found)
+    assert np.isfinite(found[0]).any()
+
+
+def scaled(pixels, bounds):
+    return (bounds.lower + bounds.width * (pixels / 255)).astype(np.float32)
+
+
 class TestNoFalseClaims:
     """Ways in which a number could look better than it is; each was one once."""
 

@@ -72,6 +72,8 @@ def test_a_criterion_may_hold_arrays_of_any_kind(planted, kind):
         ({"x": np.zeros((24, 6), dtype=int)}, "floats"),
         ({"starts": np.zeros((3, 6))}, "starts must be 24"),
         ({"pool": np.zeros((3, 5))}, "pool must be"),
+        ({"pool": np.full((3, 6), np.nan)}, "finite inputs; pool has NaN"),
+        ({"starts": np.full((24, 6), 9.0)}, r"inputs in \[.*\]; starts ranges from 9"),
         ({"norm": "l5"}, "unknown norm"),
         ({"attack": "pgdd"}, "did you mean 'pgd'"),
         ({"attack": "boundary", "norm": "l0"}, "cannot minimise"),

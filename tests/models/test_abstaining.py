@@ -154,3 +154,21 @@ def test_refusals_are_no_successes_of_trials():
     assert not trials.broken.any()
     assert not trials.targeted.any()
     assert trials.targets == 2
+
+
+def test_a_refusal_is_no_label():
+    model = Abstaining(classifier(), detector())
+    x = inputs(4).astype(np.float32)
+    labels = np.array([0, 1, 2, 3])
+    with pytest.raises(BadInput, match="must be 0 to 2; sample 3 has"):
+        rk.evaluate(model, (x, labels), attacks=["fmn"], budget=5)
+    with pytest.raises(BadInput, match="labels must be 0 to 2"):
+        rk.run("fmn", model, x, labels, norm="l2")
+
+
+def test_fingerprints_tell_scales_apart():
+    net = TorchModel(torch.nn.Linear(2, 2).eval())
+    fires = TorchModel(torch.nn.Linear(2, 1).eval())
+    prints = {Abstaining(net, fires, scale=s).fingerprint() for s in (1, 2)}
+    assert len(prints) == 2
+    assert None not in prints

@@ -418,3 +418,21 @@ def test_real_files_at_any_batch_size(category, vnncomp):
             gradient = to_numpy(pull_back(like(logits, slopes)))
             assert gradient.shape == points[:count].shape
             assert (gradient != 0).any(axis=tuple(range(1, points.ndim))).all()
+
+
+def test_what_is_squeezed_may_be_a_batch_of_one():
+    nodes = [
+        helper.make_node("Constant", [], ["axes"], value_ints=[2, 3]),
+        helper.make_node("Unsqueeze", ["scores", "axes"], ["wide"]),
+        # Of whatever length is one, that of the batch as well.
+        helper.make_node("Squeeze", ["wide"], ["narrow"]),
+    ]
+    model = OnnxModel(network(nodes=nodes, output="narrow"))
+    assert model.access is Access.GRADIENT
+    for count in (1, 2, 5):
+        logits, pull_back = model.linearise(model.to_tensor(inputs(count)))
+        np.testing.assert_allclose(logits.numpy(), scores(inputs(count)), rtol=1e-5)
+        slopes = np.ones((count, 4), np.float32)
+        expected = (slopes @ WEIGHTS.T).reshape(count, 2, 3)
+        gradient = pull_back(model.to_tensor(slopes)).numpy()
+        np.testing.assert_allclose(gradient, expected, rtol=1e-5)

@@ -200,6 +200,11 @@ class TestTrouble:
             assert second >= 0.1
             assert third >= 0.4
 
+    def test_names_of_headers_are_read_in_any_spelling(self):
+        with Server(script=[(429, {"retry-after": "0.4"})]) as server:
+            asked(RemoteModel(server.url, **QUICK), images(1))
+            assert np.diff(server.times)[0] >= 0.4
+
     def test_a_limited_rate(self):
         with Server() as server:
             asked(RemoteModel(server.url, batch_size=1, rate=20), images(5))

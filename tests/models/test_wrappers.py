@@ -193,6 +193,11 @@ class TestWithStrategy:
         problem.probe(as_tensor(np.full((3, 4, 2), 0.5)))
         assert sizes == [12]
 
+    def test_what_a_strategy_does_cannot_be_seen(self):
+        inner = TorchModel(torch.nn.Linear(2, 3).eval())
+        assert inner.fingerprint() is not None
+        assert WithStrategy(inner, lambda ask, x: -ask(x)).fingerprint() is None
+
     def test_less_than_one_pass_is_refused(self):
         with pytest.raises(BadInput, match="at least 1 forward pass"):
             WithStrategy(NumPyModel(flat), lambda ask, x: x, passes_per_question=0)
