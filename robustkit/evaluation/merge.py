@@ -11,7 +11,7 @@ import numpy as np
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import inside, read_best, read_examples
 from robustkit.evaluation.lower import contradictions, write_lower
-from robustkit.evaluation.results import LOWER, Results
+from robustkit.evaluation.results import LOWER, WARRANTS, Results
 from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import RunFolder, read_json
 from robustkit.evaluation.tables import COLUMNS, as_csv
@@ -30,7 +30,8 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
     """Join the complete runs of all parts of an evaluation (`shard`) to one.
 
     The tables and adversarials are those of one run over all of the data, byte for
-    byte, but for the times. Lower bounds that the parts have are carried along.
+    byte, but for the times. Lower bounds and verdicts of active tests that the parts
+    have are carried along.
 
     Args:
         runs: The run folders, one for each part, in any order.
@@ -39,12 +40,12 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
     Raises:
         BadInput: A part is missing, there twice, or not complete; or parts differ in
             model, data, settings, versions or the kind of their lower bounds; or a
-            lower bound is above the distance of an adversarial; or `out` cannot be
-            written.
+            lower bound is above the distance of an adversarial; or active tests said
+            different things of an attack; or `out` cannot be written.
     """
     parts = _in_order([Path(run) for run in runs])
     opened = [Results(part) for part in parts]
-    method = _method(opened)
+    method, warrants = _method(opened), _warrants(opened)
     run = {**read_json(parts[0] / "run.json")}
     run["config"] = {**run["config"], "shard": None}
     others = [read_json(part / "run.json") for part in parts]
@@ -76,6 +77,8 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
             folder.originals.choose(*reader.originals(number), shards)
         folder.write_tables()
         folder.write("run.json", run)
+        if warrants is not None:
+            folder.write(WARRANTS, warrants)
         results = Results(folder.path)
         folder.write("summary.json", results.summary())
         if method is not None:
@@ -106,6 +109,36 @@ def _method(parts: Sequence[Results]) -> str | None:
             f"bound all of them in the same way, or remove {LOWER} from the others"
         )
     return next(iter(methods), None)
+
+
+def _warrants(parts: Sequence[Results]) -> dict[str, Any] | None:
+    """What warrants.json says in the parts that have one; None: none has.
+
+    Active tests are about the first samples of the data, whatever part is evaluated, so
+    those of one part are those of all.
+
+    Raises:
+        BadInput: Two parts say different things.
+    """
+    tested = [part.path for part in parts if (part.path / WARRANTS).exists()]
+    if not tested:
+        return None
+    first, *others = (read_json(path / WARRANTS) for path in tested)
+    for path, other in zip(tested[1:], others, strict=True):
+        if _verdicts(other) != _verdicts(first):
+            raise BadInput(
+                f"the active tests in '{tested[0]}' and '{path}' said different things "
+                f"of the attacks; test all parts anew, or remove {WARRANTS} from all "
+                "but one"
+            )
+    return first
+
+
+def _verdicts(warrants: dict[str, Any]) -> dict[str, dict[str, str]]:
+    return {
+        norm: {attack: test["verdict"] for attack, test in tests.items()}
+        for norm, tests in warrants["norms"].items()
+    }
 
 
 def _lower(parts: Sequence[Results], whole: Results) -> dict[str, Array]:

@@ -189,3 +189,25 @@ def test_a_run_without_settings_is_bad_input(runs, tmp_path):
     (broken / "run.json").write_text('{"schema": 1}')
     with pytest.raises(BadInput, match="has no settings"):
         rk.Results(broken)
+
+
+def warranted(run, verdict):
+    """Verdicts as an active test would leave them."""
+    content = {"verdict": verdict, "rule": "a rule", "epsilon": 0.1}
+    tests = {"l2": {"fmn": content}}
+    (run / "warrants.json").write_text(json.dumps({"schema": 1, "norms": tests}))
+
+
+def test_verdicts_of_active_tests_are_carried_along(runs, tmp_path):
+    parts = [rk.Results(runs / f"part-{i}").save(tmp_path / f"{i}") for i in (1, 2, 3)]
+    for part in parts[:2]:
+        warranted(part, "FAIL")
+    merged = rk.merge(parts, tmp_path / "out")
+    assert merged.warrant("l2", "fmn")["verdict"] == "FAIL"
+    attacks = merged.summary()["norms"]["l2"]["attacks"]
+    assert attacks["fmn"]["warrant"]["verdict"] == "FAIL"
+    saved = json.loads((merged.path / "summary.json").read_text())
+    assert saved["norms"]["l2"]["attacks"]["fmn"]["warrant"]["verdict"] == "FAIL"
+    warranted(parts[2], "PASS")
+    with pytest.raises(BadInput, match=r"1' and '.*3' said different things"):
+        rk.merge(parts, tmp_path / "other")
