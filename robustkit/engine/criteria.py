@@ -17,6 +17,7 @@ from robustkit.numerics.tensors import (
     PerSample,
     Tensor,
     ahead,
+    as_array,
     at_label,
     differentiate,
     highest,
@@ -26,7 +27,6 @@ from robustkit.numerics.tensors import (
     one_hot,
     one_less_another,
     stack_columns,
-    to_numpy,
     where,
 )
 
@@ -47,6 +47,10 @@ __all__ = [
 
 class Criterion(ABC):
     """One margin per sample, negative exactly when the sample is adversarial."""
+
+    def classes_named(self) -> tuple[Tensor, ...]:
+        """The classes (n,) that it names itself, not by criteria that it holds."""
+        return ()
 
     @abstractmethod
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
@@ -123,6 +127,9 @@ class Misclassification(Criterion):
 
     labels: Tensor
 
+    def classes_named(self) -> tuple[Tensor, ...]:
+        return (self.labels,)
+
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         return lead(logits, self.labels)
 
@@ -158,6 +165,9 @@ class Undetected(Criterion):
     """
 
     labels: Tensor
+
+    def classes_named(self) -> tuple[Tensor, ...]:
+        return (self.labels,)
 
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         return _above(logits, self._guard(logits), self._free(logits).argmax(axis=1))
@@ -225,6 +235,9 @@ class Targeted(Criterion):
 
     targets: Tensor
 
+    def classes_named(self) -> tuple[Tensor, ...]:
+        return (self.targets,)
+
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         margin, slopes = lead(logits, self.targets)
         return -margin, -slopes
@@ -245,6 +258,9 @@ class TopK(Criterion):
 
     labels: Tensor
     k: int
+
+    def classes_named(self) -> tuple[Tensor, ...]:
+        return (self.labels,)
 
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         classes = logits.shape[1]
@@ -268,9 +284,18 @@ class OrderedTopK(Criterion):
     targets: Tensor
 
     def __post_init__(self) -> None:
-        order = np.sort(to_numpy(self.targets), axis=1)
+        targets = as_array(self.targets, "targets")
+        if targets.ndim != 2 or not targets.shape[1] or targets.dtype.kind not in "iu":
+            raise BadInput(
+                "ordered targets must be (n, k) integers, k at least 1; got an array "
+                f"of shape {targets.shape} and dtype {targets.dtype}"
+            )
+        order = np.sort(targets, axis=1)
         if (order[:, 1:] == order[:, :-1]).any():
             raise BadInput("ordered targets must differ; no order has a class twice")
+
+    def classes_named(self) -> tuple[Tensor, ...]:
+        return tuple(self.targets[:, place] for place in range(self.targets.shape[1]))
 
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         count, classes = self.targets.shape[1], logits.shape[1]
@@ -278,7 +303,7 @@ class OrderedTopK(Criterion):
             raise BadInput(
                 f"{count} ordered targets were given for a model of {classes} classes"
             )
-        chain = [self.targets[:, place] for place in range(count)]
+        chain = list(self.classes_named())
         if count < classes:
             free = logits
             for target in chain:

@@ -7,11 +7,10 @@ import numpy as np
 
 from robustkit.errors import BadInput
 from robustkit.numerics.bounds import Bounds
-from robustkit.numerics.tensors import Array, as_tensor, to_numpy
+from robustkit.numerics.tensors import Array, as_array
 
 __all__ = [
     "Pair",
-    "as_array",
     "check_shapes",
     "checked_batch",
     "checked_inputs",
@@ -100,29 +99,6 @@ def checked_inputs(
             "data before that, and the mean and std of the model (--mean, --std)"
         )
     return x.clip(lower, upper, dtype=dtype)
-
-
-def as_array(values: Any, name: str) -> Array:
-    """Values of any framework, or nested lists, as one NumPy array.
-
-    Args:
-        values: What to convert.
-        name: Of the values, for the message.
-
-    Raises:
-        BadInput: They have no common shape.
-
-    >>> as_array([[1, 2], [3, 4]], "x").shape
-    (2, 2)
-    """
-    try:
-        return to_numpy(as_tensor(values))
-    except ValueError:
-        pass
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise BadInput(f"expected '{name}' as one array: {error}") from error
 
 
 def check_shapes(x: Array, y: Array) -> None:

@@ -18,7 +18,6 @@ from robustkit import demo
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.arrays import (
     Pair,
-    as_array,
     check_shapes,
     checked_batch,
     regrouped,
@@ -33,7 +32,7 @@ from robustkit.models.user_code import (
     takes_nothing,
 )
 from robustkit.numerics.bounds import Bounds
-from robustkit.numerics.tensors import Array
+from robustkit.numerics.tensors import Array, as_array
 
 __all__ = ["DataSet", "as_data", "load_data"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Criterion
 from robustkit.errors import BadInput, suggestion
-from robustkit.evaluation.arrays import as_array, checked_inputs
+from robustkit.evaluation.arrays import checked_inputs
 from robustkit.evaluation.batch import Progress, Work
 from robustkit.evaluation.data import DataSet
 from robustkit.evaluation.deadline import check_time_limit
@@ -31,7 +31,7 @@ from robustkit.evaluation.store import SCHEMA, RunFolder
 from robustkit.models.base import Access, Model
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import Norm, get_norm
-from robustkit.numerics.tensors import Array, Tensor
+from robustkit.numerics.tensors import Array, Tensor, as_array
 from robustkit.registry import choose_attacks
 
 __all__ = ["default_epsilons", "evaluate", "package_versions"]

@@ -1,7 +1,8 @@
 """What counts as adversarial in an evaluation: targets as criteria."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -14,13 +15,20 @@ from robustkit.engine.criteria import (
 from robustkit.errors import BadInput
 from robustkit.models.base import Model
 from robustkit.numerics.random import Rng, sample_keys
-from robustkit.numerics.tensors import Array, Tensor, as_tensor, to_numpy
+from robustkit.numerics.tensors import (
+    Array,
+    Tensor,
+    as_array,
+    as_tensor,
+    to_numpy,
+)
 
 __all__ = [
     "MakeCriterion",
     "adversarial_from_start",
     "make_criterion",
     "misclassified",
+    "of_model",
     "targets_of",
 ]
 
@@ -43,13 +51,20 @@ def make_criterion(
         model: Whose tensors the criteria hold.
         target: A class, "random" or "least-likely" of those but the label (and but
             the refusal of a model that may refuse); None: any class but the label.
-        criterion: From labels (n,) to a criterion of the user's, instead of a target.
+        criterion: From labels (n,) to a criterion of the user's, instead of a target;
+            its arrays may be of any framework.
         classes: How many the model has.
         seed: Of random targets.
 
     Raises:
-        BadInput: Both are given, or there is no such target.
+        BadInput: Both are given, there is no such target, or the criterion is no
+            function; later, that what it returns is no criterion of the samples.
     """
+    if criterion is not None and not callable(criterion):
+        raise BadInput(
+            "the criterion must be a function from labels (n,) to a criterion, such as "
+            f"lambda labels: TopK(labels, 3); got a {type(criterion).__name__}"
+        )
     if criterion is not None and target is not None:
         raise BadInput("give either a target or a criterion of your own, not both")
     if isinstance(target, str) and target not in _TARGETS:
@@ -65,7 +80,8 @@ def make_criterion(
 
     def make(label: Array, logits: Array, x: Array) -> Criterion:
         if criterion is not None:
-            return criterion(model.to_tensor(label))
+            made = criterion(model.to_tensor(label))
+            return of_model(made, model, len(label), classes)
         if target is None:
             return misclassified(model, model.to_tensor(label))
         if model.abstains:
@@ -74,6 +90,28 @@ def make_criterion(
         return Targeted(model.to_tensor(_targets(target, label, logits, x, seed)))
 
     return make
+
+
+def of_model(criterion: Criterion, model: Model, count: int, classes: int) -> Criterion:
+    """A criterion of the user's, with its arrays as tensors of the model's.
+
+    Args:
+        criterion: Its arrays may be of any framework, or lists.
+        model: That is attacked.
+        count: How many samples it must be of.
+        classes: How many the model has.
+
+    Raises:
+        BadInput: It is no criterion, has not one row for each sample, or names a class
+            that the model does not have.
+    """
+    if not isinstance(criterion, Criterion):
+        raise BadInput(
+            "the function of a criterion must return a criterion, such as "
+            f"TopK(labels, 3); it returned a {type(criterion).__name__}"
+        )
+    made: Criterion = _of_model(criterion, model, count, classes)
+    return made
 
 
 def misclassified(model: Model, labels: Tensor) -> Criterion:
@@ -112,6 +150,46 @@ def targets_of(criterion: Criterion, count: int) -> Array:
             f"{type(criterion).__name__}"
         )
     return np.full(count, -1)
+
+
+def _of_model(part: Any, model: Model, count: int, classes: int) -> Any:
+    if isinstance(part, tuple):
+        return tuple(_of_model(one, model, count, classes) for one in part)
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        changes = {
+            field.name: _of_model(getattr(part, field.name), model, count, classes)
+            for field in dataclasses.fields(part)
+            if field.init
+        }
+        made = dataclasses.replace(part, **changes)
+        if isinstance(made, Criterion):
+            _check_classes(made, count, classes)
+        return made
+    if not isinstance(part, list) and not hasattr(part, "shape"):
+        return part
+    host = as_array(part, "the criterion's values")
+    if host.shape[:1] != (count,):
+        raise BadInput(
+            f"a criterion of {count} samples must hold one row for each; got an array "
+            f"of shape {host.shape}"
+        )
+    return model.to_tensor(host)
+
+
+def _check_classes(criterion: Criterion, count: int, classes: int) -> None:
+    name = type(criterion).__name__
+    for named in map(to_numpy, criterion.classes_named()):
+        if named.shape != (count,) or named.dtype.kind not in "iu":
+            raise BadInput(
+                f"the classes of {name} must be ({count},) integers; got an array of "
+                f"shape {named.shape} and dtype {named.dtype}"
+            )
+        wrong = np.flatnonzero((named < 0) | (named >= classes))
+        if len(wrong):
+            raise BadInput(
+                f"the model has {classes} classes, so those of {name} must be 0 to "
+                f"{classes - 1}; sample {wrong[0]} has {named[wrong[0]]}"
+            )
 
 
 def _targets(

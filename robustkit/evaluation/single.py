@@ -1,6 +1,5 @@
 """One attack on some samples, with plain arrays in and out."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,22 @@ from robustkit.engine.criteria import Criterion
 from robustkit.engine.ledger import Ledger
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
-from robustkit.evaluation.arrays import as_array, checked_inputs
-from robustkit.evaluation.goals import misclassified
+from robustkit.evaluation.arrays import checked_inputs
+from robustkit.evaluation.goals import misclassified, of_model
 from robustkit.evaluation.preflight import check_labels
 from robustkit.models.base import Model
 from robustkit.models.load import as_model, load_model
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import Norm, get_norm
-from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Tensor,
+    as_array,
+    as_tensor,
+    like,
+    to_numpy,
+)
 from robustkit.presets import auto
 from robustkit.registry import get_attack
 
@@ -89,19 +96,19 @@ def run(
     adapted, given, host = adapted_inputs(model, x, bounds)
     originals = adapted.to_tensor(host)
     logits = adapted.logits(originals)
+    count, classes = len(host), int(logits.shape[1])
     if not isinstance(criterion, Criterion):
-        classes = int(logits.shape[1]) - adapted.abstains
-        labels = _labels(criterion, len(host), classes)
+        labels = _labels(criterion, count, classes - adapted.abstains)
         criterion = misclassified(adapted, adapted.to_tensor(labels))
     else:
-        criterion = _of_model(criterion, adapted, len(host))
+        criterion = of_model(criterion, adapted, count, classes)
     problem = Problem(
         adapted,
         originals,
         criterion,
         get_norm(norm),
         seed=seed,
-        starts=_others(starts, host, adapted, len(host), "starts"),
+        starts=_others(starts, host, adapted, count, "starts"),
         pool=_others(pool, host, adapted, None, "pool"),
     )
     problem.ledger.know(to_numpy(criterion.margin(logits)) < 0)
@@ -164,31 +171,8 @@ def _inputs(given: Tensor) -> Array:
     return host if host.dtype == np.float64 else host.astype(np.float32)
 
 
-def _of_model(part: Any, model: Model, count: int) -> Any:
-    """A criterion, or what it holds, with its arrays as tensors of the model's."""
-    if isinstance(part, tuple):
-        return tuple(_of_model(one, model, count) for one in part)
-    if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        changes = {
-            field.name: _of_model(getattr(part, field.name), model, count)
-            for field in dataclasses.fields(part)
-            if field.init
-        }
-        return dataclasses.replace(part, **changes)
-    values = np.array(part) if isinstance(part, list) else part
-    if not hasattr(values, "shape"):
-        return part
-    host = to_numpy(as_tensor(values))
-    if host.shape[:1] != (count,):
-        raise BadInput(
-            f"a criterion of {count} samples must hold one row for each; got an array "
-            f"of shape {host.shape}"
-        )
-    return model.to_tensor(host)
-
-
 def _labels(values: Any, count: int, classes: int) -> Array:
-    labels = to_numpy(as_tensor(values))
+    labels = as_array(values, "labels")
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise BadInput(
             f"expected a criterion or labels ({count},) of integers; got an array of "

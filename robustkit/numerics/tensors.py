@@ -16,6 +16,8 @@ from eagerpy.tensor.base import BaseTensor
 from eagerpy.tensor.pytorch import PyTorchTensor
 from eagerpy.tensor.tensor import Tensor
 
+from robustkit.errors import BadInput
+
 __all__ = [
     "Array",
     "Batch",
@@ -25,6 +27,7 @@ __all__ = [
     "ahead",
     "any_nan",
     "any_true",
+    "as_array",
     "as_tensor",
     "at_label",
     "best_other",
@@ -123,6 +126,29 @@ def as_tensor(values: Any) -> Tensor:
     """
     tensor: Tensor = astensor(values)
     return _TorchTensor(tensor.raw) if type(tensor) is PyTorchTensor else tensor
+
+
+def as_array(values: Any, name: str) -> Array:
+    """Values of any framework, or nested lists, as one NumPy array.
+
+    Args:
+        values: What to convert.
+        name: Of the values, for the message.
+
+    Raises:
+        BadInput: They have no common shape.
+
+    >>> as_array([[1, 2], [3, 4]], "x").shape
+    (2, 2)
+    """
+    try:
+        return to_numpy(as_tensor(values))
+    except ValueError:
+        pass
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise BadInput(f"expected '{name}' as one array: {error}") from error
 
 
 def to_numpy(x: Tensor) -> Array:

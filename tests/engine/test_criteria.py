@@ -253,6 +253,14 @@ def test_bad_settings():
         TopK(labels, 1).cross_entropy(logits)
 
 
+def test_ordered_targets_may_be_arrays_of_any_kind():
+    for targets in (np.array([[1, 2]]), torch.tensor([[1, 2]]), [[1, 2]]):
+        OrderedTopK(targets)
+    for targets in (np.array([1, 2]), np.zeros((1, 0), int), [[0.5, 1.0]]):
+        with pytest.raises(BadInput, match=r"\(n, k\) integers"):
+            OrderedTopK(targets)
+
+
 def test_ordered_targets_must_differ():
     with pytest.raises(BadInput, match="twice"):
         OrderedTopK(as_tensor(np.array([[1, 2], [1, 1]])))

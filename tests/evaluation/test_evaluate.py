@@ -267,6 +267,40 @@ def test_a_criterion_of_ones_own(planted):
     assert (scores.argmin(axis=1) == planted.y[best["index"]]).all()
 
 
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, list])
+def test_a_criterion_may_be_made_of_arrays_of_any_kind(planted, kind):
+    results = rk.evaluate(
+        planted.model(),
+        (planted.x, planted.y),
+        attacks=["fmn"],
+        criterion=lambda labels: rk.Targeted(kind([2] * len(labels))),
+    )
+    best = results.adversarials()["x_adversarial"]
+    assert (planted.logits(best).argmax(axis=1) == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        (
+            rk.Misclassification(np.zeros(24, int)),
+            "a function from labels .* got a Mis",
+        ),
+        (lambda labels: rk.Targeted(labels + 3), "0 to 2; sample 0 has"),
+        (lambda labels: rk.Targeted(labels[:3]), "24 samples must hold one row"),
+        (lambda labels: labels, "must return a criterion"),
+    ],
+)
+def test_criteria_that_are_none(planted, criterion, message):
+    with pytest.raises(BadInput, match=message):
+        rk.evaluate(
+            planted.model(),
+            (planted.x, planted.y),
+            attacks=["fmn"],
+            criterion=criterion,
+        )
+
+
 def test_iterators_stream_and_samples_limits(planted):
     def batches():
         for start in range(0, 24, 5):

@@ -58,6 +58,18 @@ def test_a_criterion_may_hold_arrays_of_any_kind(planted, kind):
     assert (best - second > 0.1 - 1e-5).all()
 
 
+def test_all_criteria_within_another_are_checked(planted):
+    right, wrong = rk.Targeted(planted.y), rk.Targeted(np.full(24, 5))
+    for criterion in (
+        rk.AllOf(right, wrong),
+        rk.AnyOf(wrong, right),
+        rk.AllOf(right, rk.Confident(rk.AnyOf(right, wrong), 0.1)),
+        rk.Matching(wrong, planted.logits(planted.x)),
+    ):
+        with pytest.raises(BadInput, match="0 to 2; sample 0 has 5"):
+            rk.run("fmn", planted.model(), planted.x, criterion)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -69,6 +81,15 @@ def test_a_criterion_may_hold_arrays_of_any_kind(planted, kind):
         ({"criterion": np.full(24, 3)}, "0 to 2"),
         ({"criterion": rk.Targeted([1, 2])}, "24 samples must hold one row for each"),
         ({"criterion": rk.Targeted(np.array(1))}, r"of shape \(\)"),
+        ({"criterion": rk.Targeted(np.full(24, 9))}, "3 classes.* sample 0 has 9"),
+        ({"criterion": rk.Targeted(np.full(24, -1))}, "0 to 2; sample 0 has -1"),
+        ({"criterion": rk.Misclassification(np.full(24, 3))}, "Misclassification"),
+        ({"criterion": rk.TopK(np.full(24, 3), 1)}, "0 to 2; sample 0 has 3"),
+        ({"criterion": rk.Undetected(np.full(24, 3))}, "0 to 2; sample 0 has 3"),
+        ({"criterion": rk.OrderedTopK([[0, 1]] * 23 + [[0, 3]])}, "sample 23 has 3"),
+        ({"criterion": rk.Confident(rk.Targeted(np.full(24, 4)), 1.0)}, "has 4"),
+        ({"criterion": rk.Targeted(np.zeros(24))}, "integers.* float64"),
+        ({"criterion": rk.Targeted(np.zeros((24, 1), int))}, r"\(24, 1\)"),
         ({"x": np.zeros((24, 6), dtype=int)}, "floats"),
         ({"starts": np.zeros((3, 6))}, "starts must be 24"),
         ({"pool": np.zeros((3, 5))}, "pool must be"),
