@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ class ImageFolder:
     """Images of one size, and their classes.
 
     Attributes:
-        class_names: The subfolders' names in the order of text: labels 0, 1, ...
+        class_names: The subfolders' names in the order of text: labels 0, 1, ... Hidden
+            ones (.name) are none.
         files: With their labels: the first of each class, the second of each, ...
         grey: Whether the images have one channel; else they have three.
         notes: What people should know about how the images are read.
@@ -50,7 +52,7 @@ def open_folder(path: Path, samples: int | None = None) -> ImageFolder:
         BadInput: There are none, or they have several sizes, or more than 8 bits per
             channel, or one cannot be read.
     """
-    classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+    classes = sorted(entry.name for entry in _seen(path) if entry.is_dir())
     by_class = [_image_files(path / name) for name in classes]
     if not any(by_class):
         raise BadInput(
@@ -65,6 +67,9 @@ def open_folder(path: Path, samples: int | None = None) -> ImageFolder:
     ][:samples]
     modes = _modes([file for file, _ in files])
     notes = []
+    if not all(by_class):
+        empty = [repr(classes[i]) for i, found in enumerate(by_class) if not found]
+        notes.append(f"no images of the classes {', '.join(empty)}")
     if modes & {"LA", "PA", "RGBA", "RGBa", "La"}:
         notes.append("transparency of the images was left out")
     if all(name.isdigit() for name in classes) and classes != sorted(classes, key=int):
@@ -80,7 +85,12 @@ def _image_files(folder: Path) -> list[Path]:
     from PIL import Image
 
     known = Image.registered_extensions()
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in known)
+    return sorted(file for file in _seen(folder) if file.suffix.lower() in known)
+
+
+def _seen(folder: Path) -> Iterator[Path]:
+    """What is not hidden: editors and file managers leave such things behind."""
+    return (entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def _modes(files: list[Path]) -> set[str]:
@@ -106,17 +116,16 @@ def _modes(files: list[Path]) -> set[str]:
 
 def _pixels(file: Path, grey: bool) -> Array:
     with _opened(file) as image:
-        try:
-            values = np.array(image.convert("L" if grey else "RGB"))
-        except OSError as error:
-            raise BadInput(f"cannot read the image '{file}': {error}") from error
+        values = np.array(image.convert("L" if grey else "RGB"))
     return values[None] if grey else values.transpose(2, 0, 1)
 
 
-def _opened(file: Path) -> Any:
-    from PIL import Image, UnidentifiedImageError
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    from PIL import Image
 
     try:
-        return Image.open(file)
-    except (UnidentifiedImageError, OSError) as error:
+        with Image.open(file) as image:
+            yield image
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadInput(f"cannot read the image '{file}': {error}") from error

@@ -78,3 +78,32 @@ def test_numbered_classes_whose_order_may_surprise(tmp_path):
     data = load_data(tmp_path)
     assert data.class_names == ("1", "10", "2")
     assert "'10' is label 1" in data.notes[-1]
+
+
+def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):
+    picture(tmp_path / ".cache" / "1.png", np.zeros((5, 5)))
+    picture(tmp_path / "cat" / "1.png", np.zeros((2, 3)))
+    picture(tmp_path / "dog" / "1.png", np.ones((2, 3)))
+    (tmp_path / "dog" / "._1.png").write_text("what a Mac leaves on other disks")
+    data = load_data(tmp_path)
+    assert (data.class_names, data.count) == (("cat", "dog"), 2)
+
+
+def test_classes_without_images_are_told(tmp_path):
+    for name in ("cat", "dog"):
+        picture(tmp_path / name / "1.png", np.zeros((2, 3)))
+    (tmp_path / "bird").mkdir()
+    (tmp_path / "fish").mkdir()
+    data = load_data(tmp_path)
+    assert data.class_names == ("bird", "cat", "dog", "fish")
+    assert "no images of the classes 'bird', 'fish'" in data.notes
+
+
+def test_damaged_files_are_told(tmp_path):
+    file = tmp_path / "a" / "1.png"
+    picture(file, np.random.default_rng(0).integers(0, 256, (20, 20, 3)))
+    content = bytearray(file.read_bytes())
+    content[content.index(b"IDAT") - 1] ^= 255
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match=r"cannot read the image.*1\.png"):
+        list(load_data(tmp_path).batches(1))
