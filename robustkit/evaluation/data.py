@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from robustkit import demo
-from robustkit.errors import BadInput, suggestion
+from robustkit.errors import BadInput, in_one_line, suggestion
 from robustkit.evaluation.arrays import (
     Pair,
     check_shapes,
@@ -28,6 +28,7 @@ from robustkit.evaluation.npy import open_npy
 from robustkit.models.user_code import (
     call_user,
     import_object,
+    iterate_user,
     neighbours_importable,
     takes_nothing,
 )
@@ -178,10 +179,10 @@ def as_data(
         )
     restart: Restart | None = None
     if made is not native:
-        restart = partial(_called_again, native)
+        restart = partial(_called_again, native, name)
     elif not isinstance(made, Iterator):
-        restart = made.__iter__
-    return _of_batches(iter(made), restart, bounds, samples, name)
+        restart = partial(iterate_user, made, name)
+    return _of_batches(iterate_user(made, name), restart, bounds, samples, name)
 
 
 def load_data(
@@ -355,8 +356,8 @@ def _passes(started: Iterator[Any], restart: Restart | None) -> Restart:
     return source
 
 
-def _called_again(function: Callable[[], Iterable[Any]]) -> Iterator[Any]:
-    return iter(call_user(function))
+def _called_again(function: Callable[[], Iterable[Any]], name: str) -> Iterator[Any]:
+    return iterate_user(call_user(function), name)
 
 
 def _check_count(samples: int | None) -> None:
@@ -371,16 +372,20 @@ def _read_npz(path: Path) -> Pair:
         raise BadInput(
             f"'{path}' is not an npz file; numpy.savez(file, x=..., y=...) writes one"
         )
-    with np.load(path, allow_pickle=False) as file:
-        if not {"x", "y"} <= set(file.files):
-            raise BadInput(
-                f"expected arrays 'x' and 'y' in '{path}'; it holds "
-                f"{', '.join(sorted(file.files)) or 'nothing'}"
-            )
-        try:
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            if not {"x", "y"} <= set(file.files):
+                raise BadInput(
+                    f"expected arrays 'x' and 'y' in '{path}'; it holds "
+                    f"{', '.join(sorted(file.files)) or 'nothing'}"
+                )
             return file["x"], file["y"]
-        except ValueError as error:
-            raise BadInput(
-                f"'{path}' holds object arrays, which are pickled and could run any "
-                "code when loaded; save plain arrays (x floats or uint8, y integers)"
-            ) from error
+    except BadInput:
+        raise
+    # Damaged files raise ten kinds of errors.
+    except Exception as error:
+        raise BadInput(
+            f"cannot read '{path}' ({in_one_line(error)}); save plain arrays (x floats "
+            "or uint8, y integers) anew: object arrays are pickled, and could run any "
+            "code when loaded"
+        ) from error

@@ -4,12 +4,14 @@ import io
 import json
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from robustkit.errors import BadInput
+from robustkit.errors import BadInput, in_one_line
 from robustkit.models.batching import AnyBatch
 
 __all__ = ["ExportedModule", "load_exported", "load_torchscript"]
@@ -57,7 +59,7 @@ def load_torchscript(path: Path) -> torch.nn.Module:
     """
     entries = []
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        with _archive(path) as archive:
             entries = [entry.rpartition("/")[2] for entry in archive.namelist()]
     pickled = "data.pkl" in entries or path.read_bytes()[:1] == b"\x80"
     if "constants.pkl" not in entries and pickled:
@@ -94,7 +96,7 @@ def _refuse_code(path: Path) -> None:
             f"expected a file that torch.export.save wrote; '{path}' is not a zip "
             "archive, as those are"
         )
-    with zipfile.ZipFile(path) as archive:
+    with _archive(path) as archive:
         for entry in archive.namelist():
             file = entry.rpartition("/")[2]
             if file.endswith("_config.json"):
@@ -115,6 +117,20 @@ def _refuse_code(path: Path) -> None:
                     f"'{path}' contains pickled objects or compiled code ('{entry}'), "
                     "which could run anything; export the model with plain tensors only"
                 )
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except BadInput:
+        raise
+    # Damaged files raise ten kinds of errors.
+    except Exception as error:
+        raise BadInput(
+            f"'{path}' is damaged: {in_one_line(error)}; save or copy it anew"
+        ) from error
 
 
 def _holds_tensors_only(content: bytes) -> bool:

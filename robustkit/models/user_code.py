@@ -5,13 +5,13 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import native_name
@@ -20,9 +20,12 @@ __all__ = [
     "call_user",
     "describe_failure",
     "import_object",
+    "iterate_user",
     "neighbours_importable",
     "takes_nothing",
 ]
+
+T = TypeVar("T")
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -113,6 +116,20 @@ def call_user(function: Callable[[], Any]) -> Any:
         pass
     with _user_code(f"calling '{name}'"):
         return function()
+
+
+def iterate_user(batches: Iterable[T], name: str) -> Iterator[T]:
+    """The items of a user's iterable, each when it is asked for.
+
+    Args:
+        batches: To go through, once.
+        name: Of it, for the message.
+
+    Raises:
+        BadInput: Its own code fails: with file and line.
+    """
+    with _user_code(f"reading '{name}'"):
+        yield from batches
 
 
 def describe_failure(error: BaseException) -> str:

@@ -231,6 +231,40 @@ def test_faults_of_later_batches():
             list(batches)
 
 
+class Unreadable:
+    def __iter__(self):
+        raise FileNotFoundError("img_0.png")
+
+
+def broken_after(*batches):
+    yield from batches
+    raise OSError("disk gone")
+
+
+@pytest.mark.parametrize(
+    ("native", "match"),
+    [
+        (Unreadable(), r"FileNotFoundError: img_0.png .*test_data.py, line"),
+        (lambda: Unreadable(), "reading 'mine' failed with FileNotFoundError"),
+        (broken_after(), "reading 'mine' failed with OSError: disk gone"),
+    ],
+)
+def test_batches_that_cannot_be_read(native, match):
+    with pytest.raises(BadInput, match=match):
+        as_data(native, name="mine")
+
+
+def test_batches_that_cannot_be_read_later():
+    batch = arrays()
+    for native in (broken_after(batch), lambda: broken_after(batch)):
+        data = as_data(native)
+        for _ in range(2 if callable(native) else 1):
+            batches = data.batches(7)
+            next(batches)
+            with pytest.raises(BadInput, match="reading 'data' failed with OSError"):
+                next(batches)
+
+
 @pytest.mark.parametrize(
     ("native", "match"),
     [
@@ -309,6 +343,24 @@ class TestLoading:
         np.savez(file, x=x, y=y.astype(float))
         with pytest.raises(BadInput, match="integer labels"):
             load_data(file)
+
+    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+    def test_damaged_npz_files(self, tmp_path, save):
+        x, y = arrays()
+        file = tmp_path / "mine.npz"
+        save(file, x=x, y=y)
+        content = file.read_bytes()
+        refused = set()
+        for place in range(0, len(content), 5):
+            damaged = bytearray(content)
+            damaged[place] ^= 255
+            file.write_bytes(damaged)
+            # Damage where nothing is looked at, such as a date, is none.
+            try:
+                load_data(file)
+            except BadInput as error:
+                refused.add(type(error.__cause__).__name__)
+        assert "BadZipFile" in refused
 
     def test_python_files(self, tmp_path):
         (tmp_path / "beside.py").write_text("LABELS = [0, 1, 2]")

@@ -90,6 +90,24 @@ def test_exported_programs_that_ask_for_pickle_are_refused(entry, content, tmp_p
         load_model(file)
 
 
+@pytest.mark.parametrize("name", ["net.pt", "net.pt2"])
+def test_damaged_files_are_told(name, exported, weights, tmp_path):
+    file = tmp_path / name
+    if name == "net.pt2":
+        torch.export.save(exported(False), file)
+    else:
+        net = torch.nn.Linear(2, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.jit.trace(net, torch.zeros(1, 2)).save(file)
+    content = bytearray(file.read_bytes())
+    # The table of contents, at its first entry.
+    content[content.index(b"PK\x01\x02")] ^= 255
+    file.write_bytes(content)
+    with pytest.raises(BadInput, match=rf"{name}' is damaged: BadZipFile"):
+        load_model(file)
+
+
 def test_compiled_code_is_refused(tmp_path):
     file = tmp_path / "model.pt2"
     with zipfile.ZipFile(file, "w") as archive:
