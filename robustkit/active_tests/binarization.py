@@ -13,6 +13,7 @@ from robustkit.active_tests.native import PlainAttack
 from robustkit.active_tests.problems import Binarized
 from robustkit.active_tests.readouts import CLOSENESS, RANDOM_CLOSENESS, Fit, Head
 from robustkit.active_tests.verdict import ActiveTestResult
+from robustkit.arguments import as_seed
 from robustkit.engine.attack import Attack
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.single import adapted_inputs
@@ -274,5 +275,4 @@ def _check(
     for name, count in counts.items():
         if count is not None and count < 1:
             raise BadInput(f"{name} must be at least 1; got {count}")
-    if not 0 <= seed < 2**63:
-        raise BadInput(f"the seed must be between 0 and 2**63 - 1; got {seed}")
+    as_seed(seed)

@@ -11,7 +11,7 @@ from robustkit.active_tests.bracket import Bracket
 from robustkit.active_tests.lowering import as_network
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.opening import model_and_data
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import Array
 
@@ -103,7 +103,7 @@ def exact_distance(
         )
     if not timeout > 0:
         raise BadInput(f"the timeout must be above 0 seconds; got {timeout}")
-    box = bounds if isinstance(bounds, Bounds) else Bounds(*bounds)
+    box = as_bounds(bounds)
     point = np.array(x, dtype=np.float64)
     lowered = as_network(network, point.shape)
     _check(point, y, target, box, len(lowered.layers[-1][1]))
@@ -149,8 +149,7 @@ def exact_distances(
     >>> [label for label, result in exact_distances(net, data)]
     [0, 1, 0]
     """
-    box = Bounds(*bounds) if isinstance(bounds, tuple | list) else bounds
-    adapted, dataset = model_and_data(model, data, box, samples)
+    adapted, dataset = model_and_data(model, data, bounds, samples)
     for x, y in dataset.batches(1):
         result = exact_distance(
             adapted,

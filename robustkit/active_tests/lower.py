@@ -74,9 +74,8 @@ def check_network(
     """
     if method not in (*METHODS, "exact"):
         return
-    box = None if bounds is None else Bounds(*bounds)
     opened, dataset = model_and_data(
-        model, data, box, 1, device=device, mean=mean, std=std
+        model, data, bounds, 1, device=device, mean=mean, std=std
     )
     if method == "exact":
         as_network(opened, dataset.example.shape[1:])

@@ -7,7 +7,6 @@ from typing import Any
 from robustkit.engine.criteria import Misclassification
 from robustkit.evaluation.opening import model_and_data
 from robustkit.models.base import Access, NoGradient
-from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Array
 from robustkit.registry import choose_attacks
@@ -56,11 +55,10 @@ def attacks_that_run(
     >>> attacks_that_run(cut, "digits", ["auto"], ["linf"])
     ['thompson']
     """
-    box = None if bounds is None else Bounds(*bounds)
     adapted, dataset = model_and_data(
         model,
         data,
-        box,
+        bounds,
         2,
         device=device,
         mean=mean,

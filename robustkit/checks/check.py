@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.arguments import as_seed, as_whole
 from robustkit.checks.effort_checks import check_effort
 from robustkit.checks.finding import Finding, Severity, as_json
 from robustkit.checks.model_checks import check_model
@@ -122,11 +123,10 @@ def check(
     >>> check("digits", "digits", samples=16).invalid
     False
     """
-    if samples < 1:
-        raise BadInput(f"checks need at least 1 sample; got {samples}")
-    asked = Bounds(*bounds) if isinstance(bounds, tuple | list) else bounds
+    samples = as_whole(samples, "the number of samples", least=1)
+    trials, seed = as_whole(trials, "the number of trials", least=0), as_seed(seed)
     opened, dataset = model_and_data(
-        model, data, asked, samples, device=device, mean=mean, std=std
+        model, data, bounds, samples, device=device, mean=mean, std=std
     )
     size = 8 / 255 * opened.bounds.width if epsilon is None else epsilon
     if not size > 0:
@@ -154,7 +154,7 @@ def check(
         bare = None
         if undefended is not None:
             bare, _ = model_and_data(
-                undefended, data, asked, samples, device=device, mean=mean, std=std
+                undefended, data, bounds, samples, device=device, mean=mean, std=std
             )
         ours = None if attack is not None or results is None else own_attack(results)
         tried = try_attack(

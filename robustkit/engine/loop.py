@@ -6,10 +6,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from robustkit.arguments import as_whole
 from robustkit.engine.attack import Attack
 from robustkit.engine.ledger import Ledger
 from robustkit.engine.problem import Listener, Problem
-from robustkit.errors import BadInput
 from robustkit.numerics.fused import compiling
 from robustkit.numerics.tensors import Array, any_true, take, to_numpy
 
@@ -57,8 +57,8 @@ def run(
     Raises:
         BadInput: The attack cannot work on the problem, or the budget is not positive.
     """
-    if budget is not None and budget < 1:
-        raise BadInput(f"the budget must be at least 1 question; got {budget}")
+    if budget is not None:
+        budget = as_whole(budget, "the budget", least=1)
     attack.check(problem)
     limits = [] if budget is None else [budget]
     if attack.successor is not None and attack.budget is not None:

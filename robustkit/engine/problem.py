@@ -7,6 +7,7 @@ from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 
+from robustkit.arguments import as_seed
 from robustkit.engine.criteria import Criterion
 from robustkit.engine.ledger import Ledger
 from robustkit.engine.losses import LOSSES, Loss, get_loss
@@ -195,8 +196,6 @@ class Problem:
         keys: Array | None = None,
         head: Head | None = None,
     ) -> None:
-        if not 0 <= seed < 2**63:
-            raise BadInput(f"the seed must be between 0 and 2**63 - 1; got {seed}")
         if not hasattr(criterion, "__dataclass_fields__"):
             raise BadInput(
                 f"the criterion {type(criterion).__name__} must be a dataclass with "
@@ -210,7 +209,7 @@ class Problem:
         self.ledger = Ledger(x, passes=model.passes_per_question)
         self._model, self._criterion = model, criterion
         self._access = model.access
-        self._seed = seed
+        self._seed = as_seed(seed)
         self._keys = keys
         # A valid point that the last step led to, its perturbation (None: compute it)
         # and its size.

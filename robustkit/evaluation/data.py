@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from robustkit import demo
+from robustkit.arguments import as_whole
 from robustkit.errors import BadInput, in_one_line, suggestion
 from robustkit.evaluation.arrays import (
     Pair,
@@ -82,8 +83,7 @@ class DataSet:
         Raises:
             BadInput: The data is not what it should be; the message says which sample.
         """
-        if size < 1:
-            raise BadInput(f"the batch size must be at least 1; got {size}")
+        as_whole(size, "the batch size", least=1)
         digests = hashlib.sha256(), hashlib.sha256()
         self._digests = digests
         for x, y in regrouped(self._checked(), size):
@@ -361,8 +361,8 @@ def _called_again(function: Callable[[], Iterable[Any]], name: str) -> Iterator[
 
 
 def _check_count(samples: int | None) -> None:
-    if samples is not None and samples < 1:
-        raise BadInput(f"the number of samples must be at least 1; got {samples}")
+    if samples is not None:
+        as_whole(samples, "the number of samples", least=1)
 
 
 def _read_npz(path: Path) -> Pair:

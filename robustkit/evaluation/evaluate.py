@@ -1,18 +1,17 @@
 """The evaluator: data through attacks into verified rows."""
 
-import math
-import operator
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from robustkit.arguments import as_seed, as_whole
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Criterion
 from robustkit.errors import BadInput, suggestion
@@ -29,12 +28,15 @@ from robustkit.evaluation.recipe import Recipe
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.store import SCHEMA, RunFolder
 from robustkit.models.base import Access, Model
-from robustkit.numerics.bounds import Bounds
+from robustkit.models.wrappers import per_channel
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import Array, Tensor, as_array
 from robustkit.registry import choose_attacks
 
 __all__ = ["default_epsilons", "evaluate", "package_versions"]
+
+Sizes: TypeAlias = float | Sequence[float]
 
 _EPSILONS = {
     "linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 0.1, 0.2, 0.3),
@@ -57,7 +59,7 @@ def evaluate(
     *,
     norm: str | Norm | Sequence[str | Norm] = "linf",
     attacks: str | Sequence[str] | Mapping[str, Attack[Any]] = "auto",
-    epsilons: float | Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+    epsilons: Sizes | Mapping[str, Sizes] | None = None,
     target: int | str | None = None,
     criterion: Callable[[Tensor], Criterion] | None = None,
     samples: int | None = None,
@@ -66,8 +68,8 @@ def evaluate(
     batch_size: int = 128,
     seed: int = 0,
     bounds: tuple[float, float] | Bounds | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     device: str | None = None,
     pool: Any = None,
     cache: str | Path | None = None,
@@ -109,7 +111,8 @@ def evaluate(
         batch_size: How many samples to work on at once.
         seed: Of all randomness.
         bounds: (lower, upper) of valid inputs; None: the model's own, else (0, 1).
-        mean: With `std`: the model is shown (x - mean) / std, per channel.
+        mean: With `std`: the model is shown (x - mean) / std; one number, or one per
+            channel.
         std: See `mean`.
         device: For torch models, such as "cuda:0".
         pool: Other inputs (m, ...) that attacks may start from or walk towards, or
@@ -152,8 +155,9 @@ def evaluate(
     """
     norms, worker = _norms(norm), choose_engine(engine)
     if target is not None and not isinstance(target, str):
-        target = _whole(target, "the target")
-    asked = Bounds(*bounds) if isinstance(bounds, tuple | list) else bounds
+        target = as_whole(target, "the target")
+    asked = None if bounds is None else as_bounds(bounds)
+    mean, std = per_channel(mean, "mean"), per_channel(std, "std")
     adapted, dataset = model_and_data(
         model,
         data,
@@ -166,7 +170,10 @@ def evaluate(
         headers=headers,
     )
     shown = min(_access(access), adapted.access)
-    _check_counts(budget=budget, batch_size=batch_size, seed=seed)
+    if budget is not None:
+        budget = as_whole(budget, "the budget", least=1)
+    batch_size = as_whole(batch_size, "the batch size", least=1)
+    seed = as_seed(seed)
     check_time_limit(time_limit)
     shard = _shard(shard)
     sizes = _epsilons(epsilons, norms, adapted.bounds)
@@ -356,7 +363,11 @@ def _works(
 def _shard(shard: tuple[int, int] | None) -> tuple[int, int] | None:
     if shard is None:
         return None
-    part, parts = (_whole(number, "a part of the data") for number in shard)
+    if not isinstance(shard, tuple | list) or len(shard) != 2:
+        raise BadInput(
+            f"a part of the data is two numbers, such as (3, 16); got {shard!r}"
+        )
+    part, parts = (as_whole(number, "a part of the data") for number in shard)
     if not 1 <= part <= parts:
         raise BadInput(
             f"a part of the data must be one of 1 to the number of parts, such as 3 of "
@@ -371,10 +382,12 @@ def _name(given: Any) -> str | None:
 
 
 def _norms(norm: str | Norm | Sequence[str | Norm]) -> tuple[Norm, ...]:
-    names = [norm] if isinstance(norm, str | Norm) else list(norm)
-    if not names:
+    several = isinstance(norm, Iterable) and not isinstance(norm, str)
+    names: Any = norm if several else [norm]
+    found = {repr(n): n for n in map(get_norm, names)}
+    if not found:
         raise BadInput("no norm was named; name one of l0, l0-pixels, l1, l2, linf")
-    return tuple({repr(n): n for n in map(get_norm, names)}.values())
+    return tuple(found.values())
 
 
 def _access(access: str | Access) -> Access:
@@ -382,35 +395,18 @@ def _access(access: str | Access) -> Access:
         return access
     try:
         return Access[access.upper()]
-    except KeyError:
+    except (AttributeError, KeyError):
         raise BadInput(
             f"unknown access '{access}'; known: decision, score, gradient"
         ) from None
 
 
-def _check_counts(budget: int | None, batch_size: int, seed: int) -> None:
-    if budget is not None and _whole(budget, "the budget") < 1:
-        raise BadInput(f"the budget must be at least 1 pass per sample; got {budget}")
-    if _whole(batch_size, "the batch size") < 1:
-        raise BadInput(f"the batch size must be at least 1; got {batch_size}")
-    if not 0 <= _whole(seed, "the seed") < 2**63:
-        raise BadInput(f"the seed must be between 0 and 2**63 - 1; got {seed}")
-
-
-def _whole(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise BadInput(f"{what} must be a whole number; got {value!r}")
-    return operator.index(value)
-
-
 def _epsilons(
-    epsilons: float | Sequence[float] | Mapping[str, Sequence[float]] | None,
+    epsilons: Sizes | Mapping[str, Sizes] | None,
     norms: Sequence[Norm],
     bounds: Bounds,
 ) -> dict[Norm, tuple[float, ...]]:
     chosen = {}
-    if isinstance(epsilons, float | int):
-        epsilons = [epsilons]
     if isinstance(epsilons, Mapping):
         for name in epsilons.keys() - {repr(norm) for norm in norms}:
             known = suggestion(name, map(repr, norms))
@@ -419,16 +415,24 @@ def _epsilons(
             )
     for norm in norms:
         given = epsilons.get(repr(norm)) if isinstance(epsilons, Mapping) else epsilons
-        sizes = default_epsilons(norm, bounds) if given is None else tuple(given)
-        for size in sizes:
-            if not (math.isfinite(size) and size > 0):
-                raise BadInput(f"epsilons must be positive numbers; got {size}")
-        chosen[norm] = tuple(sorted(float(size) for size in sizes))
+        chosen[norm] = (
+            default_epsilons(norm, bounds) if given is None else _sizes(given)
+        )
     return chosen
 
 
+def _sizes(given: Sizes) -> tuple[float, ...]:
+    values = as_array(given, "epsilons")
+    if values.dtype.kind not in "fiu" or not ((values > 0) & np.isfinite(values)).all():
+        raise BadInput(
+            "epsilons must be positive numbers, such as 8 / 255 or [0.1, 0.2]; got "
+            f"{given!r}"
+        )
+    return tuple(sorted(values.astype(np.float64).ravel().tolist()))
+
+
 def _asked_for(
-    epsilons: float | Sequence[float] | Mapping[str, Sequence[float]] | None,
+    epsilons: Sizes | Mapping[str, Sizes] | None,
     sizes: dict[Norm, tuple[float, ...]],
 ) -> dict[Norm, tuple[float, ...]]:
     """The sizes that were asked for; the customary ones nobody asked for."""

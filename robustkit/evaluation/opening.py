@@ -9,7 +9,7 @@ from robustkit.errors import BadInput
 from robustkit.evaluation.data import DataSet, as_data, load_data
 from robustkit.models.base import Model
 from robustkit.models.load import ExampleNeeded, as_model, load_model
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 
 __all__ = ["model_and_data", "open_data"]
 
@@ -17,7 +17,7 @@ __all__ = ["model_and_data", "open_data"]
 def model_and_data(
     model: Any,
     data: Any,
-    bounds: Bounds | None,
+    bounds: Bounds | tuple[float, float] | None,
     samples: int | None,
     *,
     cache: str | Path | None = None,
@@ -30,6 +30,8 @@ def model_and_data(
     the data to learn what it takes. `cache` and `headers` are for a model by its
     address (`load_model`).
     """
+    if bounds is not None:
+        bounds = as_bounds(bounds)
     adapt: Callable[..., Model] = as_model
     if isinstance(model, str | Path):
         adapt = functools.partial(load_model, cache=cache, headers=headers)

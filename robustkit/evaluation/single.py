@@ -17,7 +17,7 @@ from robustkit.evaluation.goals import misclassified, of_model
 from robustkit.evaluation.preflight import check_labels
 from robustkit.models.base import Model
 from robustkit.models.load import as_model, load_model
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import (
     Array,
@@ -72,7 +72,7 @@ def run(
     Args:
         attack: An attack, or the name of one, which then plans for the budget.
         model: Anything `as_model` accepts.
-        x: (n, ...) inputs within the bounds; a torch, JAX or NumPy array.
+        x: (n, ...) inputs within the bounds; a torch, JAX or NumPy array, or lists.
         criterion: A criterion of n samples, whose arrays may be of any framework; or
             labels (n,), for misclassification.
         norm: In which distances are measured.
@@ -117,8 +117,10 @@ def run(
     elif isinstance(attack, str):
         chosen = get_attack(attack)
         chosen = chosen if budget is None else chosen.within(budget)
-    else:
+    elif isinstance(attack, Attack):
         chosen = attack
+    else:
+        raise BadInput(f"expected an attack, or the name of one; got {attack!r}")
     ledger = loop.run(chosen, problem, budget=budget, compiled=compiled)
 
     def back(tensor: Tensor) -> Any:
@@ -138,15 +140,15 @@ def adapted_inputs(
 
     Args:
         model: Anything `as_model` accepts, or a name or file that `load_model` does.
-        x: (n, ...) floats within the bounds; a torch, JAX or NumPy array.
+        x: (n, ...) floats within the bounds; a torch, JAX or NumPy array, or lists.
         bounds: Of valid inputs; None: the model's own, else (0, 1).
 
     Raises:
         BadInput: Something given is not as described.
     """
-    given = as_tensor(x)
+    given = as_tensor(x if hasattr(x, "shape") else as_array(x, "x"))
     host = _inputs(given)
-    box = Bounds(*bounds) if isinstance(bounds, tuple | list) else bounds
+    box = None if bounds is None else as_bounds(bounds)
     adapt = load_model if isinstance(model, str | Path) else as_model
     adapted = adapt(model, box, example=host[:1])
     lower, upper = adapted.bounds.lower, adapted.bounds.upper

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.arguments import as_seed
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, PullBack
 from robustkit.numerics.random import sample_keys, seeded
@@ -94,8 +95,7 @@ class EOT(Model):
             raise BadInput(
                 f"cannot average '{average}'; EOT averages 'logits' or 'probabilities'"
             )
-        if not 0 <= seed < 2**63:
-            raise BadInput(f"the seed must be between 0 and 2**63 - 1; got {seed}")
+        seed = as_seed(seed)
         if samples is None:
             samples = _needed(model, example, seed)
         if samples < 1:

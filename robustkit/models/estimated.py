@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from robustkit.arguments import as_seed
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, Model, PullBack
 from robustkit.numerics.random import Rng, sample_keys
@@ -92,8 +93,7 @@ class Estimated(Model):
             )
         if not 0 < sigma < 1:
             raise BadInput(f"sigma must be a share between 0 and 1; got {sigma}")
-        if not 0 <= seed < 2**63:
-            raise BadInput(f"the seed must be between 0 and 2**63 - 1; got {seed}")
+        seed = as_seed(seed)
         if model.access < Access.SCORE:
             raise BadInput(
                 f"the model '{model.name}' shows decisions only, from which gradients "

@@ -21,7 +21,7 @@ from robustkit.models.user_code import (
     neighbours_importable,
     takes_nothing,
 )
-from robustkit.models.wrappers import Preprocessed
+from robustkit.models.wrappers import Preprocessed, per_channel
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
 
@@ -65,8 +65,8 @@ def as_model(
     *,
     example: Array | None = None,
     device: str | torch.device | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     name: str | None = None,
 ) -> Model:
     """Adapt a model of any framework.
@@ -106,10 +106,11 @@ def as_model(
             f"device '{device}' was given, but only torch models can be moved; "
             f"'{model.name}' is a {type(model).__name__}"
         )
+    mean, std = per_channel(mean, "mean"), per_channel(std, "std")
     if mean is None and std is None:
         return model
-    mean = [0.0] * len(std or ()) if mean is None else mean
-    std = [1.0] * len(mean) if std is None else std
+    mean = (0.0,) * len(std or ()) if mean is None else mean
+    std = (1.0,) * len(mean) if std is None else std
     return Preprocessed(model, mean, std, axis=_channel_axis(example, len(mean)))
 
 
@@ -119,8 +120,8 @@ def load_model(
     *,
     example: Array | None = None,
     device: str | torch.device | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     cache: str | os.PathLike[str] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Model:

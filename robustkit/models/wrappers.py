@@ -8,9 +8,43 @@ import numpy as np
 
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, PullBack
-from robustkit.numerics.tensors import Array, Batch, Tensor, like, one_hot, where
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Tensor,
+    as_array,
+    like,
+    one_hot,
+    where,
+)
 
-__all__ = ["MajorityVote", "Preprocessed", "WithStrategy"]
+__all__ = ["MajorityVote", "Preprocessed", "WithStrategy", "per_channel"]
+
+
+def per_channel(
+    values: float | Sequence[float] | None, name: str
+) -> tuple[float, ...] | None:
+    """A mean or standard deviation of all channels, or of each.
+
+    Args:
+        values: One number or several, in an array or list; None: none.
+        name: Of the values, for the message.
+
+    Raises:
+        BadInput: They are something else.
+
+    >>> per_channel(0.5, "mean")
+    (0.5,)
+    """
+    if values is None:
+        return None
+    array = as_array(values, name)
+    if array.dtype.kind not in "fiu" or array.ndim > 1 or array.size == 0:
+        raise BadInput(
+            f"{name} must be one number, or one per channel, such as [0.5, 0.4, 0.4]; "
+            f"got {values!r}"
+        )
+    return tuple(np.atleast_1d(array).astype(np.float64).tolist())
 
 
 class Preprocessed(Model):

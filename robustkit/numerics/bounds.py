@@ -24,11 +24,14 @@ class Bounds:
     upper: float = 1.0
 
     def __post_init__(self) -> None:
-        lower, upper = float(self.lower), float(self.upper)
+        try:
+            lower, upper = float(self.lower), float(self.upper)
+        except (TypeError, ValueError):
+            lower = upper = math.nan
         if not (math.isfinite(lower) and math.isfinite(upper) and lower < upper):
             raise BadInput(
                 f"bounds must be two finite numbers, lower < upper; got "
-                f"({self.lower}, {self.upper})"
+                f"({self.lower!r}, {self.upper!r})"
             )
         object.__setattr__(self, "lower", lower)
         object.__setattr__(self, "upper", upper)

@@ -410,7 +410,7 @@ def test_a_decision_attack_gets_decisions_only(plant, question):
 
 def test_bad_settings(plant):
     planted = plant()
-    with pytest.raises(BadInput, match="budget must be at least 1 question; got 0"):
+    with pytest.raises(BadInput, match="the budget must be at least 1; got 0"):
         run(FMN(), problem_of(planted), budget=0)
     with pytest.raises(BadInput, match="needs at least 1 step; got 0"):
         run(FMN(steps=0), problem_of(planted))

@@ -337,6 +337,22 @@ def test_normalisation_is_the_models_not_the_datas(planted):
     np.testing.assert_allclose(results.distance, plain.distance, rtol=1e-2)
 
 
+@pytest.mark.parametrize("one", [0.5, np.float32(0.5), torch.tensor([0.5]), (0.5,)])
+def test_numbers_need_no_list(planted, one):
+    results = rk.evaluate(
+        planted.model(),
+        (planted.x, planted.y),
+        attacks=["fmn"],
+        mean=one,
+        std=one,
+        epsilons={"linf": one},
+        budget=5,
+    )
+    config = results.run["config"]
+    assert (config["mean"], config["std"]) == ([0.5], [0.5])
+    assert config["epsilons"] == {"linf": [0.5]}
+
+
 def test_access_chooses_and_limits_the_attacks(planted):
     results = rk.evaluate(
         planted.model(), (planted.x, planted.y), norm="l2", access="decision", budget=50
@@ -358,14 +374,24 @@ def test_access_chooses_and_limits_the_attacks(planted):
         ({"access": "telepathy"}, "unknown access"),
         ({"epsilons": [0.0]}, "positive"),
         ({"epsilons": [-1]}, "positive"),
+        ({"epsilons": "8/255"}, r"positive numbers, such as 8 / 255 .* got '8/255'"),
+        ({"epsilons": {"linf": ["a"]}}, "positive"),
         ({"budget": 0}, "at least 1"),
         ({"samples": 0}, "at least 1"),
+        ({"samples": 2.5}, "whole number"),
+        ({"mean": "0.5"}, "mean must be one number, or one per channel"),
+        ({"mean": 0.5, "std": 0}, "every std positive"),
+        ({"norm": 3}, "unknown norm '3'"),
+        ({"shard": 3}, "two numbers, such as"),
+        ({"access": 3}, "unknown access"),
         ({"batch_size": 0}, "at least 1"),
         ({"seed": -1}, "seed"),
         ({"target": 3}, "0 to 2"),
         ({"target": "worst"}, "unknown target"),
         ({"target": 1, "criterion": lambda y: None}, "not both"),
         ({"bounds": (1, 0)}, "lower < upper"),
+        ({"bounds": (0,)}, r"two numbers .* got \(0,\)"),
+        ({"bounds": (0, 1, 2)}, "two numbers"),
         ({"bounds": (0.4, 1)}, "bounds"),
     ],
 )

@@ -58,6 +58,14 @@ def test_a_criterion_may_hold_arrays_of_any_kind(planted, kind):
     assert (best - second > 0.1 - 1e-5).all()
 
 
+def test_lists_are_arrays(planted):
+    model = planted.model()
+    listed = rk.run("fmn", model, planted.x.tolist(), planted.y.tolist(), budget=10)
+    assert isinstance(listed.distance, np.ndarray)
+    plain = rk.run("fmn", model, planted.x, planted.y, budget=10)
+    np.testing.assert_allclose(listed.distance, plain.distance, rtol=1e-4)
+
+
 def test_all_criteria_within_another_are_checked(planted):
     right, wrong = rk.Targeted(planted.y), rk.Targeted(np.full(24, 5))
     for criterion in (
@@ -98,7 +106,12 @@ def test_all_criteria_within_another_are_checked(planted):
         ({"norm": "l5"}, "unknown norm"),
         ({"attack": "pgdd"}, "did you mean 'pgd'"),
         ({"attack": "boundary", "norm": "l0"}, "cannot minimise"),
+        ({"attack": rk.FMN}, "expected an attack, or the name of one; got <class"),
         ({"budget": 0}, "at least 1"),
+        ({"budget": 2.5}, "whole number"),
+        ({"seed": "a"}, "the seed must be a whole number; got 'a'"),
+        ({"bounds": (0, 1, 2)}, r"two numbers .* got \(0, 1, 2\)"),
+        ({"bounds": ("a", 1)}, "two finite numbers"),
     ],
 )
 def test_bad_input(planted, change, message):

@@ -8,7 +8,7 @@ import numpy as np
 
 from robustkit.active_tests.scores import Scores, flat_model
 from robustkit.errors import BadInput
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.tensors import Array
 
 __all__ = [
@@ -33,11 +33,6 @@ DType: TypeAlias = type[np.floating[Any]]
 
 _POOL = 8
 _TRIES = 100
-
-
-def as_bounds(bounds: Bounded) -> Bounds:
-    """Bounds, or two numbers as such."""
-    return bounds if isinstance(bounds, Bounds) else Bounds(*bounds)
 
 
 def as_shape(features: Shape) -> tuple[int, ...]:
