@@ -25,6 +25,7 @@ from robustkit.evaluation.preflight import check_labels, examine
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.store import write_json
 from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.tensors import Array
 
 __all__ = ["FINDINGS", "Findings", "check", "check_results"]
 
@@ -133,12 +134,14 @@ def check(
         raise BadInput(f"epsilon must be positive; got {size}")
     examined = examine(opened, dataset.example)
     x, y = next(dataset.batches(samples))
-    check_labels(y, examined.classes - opened.abstains, 0)
+    classes = examined.classes - opened.abstains
+    check_labels(y, classes, 0)
     found: list[Finding] = []
     measured: dict[str, Any] = {}
     results = None
     if run is not None:
         results = run if isinstance(run, Results) else Results(run)
+        _check_inputs(results, x)
         found += _of_run(results)
     seen = None
     # Before adversarials near these samples are asked about: a model may remember.
@@ -156,6 +159,12 @@ def check(
             bare, _ = model_and_data(
                 undefended, data, bounds, samples, device=device, mean=mean, std=std
             )
+            others = examine(bare, dataset.example).classes - bare.abstains
+            if others != classes:
+                raise BadInput(
+                    f"the undefended model has {others} classes, the model itself "
+                    f"{classes}; give the same model without its defense"
+                )
         ours = None if attack is not None or results is None else own_attack(results)
         tried = try_attack(
             opened,
@@ -200,6 +209,16 @@ def check_results(results: Results, samples: int = 32) -> Findings:
         std=config["std"],
         device=config["device"],
     )
+
+
+def _check_inputs(results: Results, x: Array) -> None:
+    for norm in results.norms:
+        points = results.adversarials(norm)["x_adversarial"]
+        if len(points) and points.shape[1:] != x.shape[1:]:
+            raise BadInput(
+                f"the run's inputs have shape {points.shape[1:]}, those of the data "
+                f"{x.shape[1:]}; give the model and the data of the run"
+            )
 
 
 def _of_run(results: Results) -> list[Finding]:

@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+import torch
+
+import robustkit as rk
+from robustkit.errors import BadInput
+
+
+def network(features, classes=3):
+    net = torch.nn.Linear(features, classes)
+    weights = np.random.default_rng(0).normal(size=(classes, features))
+    net.weight.data = torch.from_numpy(weights.astype(np.float32))
+    return net.eval()
+
+
+def labelled(net, shape):
+    x = np.random.default_rng(0).random((12, *shape), dtype=np.float32)
+    return x, net(torch.from_numpy(x)).argmax(dim=1).numpy()
+
+
+@pytest.fixture
+def small():
+    net = network(6)
+    return net, labelled(net, (6,))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": -1}, "the seed must be between 0"),
+        ({"samples": 0}, "number of samples must be at least 1"),
+        ({"samples": 2.5}, "whole number"),
+        ({"trials": -1}, "number of trials must be at least 0"),
+        ({"bounds": (0, 1, 2)}, "two numbers"),
+        ({"undefended": network(8)}, r"raised on inputs of shape \(1, 6\)"),
+        ({"undefended": network(6, 4)}, "has 4 classes, the model itself 3"),
+    ],
+)
+def test_bad_input(small, settings, message):
+    net, data = small
+    with pytest.raises(BadInput, match=message):
+        rk.check(net, data, **settings)
+
+
+def test_a_run_on_other_inputs(small):
+    other = network(8)
+    run = rk.evaluate(other, labelled(other, (8,)), attacks=["fmn"], budget=10)
+    with pytest.raises(BadInput, match=r"run's inputs have shape \(8,\), .* \(6,\)"):
+        rk.check(*small, run=run, trials=0)
