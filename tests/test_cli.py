@@ -316,6 +316,7 @@ def test_parts_are_evaluated_by_themselves_and_joined(own, tmp_path, monkeypatch
         (["--resume", "run"], "is not a run folder"),
         (["--shard", "3"], "not a part of the data such as 3/16"),
         (["--shard", "3/2"], "got 3 of 2"),
+        (["--shard", "²/3"], "not a part of the data such as 3/16"),
         (["--time-limit", "0"], "positive"),
     ],
 )
@@ -441,6 +442,10 @@ def test_exact_distances_row_by_row_or_as_json(own, tmp_path):
         assert entry["upper"] >= least - 1e-6
         assert entry["status"] == "exact"
         assert str(entry["label"]) == rows[row].split()[1]
+    aimed = ["exact", model, "--data", data, "--norm", "linf", "--target", "1"]
+    labels = np.load(own / "data.npz")["y"]
+    listed = json.loads(runner.invoke(main, [*aimed, "--json"]).output)
+    assert [e["sample"] for e in listed] == np.flatnonzero(labels != 1).tolist()
 
 
 @pytest.mark.parametrize(
@@ -451,6 +456,7 @@ def test_exact_distances_row_by_row_or_as_json(own, tmp_path):
         (["digits", "--target", "99"], "the target must be 0 to 9; got 99"),
         (["net.py:numpy_model", "--data", "data.npz"], "torch Sequential"),
         (["digits", "--bounds", "0"], "--bounds takes two numbers"),
+        (["digits", "--target", "5"], "all samples are of the target class 5"),
     ],
 )
 def test_exact_refuses_what_it_cannot_do(own, monkeypatch, arguments, message):

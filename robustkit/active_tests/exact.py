@@ -127,15 +127,16 @@ def exact_distances(
     bounds: Bounds | tuple[float, float] | None = None,
     timeout: float = 60.0,
     seed: int = 0,
-) -> Iterator[tuple[int, ExactResult]]:
-    """Labels and exact distances, sample by sample, as `exact_distance` finds them.
+) -> Iterator[tuple[int, int, ExactResult]]:
+    """Positions, labels and exact distances, each as `exact_distance` finds it.
 
     Args:
         model: Anything `load_model` or `as_model` accepts that is such a network.
         data: Anything `load_data` or `as_data` accepts.
         norm: "linf", "l1" or "l0".
         samples: So many of the data; None: all.
-        target: The class to be reached; None: any but the label.
+        target: The class to be reached, whose samples are left out; None: any but the
+            label.
         bounds: Of valid inputs; None: the model's own, else (0, 1).
         timeout: Seconds for each sample.
         seed: Of the attack.
@@ -146,11 +147,15 @@ def exact_distances(
     >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2)).eval()
     >>> data = np.random.default_rng(0).random((3, 2)), np.array([0, 1, 0])
-    >>> [label for label, result in exact_distances(net, data)]
+    >>> [label for place, label, result in exact_distances(net, data)]
     [0, 1, 0]
     """
     adapted, dataset = model_and_data(model, data, bounds, samples)
-    for x, y in dataset.batches(1):
+    attacked = False
+    for place, (x, y) in enumerate(dataset.batches(1)):
+        if y[0] == target:
+            continue
+        attacked = True
         result = exact_distance(
             adapted,
             x[0],
@@ -161,7 +166,9 @@ def exact_distances(
             timeout=timeout,
             seed=seed,
         )
-        yield int(y[0]), result
+        yield place, int(y[0]), result
+    if not attacked:
+        raise BadInput(f"all samples are of the target class {target}")
 
 
 def _check(x: Array, y: int, target: int | None, box: Bounds, classes: int) -> None:

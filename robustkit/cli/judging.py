@@ -213,7 +213,9 @@ def test_command(
     help="Seconds for each sample.",
 )
 @click.option("--samples", type=int, help="So many of the data.")
-@click.option("--target", type=int, help="Class to be reached instead of any.")
+@click.option(
+    "--target", type=int, help="Class to be reached; its samples are left out."
+)
 @click.option("--bounds", type=Numbers(), help="Of valid inputs.  [default: 0,1]")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
@@ -238,7 +240,7 @@ def exact_command(
         header = f"{'sample':>6} {'label':>5} {'lower':>12} {'upper':>12}"
         rows = []
         found = exact_distances(model, data, bounds=bounds, samples=samples, **settings)
-        for place, (label, result) in enumerate(found):
+        for place, label, result in found:
             if as_json:
                 rows.append(
                     {
@@ -251,8 +253,9 @@ def exact_command(
                     }
                 )
                 continue
-            if place == 0:
+            if header:
                 click.echo(f"{header}  {'status':13} {'seconds':>7}")
+                header = ""
             click.echo(
                 f"{place:6} {label:5} {result.lower:12.7g} {result.upper:12.7g}  "
                 f"{result.status:13} {result.seconds:7.1f}"

@@ -81,7 +81,7 @@ class Part(click.ParamType[tuple[int, int]]):
         if isinstance(value, tuple):
             return value
         part, slash, parts = str(value).partition("/")
-        if not (slash and part.isdigit() and parts.isdigit()):
+        if not (slash and part.isdecimal() and parts.isdecimal()):
             self.fail(f"'{value}' is not a part of the data such as 3/16")
         return int(part), int(parts)
 

@@ -72,7 +72,9 @@ def open_folder(path: Path, samples: int | None = None) -> ImageFolder:
         notes.append(f"no images of the classes {', '.join(empty)}")
     if modes & {"LA", "PA", "RGBA", "RGBa", "La"}:
         notes.append("transparency of the images was left out")
-    if all(name.isdigit() for name in classes) and classes != sorted(classes, key=int):
+    if all(name.isdecimal() for name in classes) and classes != sorted(
+        classes, key=int
+    ):
         notes.append(
             "classes are numbered by the order of their folders' names as text: "
             f"'{classes[1]}' is label 1"

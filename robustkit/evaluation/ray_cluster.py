@@ -103,5 +103,5 @@ def _check_reachable(address: str) -> None:
         OSError: Nobody does.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
+    if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

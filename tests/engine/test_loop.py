@@ -414,9 +414,7 @@ def test_bad_settings(plant):
         run(FMN(), problem_of(planted), budget=0)
     with pytest.raises(BadInput, match="needs at least 1 step; got 0"):
         run(FMN(steps=0), problem_of(planted))
-    with pytest.raises(
-        BadInput, match="VFGA needs its candidates to be above 0"
-    ):
+    with pytest.raises(BadInput, match="VFGA needs its candidates to be above 0"):
         run(VFGA(candidates=0), problem_of(planted, "l0"))
     with pytest.raises(BadInput, match="Wander cannot minimise the norm linf"):
         run(Wander(), problem_of(planted, "linf"))

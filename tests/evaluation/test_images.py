@@ -107,3 +107,9 @@ def test_damaged_files_are_told(tmp_path):
     file.write_bytes(content)
     with pytest.raises(BadInput, match=r"cannot read the image.*1\.png"):
         list(load_data(tmp_path).batches(1))
+
+
+def test_numbers_that_are_no_decimals_are_names(tmp_path):
+    for name in ("1", "²"):
+        picture(tmp_path / name / "1.png", np.zeros((2, 3)))
+    assert load_data(tmp_path).class_names == ("1", "²")
