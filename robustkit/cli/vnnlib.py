@@ -67,8 +67,8 @@ def answer_specs(
     """Print the answer to each spec as soon as it is there, and keep it in `out`.
 
     Raises:
-        BadInput: Network or specs cannot be read or do not fit together, or two answers
-            would have the same name.
+        BadInput: Network or specs cannot be read or do not fit together, two answers
+            would have the same name, or one cannot be written.
     """
     from robustkit.interop.vnnlib import falsify, read_spec
 
@@ -78,7 +78,7 @@ def answer_specs(
     for spec, problem, file in zip(specs, problems, files, strict=True):
         answer = falsify(model, problem, timeout=timeout, seed=seed)
         if file is not None:
-            file.write_text(answer.text())
+            _write(file, answer.text())
         if as_json:
             values = {
                 "spec": spec,
@@ -94,6 +94,13 @@ def answer_specs(
             # What VNN-LIB files have for comments.
             name = f"; {spec}\n" if len(specs) > 1 else ""
             click.echo(name + answer.text(), nl=False)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text)
+    except OSError as error:
+        raise BadInput(f"cannot write the answer to '{file}': {error}") from error
 
 
 def _files(specs: Sequence[str], out: str | None) -> list[Path | None]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from robustkit.arguments import as_seed
 from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.pgd import PGD
 from robustkit.attacks.score.square import Square
@@ -106,6 +107,7 @@ def falsify(
     started = time.monotonic()
     if not timeout > 0:
         raise BadInput(f"the timeout must be above 0 seconds; got {timeout}")
+    seed = as_seed(seed)
     asked = spec if isinstance(spec, Spec) else read_spec(spec)
     network = _Network(model, asked)
     tried = 0
@@ -156,9 +158,12 @@ class _Network:
 
     def outputs(self, x: Array) -> Array:
         """(outputs,) of one flat input, as onnxruntime says."""
-        given = x.astype(self._dtype).reshape(1, *self.shape)
-        given = given.reshape([*([1] if self._has_batch else []), *self.shape])
+        given = x.astype(self._dtype).reshape(self.shape)
+        if self._rows is not None:
+            given = np.stack([given] * self._rows)
         out = self._session.run(None, {self._input.name: given})[0]
+        # A network saved for several inputs is shown the same one in every row.
+        out = out[:1] if (self._rows or 1) > 1 else out
         return np.asarray(out, dtype=np.float64).reshape(-1)
 
     def sees(self, x: Array) -> bool:
@@ -183,8 +188,8 @@ class _Network:
     def _shape(self, inputs: int) -> tuple[int, ...]:
         """Of one input, without the batch axis."""
         sizes = [n if isinstance(n, int) and n > 0 else 1 for n in self._input.shape]
-        self._has_batch = len(sizes) > 1
-        shape = tuple(sizes[1:] if self._has_batch else sizes)
+        self._rows = sizes[0] if len(sizes) > 1 else None
+        shape = tuple(sizes if self._rows is None else sizes[1:])
         if int(np.prod(shape)) != inputs:
             raise BadInput(
                 f"the spec declares {inputs} inputs X, and the network "
@@ -329,7 +334,7 @@ def _search(
             model.to_tensor(starts.astype(np.float32)),
             _Meets(goal),
             get_norm("linf"),
-            seed=seed + number,
+            seed=(seed + number) % 2**63,
         )
         ledger = run(_attack(model, number), problem)
         # Where none was found, the start: it may lie on the very edge of a case.

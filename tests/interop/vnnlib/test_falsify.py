@@ -36,9 +36,8 @@ def robustness(y, target, classes):
     return f"(assert (or {' '.join(cases)}))"
 
 
-@pytest.fixture
-def linear(tmp_path):
-    """y = (x0 + 2 x1, x0 - x1, 1), on inputs (n, 1, 2)."""
+def save_linear(path, batch=1):
+    """y = (x0 + 2 x1, x0 - x1, 1), on inputs (batch, 1, 2)."""
     weight = onnx.numpy_helper.from_array(
         np.array([[1.0, 1.0, 0.0], [2.0, -1.0, 0.0]], np.float32), "w"
     )
@@ -51,15 +50,19 @@ def linear(tmp_path):
             onnx.helper.make_node("Add", ["z", "b"], ["y"]),
         ],
         "linear",
-        [make("x", onnx.TensorProto.FLOAT, [1, 1, 2])],
-        [make("y", onnx.TensorProto.FLOAT, [1, 3])],
+        [make("x", onnx.TensorProto.FLOAT, [batch, 1, 2])],
+        [make("y", onnx.TensorProto.FLOAT, [batch, 3])],
         [weight, bias],
     )
     opset = onnx.helper.make_opsetid("", 17)
     model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9)
-    path = tmp_path / "linear.onnx"
     onnx.save(model, path)
     return path
+
+
+@pytest.fixture
+def linear(tmp_path):
+    return save_linear(tmp_path / "linear.onnx")
 
 
 @pytest.fixture
@@ -149,6 +152,23 @@ def test_networks_and_specs_that_do_not_fit(ask, linear, tmp_path):
         falsify(linear, path)
     with pytest.raises(BadInput, match="above 0 seconds"):
         falsify(linear, path, timeout=0)
+    for seed in (-1, 2**63, "a"):
+        with pytest.raises(BadInput, match="the seed must be"):
+            falsify(linear, path, seed=seed)
+
+
+def test_any_seed_lasts_for_all_rounds(ask):
+    answer = ask("(assert (>= Y_0 3.0001))", seed=2**63 - 1, rounds=3)
+    assert (answer.verdict, answer.rounds) == ("unknown", 3)
+
+
+def test_networks_saved_for_several_inputs(linear, tmp_path):
+    several = save_linear(tmp_path / "several.onnx", batch=5)
+    path = tmp_path / "spec.vnnlib"
+    path.write_text(spec_text((0.0, -1.0), (1.0, 1.0), 3, "(assert (>= Y_0 2.5))"))
+    answer, same = (falsify(model, path) for model in (several, linear))
+    assert answer.text() == same.text()
+    assert answer.verdict == "sat"
 
 
 def test_the_command_line(linear, tmp_path):
@@ -202,10 +222,18 @@ def test_several_specs_on_the_command_line(linear, tmp_path):
         (["vnnlib", "n.onnx", "a/p.vnnlib", "b/p.vnnlib", "--out", "o"], "are named p"),
         (["vnnlib", "n.onnx", "a.vnnlib", "--out", "."], "'.' is a folder"),
         (["vnnlib", "n.onnx", "a.vnnlib", "--out", "no/a.txt"], "no folder 'no'"),
+        (
+            ["vnnlib", "linear.onnx", "p.vnnlib", "q.vnnlib", "--out", "full"],
+            "cannot write the answer to 'full/p.txt'",
+        ),
     ],
 )
-def test_the_command_line_refuses(words, message, tmp_path, monkeypatch):
+def test_the_command_line_refuses(words, message, linear, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for name in "pq":
+        text = spec_text((0.0, 0.0), (1.0, 1.0), 3, "(assert (>= Y_0 2.5))")
+        (tmp_path / f"{name}.vnnlib").write_text(text)
+    (tmp_path / "full" / "p.txt").mkdir(parents=True)
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 2
     assert message in done.stderr
