@@ -60,7 +60,7 @@ def export_command(
             click.echo(said, nl=False)
             return
         write = getattr(export, f"export_{asked[0]}")
-        place = Path(run)
+        place = Path(run).resolve()
         folder = Path(out) if out else place.with_name(f"{place.name}-{asked[0]}")
         for path in write(results, folder):
             click.echo(path)

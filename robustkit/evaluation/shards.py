@@ -1,6 +1,7 @@
 """What is finished of a run: a file for each batch and attack, whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -146,6 +147,8 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: It cannot be written; a file of that name is left as it was.
     """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.part")
     try:
         # Not through a link that somebody left there in its place.

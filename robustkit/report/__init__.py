@@ -71,9 +71,7 @@ def write_page(content: Content, path: Path, *, comparison_only: bool = False) -
         with write_atomically(path) as file:
             file.write(page.encode())
     except OSError as error:
-        raise BadInput(
-            f"cannot write the report to '{path.parent}': {error}"
-        ) from error
+        raise BadInput(f"cannot write the report to '{path}': {error}") from error
     return path
 
 

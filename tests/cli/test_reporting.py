@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -126,12 +127,24 @@ def test_bad_input_is_told(ask):
         ),
         (["report", "digits", "--figures", "gif"], "unknown format 'gif'"),
         (["report", "nowhere"], "not a run folder"),
+        (["compare", "digits", "digits", "--page", "."], "the report to '.'"),
+        (["compare", "digits", "digits", "--page", ""], "the report to '.'"),
+        (["compare", "digits", "--page", "digits"], "Is a directory: 'digits'"),
         (["export", "digits"], "name one form"),
         (["export", "digits", "--npz", "--hf"], "--npz and --hf"),
     ):
         code, _, error = ask(*arguments)
         assert code == 2, arguments
         assert message in error
+
+
+def test_the_folder_one_is_in_can_be_exported(runs, tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    shutil.copytree(runs / "digits", folder)
+    monkeypatch.chdir(folder)
+    done = CliRunner().invoke(main, ["export", ".", "--npz"])
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "mine-npz" / "linf.npz").exists()
 
 
 def test_pictures_from_all_of_the_data(ask, tmp_path):
