@@ -146,8 +146,8 @@ def adapted_inputs(
     Raises:
         BadInput: Something given is not as described.
     """
-    given = as_tensor(x if hasattr(x, "shape") else as_array(x, "x"))
-    host = _inputs(given)
+    values = as_array(x, "x")
+    given, host = as_tensor(x if hasattr(x, "shape") else values), _inputs(values)
     box = None if bounds is None else as_bounds(bounds)
     adapt = load_model if isinstance(model, str | Path) else as_model
     adapted = adapt(model, box, example=host[:1])
@@ -160,8 +160,8 @@ def adapted_inputs(
     return adapted, given, host
 
 
-def _inputs(given: Tensor) -> Array:
-    host = np.array(to_numpy(given))
+def _inputs(values: Array) -> Array:
+    host = np.array(values)
     if host.ndim < 2 or len(host) == 0 or host.dtype.kind != "f":
         raise BadInput(
             "x must be floats of shape (n, ...), at least one sample; got shape "

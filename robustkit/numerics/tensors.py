@@ -131,6 +131,8 @@ def as_tensor(values: Any) -> Tensor:
 def as_array(values: Any, name: str) -> Array:
     """Values of any framework, or nested lists, as one NumPy array.
 
+    Those in bfloat16, which NumPy does not know, become float32.
+
     Args:
         values: What to convert.
         name: Of the values, for the message.
@@ -142,13 +144,14 @@ def as_array(values: Any, name: str) -> Array:
     (2, 2)
     """
     try:
-        return to_numpy(as_tensor(values))
+        tensor = as_tensor(values)
     except ValueError:
-        pass
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise BadInput(f"expected '{name}' as one array: {error}") from error
+        try:
+            return np.asarray(values)
+        except ValueError as error:
+            raise BadInput(f"expected '{name}' as one array: {error}") from error
+    known = not str(tensor.dtype).endswith("bfloat16")
+    return to_numpy(tensor if known else tensor.float32())
 
 
 def to_numpy(x: Tensor) -> Array:

@@ -56,6 +56,13 @@ class TestForms:
         x, y = arrays()
         same(as_data((jnp.array(x), jnp.array(y))), x, y)
 
+    def test_bfloat16_which_numpy_does_not_know(self):
+        jnp = pytest.importorskip("jax.numpy")
+        x, y = arrays()
+        short = torch.from_numpy(x).bfloat16()
+        for native in (short, jnp.asarray(x, jnp.bfloat16)):
+            same(as_data((native, y)), short.float().numpy(), y)
+
     def test_batches_are_regrouped(self):
         x, y = arrays(20)
         batches = split(x, y, 1, 4, 4, 15)

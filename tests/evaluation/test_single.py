@@ -58,6 +58,17 @@ def test_a_criterion_may_hold_arrays_of_any_kind(planted, kind):
     assert (best - second > 0.1 - 1e-5).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_for_models_not_for_distances(planted, dtype):
+    x, y = torch.from_numpy(planted.x).to(dtype), torch.from_numpy(planted.y)
+    module = torch.nn.Linear(6, 3, bias=False).eval()
+    module.weight.data = torch.from_numpy(planted.w.T.copy())
+    result = rk.run("fmn", module, x, y, budget=10, starts=x, pool=x)
+    same = rk.run("fmn", module, x.float(), y, budget=10)
+    assert result.distance.dtype == result.x_adversarial.dtype == torch.float32
+    assert torch.equal(result.distance, same.distance)
+
+
 def test_lists_are_arrays(planted):
     model = planted.model()
     listed = rk.run("fmn", model, planted.x.tolist(), planted.y.tolist(), budget=10)
