@@ -35,7 +35,7 @@ class _Seen(Model):
         seen: Callable[[Array], Array],
         slope: Callable[[Array], Array],
     ) -> None:
-        self.bounds, self.access, self.notes = model.bounds, model.access, model.notes
+        self._take_after(model)
         self.name = f"{model.name}, {name}"
         self._model, self._seen, self._slope = model, seen, slope
 
