@@ -437,6 +437,16 @@ def test_several_norms(behind, digits):
         found.of("l2")
 
 
+def test_another_model_or_other_data_are_refused(behind, digits):
+    model, other = behind(), rk.load_model("digits")
+    x, y = digits
+    results = rk.evaluate(model, (x, y), attacks=["fmn"], budget=20)
+    with pytest.raises(BadInput, match="the model 'digits' is not what the run in"):
+        rk.adapt(results, other, (x, y), budget=60)
+    with pytest.raises(BadInput, match="the data 'data' is not what the run in"):
+        rk.adapt(results, model, (1 - x, y), budget=60)
+
+
 def test_bad_settings(behind, digits):
     model = behind()
     results = evaluated(model, digits, samples=8)
