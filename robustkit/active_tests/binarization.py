@@ -18,6 +18,7 @@ from robustkit.engine.attack import Attack
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.single import adapted_inputs
 from robustkit.models.base import Model
+from robustkit.models.isolated import isolated
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import Array, Tensor, as_tensor, to_numpy
@@ -164,7 +165,7 @@ def binarize(
     """Make the problems of `active_test`, to try several attacks on them."""
     given, _, host = adapted_inputs(model, x, bounds)
     # What is known of witnesses is known to the last digits.
-    whole = given.precise()
+    whole = isolated(given.precise())
     host = host[:samples]
     chosen = get_norm(norm)
     chosen.check(as_tensor(host))

@@ -14,6 +14,7 @@ import torch
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
 from robustkit.models.functions import adapt_function
+from robustkit.models.isolated import isolated
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.tensors import Array, Batch, Tensor, stack_columns, to_numpy
 
@@ -105,10 +106,11 @@ def find_features(
             features = features[0]
         cut = _adapted(features, model, example, _flat)
         name = f"function '{native_name(features)}'"
+    cut = isolated(cut)
     _shape(cut, example)
     if detector is None:
         return cut, name
-    scores = _adapted(detector, model, example, _column)
+    scores = isolated(_adapted(detector, model, example, _column))
     if (shape := _shape(scores, example)) != (len(example), 1):
         raise BadInput(
             "the detector must return one score per input, (n,), above 0 where it "

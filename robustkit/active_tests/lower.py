@@ -14,7 +14,7 @@ from robustkit.certify.regions import NORMS
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.goals import make_criterion, targets_of
 from robustkit.evaluation.lower import read_bounds, write_lower
-from robustkit.evaluation.opening import model_and_data
+from robustkit.evaluation.opening import check_evaluated, model_and_data
 from robustkit.evaluation.results import Results
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import to_numpy
@@ -112,9 +112,9 @@ def bound_below(
         The results again, with their lower bounds.
 
     Raises:
-        BadInput: Something given is not as described, the network is not of that kind,
-            or a bound is above the distance of an adversarial that was found; the
-            message names the sample.
+        BadInput: Something given is not as described, model or data are not those of
+            the run, the network is not of that kind, or a bound contradicts the
+            distance of an adversarial that was found; the message names the sample.
 
     >>> import robustkit as rk
     >>> results = rk.evaluate("digits", "digits", samples=3)
@@ -141,6 +141,10 @@ def bound_below(
         mean=config["mean"],
         std=config["std"],
     )
+    for _ in dataset.batches(config["batch_size"]):
+        # Bounds may take hours, so all of it is compared before.
+        pass
+    check_evaluated(results, opened, dataset)
     precise = opened.precise()
     classes = int(results.run["model"]["classes"])
     make = make_criterion(precise, config["target"], None, classes, config["seed"])
@@ -185,5 +189,5 @@ def bound_below(
                         seed=config["seed"],
                     ).lower
         start += len(x)
-    write_lower(results, lower, method)
+    write_lower(results, lower, method, closed=certifier is not None)
     return results

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import Bounds, LinearConstraint
 
 from robustkit.active_tests.networks import ReluNetwork
+from robustkit.numerics.integer_programs import milp
 from robustkit.numerics.tensors import Array
 
 __all__ = [

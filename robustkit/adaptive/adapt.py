@@ -20,7 +20,7 @@ from robustkit.checks.finding import Finding
 from robustkit.checks.model_checks import REMEMBERS
 from robustkit.engine.criteria import Criterion
 from robustkit.evaluation.goals import make_criterion
-from robustkit.evaluation.opening import model_and_data
+from robustkit.evaluation.opening import check_evaluated, model_and_data
 from robustkit.evaluation.preflight import examine
 from robustkit.evaluation.results import Results
 from robustkit.numerics.bounds import Bounds
@@ -81,8 +81,8 @@ def adapt(
         The steps. `save` writes them into a run folder.
 
     Raises:
-        BadInput: Something given is not as described, or the evaluation was limited to
-            less than the model shows.
+        BadInput: Something given is not as described, model or data are not those of
+            the evaluation, or it was limited to less than the model shows.
 
     >>> import robustkit as rk
     >>> def coarse(x):
@@ -113,6 +113,7 @@ def adapt(
         headers=config.get("headers"),
     )
     x, label = samples(dataset.batches(config["batch_size"]), results)
+    check_evaluated(results, adapted, dataset)
     examined = examine(adapted, x[:2])
     make = make_criterion(
         adapted, config["target"], criterion, examined.classes, config["seed"]

@@ -1,7 +1,7 @@
 """One plan carried out: attacked as planned, verified on the model itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from robustkit.errors import in_one_line
 from robustkit.evaluation.goals import MakeCriterion
 from robustkit.evaluation.verify import confirm, confirm_repeatedly
 from robustkit.models.base import Access, Model
+from robustkit.models.isolated import isolated
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array, to_numpy
 
@@ -103,6 +104,7 @@ def attempt(
         batch_size: How many samples to work on at once.
         say: Called with what is being done.
     """
+    model, plan = isolated(model), replace(plan, model=isolated(plan.model))
     best = Best(
         np.array(x),
         np.full(len(x), np.inf),

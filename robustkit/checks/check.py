@@ -24,6 +24,7 @@ from robustkit.evaluation.opening import model_and_data
 from robustkit.evaluation.preflight import check_labels, examine
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.store import write_json
+from robustkit.models.isolated import isolated
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
 
@@ -133,6 +134,7 @@ def check(
     if not size > 0:
         raise BadInput(f"epsilon must be positive; got {size}")
     examined = examine(opened, dataset.example)
+    opened = isolated(opened, examined.classes)
     x, y = next(dataset.batches(samples))
     classes = examined.classes - opened.abstains
     check_labels(y, classes, 0)

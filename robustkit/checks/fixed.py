@@ -25,10 +25,7 @@ class Fixed(Model):
     """
 
     def __init__(self, model: Model) -> None:
-        self.bounds, self.name, self.notes = model.bounds, model.name, model.notes
-        self.access = model.access
-        self.passes_per_question = model.passes_per_question
-        self.passes_per_gradient = model.passes_per_gradient
+        self._take_after(model)
         self._model = model
         self._states = _states()
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from robustkit.checks.finding import Finding, Severity, of_samples
-from robustkit.checks.probe import ALIKE, SHARES, Probe
+from robustkit.checks.probe import ALIKE, SHARES, Probe, because
 from robustkit.numerics.tensors import Array
 
 __all__ = ["REMEMBERS", "VARIES", "check_model"]
@@ -37,6 +37,7 @@ def check_model(p: Probe) -> list[Finding]:
         p: What was seen of it.
     """
     checks = (
+        _unanswered,
         _unavailable,
         _zero_gradients,
         _misleading_gradients,
@@ -52,6 +53,24 @@ def check_model(p: Probe) -> list[Finding]:
         _company,
     )
     return [finding for check in checks for finding in check(p)]
+
+
+def _unanswered(p: Probe) -> list[Finding]:
+    if len(p.unanswered) == 0:
+        return []
+    return [
+        Finding(
+            "O4",
+            Severity.NOTE,
+            f"at {of_samples(len(p.unanswered), p.total)} the model has no answer"
+            f"{because(p.raised)}. All else that is said of the model here is said of "
+            "the others",
+            "mend the model, or leave such samples out: those that end in errors count "
+            "as not robust in an evaluation",
+            {"share": len(p.unanswered) / p.total},
+            tuple(p.unanswered.tolist()),
+        )
+    ]
 
 
 def _unavailable(p: Probe) -> list[Finding]:
@@ -272,8 +291,8 @@ def _switch_off(p: Probe) -> str:
 
 def _unstable(p: Probe) -> list[Finding]:
     """R2, on the margin."""
-    change = float(np.median(p.noise))
-    if p.random or p.memory.found or change <= 0.3:
+    change = _median(p.noise)
+    if p.random or p.memory.found or not change > 0.3:
         return []
     return [
         Finding(

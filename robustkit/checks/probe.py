@@ -10,10 +10,11 @@ from robustkit.checks.memory import Memory, remembers
 from robustkit.engine.criteria import Misclassification
 from robustkit.errors import BadInput, in_one_line
 from robustkit.models.base import Access, Model, NoGradient
+from robustkit.models.isolated import isolated
 from robustkit.numerics.random import Rng, sample_keys
 from robustkit.numerics.tensors import Array, as_tensor, like, to_numpy
 
-__all__ = ["ALIKE", "SHARES", "NothingCorrect", "Probe", "probe"]
+__all__ = ["ALIKE", "SHARES", "NothingCorrect", "Probe", "because", "probe"]
 
 SHARES = (0.01, 0.1, 0.5)
 """Lengths, as shares of epsilon, at which gradients meet finite differences."""
@@ -37,6 +38,8 @@ class Probe:
     Attributes:
         index: (n,) positions in the data.
         total: How many samples were looked at.
+        unanswered: (k,) positions of those of them that the model gives no numbers for.
+        raised: What it raised there, or elsewhere; empty: nothing.
         logits: (n, classes) of the originals.
         margin: (n,) of the originals.
         flips: (n,) the share of repeated questions with another prediction.
@@ -84,6 +87,8 @@ class Probe:
     foretold: Array
     epsilon: float
     calls: Calls = field(default_factory=Calls)
+    unanswered: Array = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    raised: str = ""
 
     @property
     def random(self) -> bool:
@@ -104,24 +109,32 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
     Args:
         model: To be asked.
         x: (n, ...) inputs within the model's bounds.
-        label: (n,) their classes; samples that are misclassified are left out.
+        label: (n,) their classes; samples that are misclassified, or at which the model
+            raises or returns NaN, are left out.
         epsilon: A customary size of a perturbation of all features, in input units.
         seed: Of the noise.
 
     Raises:
         NothingCorrect: The model classifies no sample correctly.
     """
+    model = isolated(model)
     with inner_gradients() as inner:
         first = _in_parts(model, x)
-    early = np.stack([_in_parts(model, x) for _ in range(_REPEATS)])
-    everyone = x
+    total, raised = len(x), model.raised
+    known = ~np.isnan(first).any(axis=1)
+    unanswered, answered = np.flatnonzero(~known), np.flatnonzero(known)
+    x, label, first = x[answered], label[answered], first[answered]
     correct = np.flatnonzero(first.argmax(axis=1) == label)
     if len(correct) == 0:
+        silent = f" ({len(unanswered)} have no answer{because(raised)})"
         raise NothingCorrect(
-            f"the model classifies none of {len(x)} samples as labelled, so there is "
+            f"the model classifies none of {total} samples as labelled"
+            f"{silent if len(unanswered) else ''}, so there is "
             "no robustness to check; are labels, bounds and normalisation right?"
         )
-    total, x, label = len(x), x[correct], label[correct]
+    early = np.stack([_in_parts(model, x) for _ in range(_REPEATS)])
+    everyone = x
+    x, label = x[correct], label[correct]
     logits = _logits(model, x)
     margin = _margins(logits, label)
     company = _company(model, x, logits)
@@ -140,17 +153,17 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
     memory = remembers(first, early, late)
     again = np.concatenate([early, late])[:, correct]
     first = first[correct]
-    apart = np.linalg.norm(again - first, axis=2)
+    apart = _apart(again, first)
     if memory.found:
         # What it said before it remembered.
         logits, margin = first, _margins(first, label)
     return Probe(
-        index=correct,
+        index=answered[correct],
         total=total,
         logits=logits,
         margin=margin,
         flips=(again.argmax(axis=2) != first.argmax(axis=1)).mean(axis=0),
-        spread=(apart / (np.linalg.norm(first, axis=1) + 1e-12)).max(axis=0),
+        spread=np.fmax.reduce(apart, axis=0, initial=0.0),
         memory=memory,
         company=company,
         inner_gradients=inner[0] + differentiations(model, x),
@@ -164,11 +177,26 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
         foretold=foretold,
         epsilon=epsilon,
         calls=called,
+        unanswered=unanswered,
+        raised=raised,
     )
 
 
+def because(raised: str) -> str:
+    """Why there is no answer, as the end of a clause."""
+    return f": it raised {raised}" if raised else ": it is NaN, or infinite"
+
+
 def _logits(model: Model, x: Array) -> Array:
-    return np.array(to_numpy(model.logits(model.to_tensor(x))), dtype=np.float64)
+    """(n, classes) in double precision; rows of NaN where there is no answer."""
+    out = np.array(to_numpy(model.logits(model.to_tensor(x))), dtype=np.float64)
+    # A class may be ruled out by minus infinity. That it is last is all that matters,
+    # and infinity less infinity is no number.
+    last = np.isneginf(out)
+    least = np.where(last, np.inf, out).min(axis=1, keepdims=True)
+    out = np.where(last, least - 1, out)
+    out[~np.isfinite(out).all(axis=1)] = np.nan
+    return out
 
 
 def _in_parts(model: Model, x: Array) -> Array:
@@ -187,9 +215,8 @@ def _company(model: Model, x: Array, logits: Array) -> float:
     """
 
     def change(answers: Array) -> float:
-        some = logits[: len(answers)]
-        length = np.linalg.norm(some, axis=1) + 1e-12
-        return float((np.linalg.norm(answers - some, axis=1) / length).max())
+        apart = _apart(answers, logits[: len(answers)])
+        return float(np.fmax.reduce(apart, initial=0.0))
 
     few = min(_ALONE, len(x))
     alone = change(np.concatenate([_logits(model, x[i : i + 1]) for i in range(few)]))
@@ -198,6 +225,15 @@ def _company(model: Model, x: Array, logits: Array) -> float:
     half = (len(x) + 1) // 2
     others = np.concatenate([x[:half], x[: len(x) - half]])
     return min(alone, change(_logits(model, others)[:half]))
+
+
+def _apart(answers: Array, first: Array) -> Array:
+    """(..., n) distances (L2) of answers (..., n, classes) from the first ones.
+
+    As shares of the length of these; NaN where there is no answer.
+    """
+    length = np.linalg.norm(first, axis=-1) + 1e-12
+    return np.asarray(np.linalg.norm(answers - first, axis=-1) / length)
 
 
 def _margins(logits: Array, label: Array) -> Array:
@@ -268,13 +304,25 @@ def _noise(
         seen.append(_margins(_logits(model, near), label) - margin)
         delta = near.astype(np.float64) - x
         told.append((gradient * delta).reshape(len(x), -1).sum(axis=1))
-    change = np.abs(seen).mean(axis=0) / (np.abs(margin) + 1e-12)
-    return np.asarray(change), _correlation(np.array(seen), np.array(told))
+    change = _mean(np.abs(seen)) / (np.abs(margin) + 1e-12)
+    return change, _correlation(np.array(seen), np.array(told))
+
+
+def _mean(values: Array) -> Array:
+    """(n,) of the columns (draws, n), of what is known of each; NaN: nothing is."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=0)
+    total = np.where(known, values, 0).sum(axis=0)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _correlation(one: Array, other: Array) -> Array:
-    """(n,) of the columns (draws, n) of two arrays; NaN where one does not vary."""
-    one, other = one - one.mean(axis=0), other - other.mean(axis=0)
+    """(n,) of the columns (draws, n) of two arrays; NaN where one does not vary.
+
+    Draws of which the first is NaN are left out.
+    """
+    other = np.where(np.isnan(one), np.nan, other)
+    one, other = (np.nan_to_num(values - _mean(values)) for values in (one, other))
     scale = np.sqrt((one**2).sum(axis=0) * (other**2).sum(axis=0))
     product = (one * other).sum(axis=0)
     return np.where(scale > 0, product / np.where(scale > 0, scale, 1), np.nan)

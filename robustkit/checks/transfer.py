@@ -1,18 +1,26 @@
 """What became of a run's adversarials when a model was asked about them again."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from robustkit.checks.finding import Finding, Severity
+from robustkit.engine.criteria import Targeted
+from robustkit.evaluation.archive import read_examples
+from robustkit.evaluation.goals import misclassified
 from robustkit.evaluation.results import Results
 from robustkit.models.base import Model
+from robustkit.models.isolated import isolated
 from robustkit.numerics.tensors import Array, to_numpy
 
 __all__ = ["Transfer", "ask_again", "check_transfer"]
 
 _REPEATS = 5
+# As far as `verify` moves an adversarial outwards, of the way that it has come: at the
+# boundary itself, rounding that differs with a batch's size decides.
+_MOVE = 1e-3
 # Samples that may be at the very edge, where rounding decides.
 _FEW = 0.02
 _MANY = 0.1
@@ -38,6 +46,9 @@ class Transfer:
 def ask_again(model: Model, results: Results, samples: int) -> list[Transfer]:
     """Ask a model about the first adversarials of a run, five forward passes each.
 
+    One that lies at the boundary counts as adversarial on either side of it: up to a
+    thousandth of the margin of originals, which is about what `verify` allows for.
+
     Args:
         model: To be asked; the run's own, or another.
         results: Of a run on the wish for any wrong class, or for one and the same.
@@ -53,6 +64,17 @@ def ask_again(model: Model, results: Results, samples: int) -> list[Transfer]:
         return []
     said, seen = results.run["model"]["fingerprint"], model.fingerprint()
     same = None in (said, seen) or said == seen
+    precise = isolated(model).precise()
+
+    def margins(x: Array, label: Array) -> Array:
+        goal = (
+            misclassified(precise, precise.to_tensor(label))
+            if target is None
+            else Targeted(precise.to_tensor(np.full_like(label, target)))
+        )
+        return to_numpy(goal.margin(precise.logits(precise.to_tensor(np.array(x)))))
+
+    slack = _slack(results, margins)
     found = []
     for norm in results.norms:
         best = results.adversarials(norm)
@@ -60,17 +82,26 @@ def ask_again(model: Model, results: Results, samples: int) -> list[Transfer]:
         if len(few) == 0:
             continue
         x, label = best["x_adversarial"][few], best["label"][few]
-        precise = model.precise()
-        held = np.zeros(len(few))
-        for _ in range(_REPEATS):
-            answer = to_numpy(precise.logits(precise.to_tensor(np.array(x))))
-            guess = answer.argmax(axis=1)
-            fooled = (guess != label) if target is None else (guess == target)
-            if model.abstains and target is None:
-                fooled &= guess != answer.shape[1] - 1
-            held += fooled
-        found.append(Transfer(norm, best["index"][few], held / _REPEATS, same))
+        held = np.mean([margins(x, label) < slack for _ in range(_REPEATS)], axis=0)
+        found.append(Transfer(norm, best["index"][few], held, same))
     return found
+
+
+def _slack(results: Results, margins: Callable[[Array, Array], Array]) -> float:
+    """How far from below zero a margin may be by rounding alone.
+
+    Args:
+        results: Whose originals were kept, or some of them.
+        margins: (n,) of inputs (n, ...) and their labels (n,).
+    """
+    kept = read_examples(results.path / "examples.npz")
+    index = np.intersect1d(results.index, list(kept))
+    if len(index) == 0:
+        return 0.0
+    label = results.label[np.searchsorted(results.index, index)]
+    margin = margins(np.stack([kept[place] for place in index.tolist()]), label)
+    robust = margin[np.isfinite(margin) & (margin > 0)]
+    return _MOVE * float(np.median(robust)) if len(robust) else 0.0
 
 
 def check_transfer(t: Transfer) -> list[Finding]:

@@ -16,6 +16,7 @@ from robustkit.errors import BadInput
 from robustkit.evaluation.goals import misclassified
 from robustkit.evaluation.results import Results
 from robustkit.models.base import Access, Model, NoGradient
+from robustkit.models.isolated import isolated
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import Array, full, maximum, to_numpy
 from robustkit.registry import get_attack
@@ -136,7 +137,8 @@ def try_attack(
     Args:
         model: To be attacked.
         x: (n, ...) inputs within the model's bounds.
-        label: (n,) their classes; samples that are misclassified are left out.
+        label: (n,) their classes; samples that are misclassified, or at which the model
+            raises or returns NaN, are left out.
         epsilon: A customary size, in norm units.
         norm: In which sizes are measured.
         attack: What to try; None: `default_attack`. Its epsilon is not used.
@@ -153,8 +155,10 @@ def try_attack(
     norm = get_norm(norm)
     if norm.name not in chosen.norms or chosen.access > model.access:
         return None
+    model = isolated(model)
     logits = np.array(to_numpy(model.logits(model.to_tensor(x))), dtype=np.float64)
-    correct = np.flatnonzero(logits.argmax(axis=1) == label)
+    known = np.isfinite(logits.max(axis=1))
+    correct = np.flatnonzero(known & (logits.argmax(axis=1) == label))
     if len(correct) == 0:
         return None
     x, label, logits = x[correct], label[correct], logits[correct]
@@ -181,7 +185,7 @@ def try_attack(
         targeted |= trial.broken(size, target=order[:, place], known=targeted)
     known, bare = broken[:, at], None
     if undefended is not None:
-        plain = trial.on(undefended)
+        plain = trial.on(isolated(undefended))
         last = (float(epsilons[-2:][0]), widest)
         bare = np.stack([plain.broken(e) for e in last], axis=1)
     return Trials(

@@ -17,6 +17,7 @@ from robustkit.evaluation.goals import adversarial_from_start, make_criterion
 from robustkit.evaluation.opening import model_and_data
 from robustkit.evaluation.preflight import examine
 from robustkit.evaluation.results import Results
+from robustkit.evaluation.selection import selected
 from robustkit.evaluation.store import read_json, unfinished
 from robustkit.evaluation.verify import confirm
 from robustkit.models.base import Model
@@ -134,12 +135,15 @@ def verify(
     )
     auditor = _Auditor(precise, make, results, read_best(path / "best.npz"))
     lower = LowerAuditor(precise, make, results, dataset.example)
-    start = 0
-    for x, y in dataset.batches(config["batch_size"]):
+    start, wanted = 0, []
+    for number, (x, y) in enumerate(dataset.batches(config["batch_size"])):
         auditor.look_at(x, y, start, rounded)
         lower.look_at(x, y, start)
+        wanted.append(
+            start + selected(y, number, config["target"], config.get("shard"))
+        )
         start += len(x)
-    auditor.count(start)
+    auditor.count(start, np.concatenate(wanted))
     claims = [
         _same("the model is the one that was evaluated", "model", results, opened),
         _same("the data are those that were evaluated", "data", results, dataset),
@@ -224,20 +228,30 @@ class _Auditor:
         for norm in self._results.norms:
             self._check_points(norm, places, x, criterion, rounded)
 
-    def count(self, total: int) -> None:
-        """Check that the samples are those of data with `total` of them."""
-        run = self._results
-        target = run.run["config"]["target"]
-        listed = len(run.index)
-        beyond = int((run.index >= total).sum())
+    def count(self, total: int, wanted: Array) -> None:
+        """Check that the samples are those that the run is of.
+
+        Args:
+            total: How many the data has.
+            wanted: (n,) positions of those to be evaluated.
+        """
+        run, listed = self._results.run, self._results.index
+        beyond = int((listed >= total).sum())
+        others = int((~np.isin(listed, wanted)).sum()) - beyond
         self._whole.expect(not beyond, f"{beyond} samples are not in the data")
-        if run.run["status"] != "complete":
+        self._whole.expect(
+            not others, f"{others} samples are not among those evaluated"
+        )
+        shard = run["config"].get("shard")
+        where = f"part {shard[0]} of {shard[1]} of the data" if shard else "the data"
+        if run["status"] != "complete":
             self._whole.notes.append(
-                f"the run is {run.run['status']}: {listed} of {total} samples"
+                f"the run is {run['status']}: {len(listed)} of {len(wanted)} samples"
             )
-        elif not isinstance(target, int):
+        else:
             self._whole.expect(
-                listed == total, f"{listed} samples in the table, {total} in the data"
+                len(listed) == len(wanted),
+                f"{len(listed)} samples in the table, {len(wanted)} in {where}",
             )
 
     def claims(self, rounded: bool) -> Iterator[Claim]:

@@ -94,7 +94,9 @@ class LowerAuditor:
             return
         for norm, bounds in self._known.items():
             self._sides.checked += int((~np.isnan(bounds)).sum())
-            self._sides.broken += contradictions(self._results, norm, bounds)
+            self._sides.broken += contradictions(
+                self._results, norm, bounds, closed=self._certifier is not None
+            )
         method = self._results.lower_methods[0]
         path = inside(self._results.path / LOWER)
         written = printable(path.read_text(encoding="utf-8").splitlines())

@@ -1,5 +1,6 @@
 """Runs held against each other, sample by sample."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class Pair:
         first: Name of the run.
         second: Of the other.
         norm: Whose distances are compared.
-        samples: How many are in both.
+        samples: How many are finished in both.
         ratio: Geometric mean of the distances' ratio, second over first, of the samples
             with an adversarial in both that are not adversarial from the start; with
             its paired bootstrap interval.
@@ -107,10 +108,12 @@ class Comparison:
     Attributes:
         pairs: Each later run against the first.
         attacks: Every attack of every run against the nearest of all.
+        notes: What the reader should know, a sentence each: which runs are unfinished.
     """
 
     pairs: tuple[Pair, ...]
     attacks: tuple[Optimality, ...]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -121,8 +124,9 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
     """Compare runs on the same samples: models, or attacks on one model.
 
     Intervals are of the paired bootstrap (10,000 resamples of the samples, percentiles)
-    and speak of the sampling of the data, not of the strength of the attacks. Samples
-    whose distance is unknown count as not robust.
+    and speak of the sampling of the data, not of the strength of the attacks. Only
+    samples that all attacks of the norm are done with in both runs are compared; those
+    whose distance is unknown then count as not robust.
 
     The local optimality of an attack is (A - C) / (A - B) with C the area under its
     curve of robust accuracy, B that under the nearest of all attacks of all runs on the
@@ -142,7 +146,8 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
         Roli: AttackBench, AAAI 2025; by steps, not trapezoids, as curves are steps.
 
     Raises:
-        BadInput: Runs are of other data, or have no norm in common.
+        BadInput: Runs are of other data, have no norm in common, or no sample that is
+            finished in both.
 
     >>> import robustkit as rk
     >>> one = rk.evaluate("digits", "digits", samples=20, attacks=["fmn"])
@@ -154,6 +159,13 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
     if not opened:
         raise BadInput("no run was named; name one or more")
     base = opened[0]
+    for run in opened:
+        if not any(run.finished(norm).any() for norm in run.norms):
+            raise BadInput(
+                f"the run in '{run.path}' has no finished sample yet (its status is "
+                f"'{run.run['status']}'), so there is nothing to compare; go on with "
+                f"`robustkit eval --resume {run.path}`"
+            )
     for other in opened[1:]:
         _check_same_data(base, other)
     norms = [n for n in base.norms if all(n in run.norms for run in opened)]
@@ -166,6 +178,7 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
         _pair(norm, (names[0], base), (name, run), rng)
         for norm in norms
         for name, run in zip(names[1:], opened[1:], strict=True)
+        if len(_common(norm, [base, run]))
     ]
     models: dict[str, list[tuple[str, Results]]] = {}
     for name, run in zip(names, opened, strict=True):
@@ -175,7 +188,15 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
     attacks = [
         a for norm in norms for some in models.values() for a in _optimality(norm, some)
     ]
-    return Comparison(tuple(pairs), tuple(attacks))
+    notes = [
+        f"The run '{name}' is not finished ({run.run['status']}): in {norm} "
+        f"{run.finished(norm).sum()} of {len(run.index)} samples are, and only these "
+        "are compared."
+        for name, run in zip(names, opened, strict=True)
+        for norm in norms
+        if run.run["status"] != "complete"
+    ]
+    return Comparison(tuple(pairs), tuple(attacks), tuple(notes))
 
 
 def same_data(one: Results, other: Results) -> bool:
@@ -221,7 +242,7 @@ def _pair(
     second: tuple[str, Results],
     rng: np.random.Generator,
 ) -> Pair:
-    common = np.intersect1d(first[1].index, second[1].index)
+    common = _common(norm, [first[1], second[1]])
     one, two = (_settled(run, norm, common) for _, run in (first, second))
     both = np.isfinite(one) & np.isfinite(two) & (one > 0) & (two > 0)
     logs = np.zeros(len(common))
@@ -297,9 +318,7 @@ def _tails() -> tuple[float, float]:
 
 
 def _optimality(norm: str, runs: Sequence[tuple[str, Results]]) -> list[Optimality]:
-    common = runs[0][1].index
-    for _, run in runs[1:]:
-        common = np.intersect1d(common, run.index)
+    common = _common(norm, [run for _, run in runs])
     named = [(name, run, a) for name, run in runs for a in run.attacks(norm)]
     late = [_credited(run, run.distances(norm, a), common) for _, run, a in named]
     nearest = np.min(late, axis=0, initial=np.inf)
@@ -357,6 +376,12 @@ def _area(distance: Array, largest: float) -> float:
     sizes, accuracy = Curve(np.minimum(distance, largest)).steps()
     widths = np.diff(np.append(sizes, largest))
     return float((widths * accuracy).sum())
+
+
+def _common(norm: str, runs: Sequence[Results]) -> Array:
+    """(n,) positions of the samples that are finished in all of the runs."""
+    finished = [run.index[run.finished(norm)] for run in runs]
+    return functools.reduce(np.intersect1d, finished)
 
 
 def _settled(run: Results, norm: str, index: Array) -> Array:

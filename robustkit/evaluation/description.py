@@ -88,7 +88,7 @@ def check_run(run: Mapping[str, Any], path: Path) -> None:
         ("config", "mean"): _or_none(_list_of(_number)),
         ("config", "std"): _or_none(_list_of(_number)),
         ("config", "device"): _or_none(_text),
-        ("config", "shard"): _or_none(_list_of(_whole)),
+        ("config", "shard"): _or_none(_shard),
         ("config", "time_limit"): _or_none(_number),
         ("config", "compiled"): _yes_or_no,
         ("config", "cache"): _or_none(_text),
@@ -173,6 +173,10 @@ def _bounds(value: Any) -> bool:
         and all(_number(end) and math.isfinite(end) for end in value)
         and value[0] < value[1]
     )
+
+
+def _shard(value: Any) -> bool:
+    return _list_of(_whole)(value) and len(value) == 2 and 1 <= value[0] <= value[1]
 
 
 def _norm(value: Any) -> bool:

@@ -26,6 +26,7 @@ from robustkit.evaluation.opening import model_and_data, open_data
 from robustkit.evaluation.preflight import check_labels, examine, no_compiler
 from robustkit.evaluation.recipe import Recipe
 from robustkit.evaluation.results import Results
+from robustkit.evaluation.selection import selected
 from robustkit.evaluation.store import SCHEMA, RunFolder
 from robustkit.models.base import Access, Model
 from robustkit.models.wrappers import per_channel
@@ -342,18 +343,15 @@ def _works(
     """Batch by batch, leaving out samples that are of the target class."""
     start, left_out = 0, 0
     config = description["config"]
-    target, (part, parts) = config["target"], config["shard"] or (1, 1)
+    target, shard = config["target"], config["shard"]
     for number, (x, y) in enumerate(dataset.batches(config["batch_size"])):
         check_labels(y, classes, start)
-        kept = (
-            np.flatnonzero(y != target)
-            if isinstance(target, int)
-            else np.arange(len(y))
-        )
-        if len(kept) and number % parts == part - 1:
+        kept = selected(y, number, target, shard)
+        if len(kept):
             traced = folder.to_trace(len(kept))
             yield Work(number, x[kept], y[kept], start + kept, traced)
-        start, left_out = start + len(y), left_out + len(y) - len(kept)
+        start += len(y)
+        left_out += int((y == target).sum()) if isinstance(target, int) else 0
     if start == left_out:
         raise BadInput(f"all {start} samples are of the target class {target}")
     if left_out:

@@ -20,10 +20,22 @@ _PROVEN = {"unsat", "verified", "robust", "holds"}
 _OTHERS = {"sat", "violated", "unknown", "timeout", "error"}
 
 
-def contradictions(results: Results, norm: str, lower: Array) -> list[str]:
-    """Where a lower bound (n,) is above the distance that an attack found."""
+def contradictions(
+    results: Results, norm: str, lower: Array, *, closed: bool = False
+) -> list[str]:
+    """Where a lower bound (n,) is above the distance that an attack found.
+
+    Args:
+        results: Of the run.
+        norm: Whose distances are bounded.
+        lower: (n,) in norm units.
+        closed: Whether there is none at that very distance either, as in the balls
+            that are certified; exact bounds may meet the distance.
+    """
     found = results.distances(norm)
     above = lower > found * (1 + ROUNDING)
+    if closed:
+        above |= (lower >= found) & (found > 0) & np.isfinite(found)
     return [
         f"sample {results.index[row]}, {norm}: the lower bound is {lower[row]:.9g}, "
         f"and an adversarial was found and verified at {found[row]:.9g}"
@@ -31,7 +43,9 @@ def contradictions(results: Results, norm: str, lower: Array) -> list[str]:
     ]
 
 
-def write_lower(results: Results, lower: Mapping[str, Array], method: str) -> None:
+def write_lower(
+    results: Results, lower: Mapping[str, Array], method: str, *, closed: bool = False
+) -> None:
     """Keep lower bounds in lower.csv and in summary.json.
 
     Args:
@@ -39,12 +53,13 @@ def write_lower(results: Results, lower: Mapping[str, Array], method: str) -> No
         lower: By norm, (n,) in the order of `results.index`, in norm units: no
             adversarial at this distance or nearer. NaN where nothing is known.
         method: Where they come from.
+        closed: As for `contradictions`.
 
     Raises:
         BadInput: One is above the distance of an adversarial.
     """
     for norm, bounds in lower.items():
-        wrong = contradictions(results, norm, bounds)
+        wrong = contradictions(results, norm, bounds, closed=closed)
         if wrong:
             raise BadInput(
                 f"{wrong[0]}"

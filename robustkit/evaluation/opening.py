@@ -7,11 +7,12 @@ from typing import Any
 
 from robustkit.errors import BadInput
 from robustkit.evaluation.data import DataSet, as_data, load_data
+from robustkit.evaluation.results import Results
 from robustkit.models.base import Model
 from robustkit.models.load import ExampleNeeded, as_model, load_model
 from robustkit.numerics.bounds import Bounds, as_bounds
 
-__all__ = ["model_and_data", "open_data"]
+__all__ = ["check_evaluated", "model_and_data", "open_data"]
 
 
 def model_and_data(
@@ -53,3 +54,30 @@ def open_data(data: Any, bounds: Bounds | None, samples: int | None) -> DataSet:
     if isinstance(data, str | Path):
         return load_data(data, bounds, samples=samples)
     return as_data(data, bounds, samples=samples)
+
+
+def check_evaluated(results: Results, model: Model, data: DataSet) -> None:
+    """Whether these are the model and the data of a run, as far as can be seen.
+
+    As when a run goes on, what has no fingerprint is taken at its word; so are data
+    that the run did not see all of.
+
+    Args:
+        results: Of the run.
+        model: As it is to be used.
+        data: Gone through, to its end.
+
+    Raises:
+        BadInput: They are others.
+    """
+    parts: list[tuple[str, Model | DataSet]] = [("model", model)]
+    if results.run["status"] == "complete":
+        parts.append(("data", data))
+    for part, opened in parts:
+        said, seen = results.run[part].get("fingerprint"), opened.fingerprint()
+        if None not in (said, seen) and said != seen:
+            raise BadInput(
+                f"the {part} '{opened.name}' is not what the run in '{results.path}' "
+                f"was made on (fingerprint {str(said)[:16]}, now {str(seen)[:16]}); "
+                f"give the whole {part} that was evaluated"
+            )

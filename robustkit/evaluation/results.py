@@ -123,6 +123,18 @@ class Results:
         best[np.isinf(best) & (failed | missing)] = np.nan
         return best
 
+    def finished(self, norm: str | None = None) -> Array:
+        """(n,) whether all attacks of a norm are done with a sample, errors included.
+
+        All are, unless the run was interrupted or is still going on.
+        """
+        norm = self._norm(norm)
+        done = np.ones(len(self.index), dtype=bool)
+        for attack in self.run["config"]["attacks"][norm]:
+            rows = (self._table["norm"] == norm) & (self._table["attack"] == attack)
+            done &= np.isin(self.index, self._table["index"][rows])
+        return done
+
     def undone(self, norm: str | None = None) -> Array:
         """(n,) whether an attack's adversarial did not hold at its verification."""
         rows = self._table["undone"] & (self._table["norm"] == self._norm(norm))

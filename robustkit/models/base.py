@@ -51,6 +51,18 @@ class Model(ABC):
     passes_per_gradient: int = 0
     abstains: bool = False
 
+    def _take_after(self, model: "Model") -> None:
+        """Say of this model all that is said of another one, which it asks.
+
+        What a wrapper changes it says after that; so what it does not know of, it
+        cannot forget.
+        """
+        self.bounds, self.access = model.bounds, model.access
+        self.name, self.notes = model.name, model.notes
+        self.passes_per_question = model.passes_per_question
+        self.passes_per_gradient = model.passes_per_gradient
+        self.abstains = model.abstains
+
     @abstractmethod
     def logits(self, x: Batch) -> Tensor:
         """(n, classes) scores; one forward pass."""

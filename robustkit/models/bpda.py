@@ -94,10 +94,7 @@ class BPDA(Model):
         self._backward = None if isinstance(backward, str) else backward
         for name in (*self._layers, *([before] if before is not None else [])):
             _layer(model, name)
-        self.bounds, self.access, self.name = model.bounds, model.access, model.name
-        self.abstains = model.abstains
-        self.passes_per_question = model.passes_per_question
-        self.passes_per_gradient = model.passes_per_gradient
+        self._take_after(model)
         self.notes = (*model.notes, f"the backward pass of {self._part()} is replaced")
         self._operations = Operations()
 

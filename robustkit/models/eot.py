@@ -100,8 +100,7 @@ class EOT(Model):
             samples = _needed(model, example, seed)
         if samples < 1:
             raise BadInput(f"EOT needs at least 1 draw; got samples = {samples}")
-        self.bounds, self.access, self.name = model.bounds, model.access, model.name
-        self.abstains = model.abstains
+        self._take_after(model)
         self.passes_per_question = samples * model.passes_per_question
         self.passes_per_gradient = samples * model.passes_per_gradient
         self.notes = (

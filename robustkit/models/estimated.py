@@ -99,9 +99,8 @@ class Estimated(Model):
                 f"the model '{model.name}' shows decisions only, from which gradients "
                 "cannot be estimated; use a decision-based attack"
             )
-        self.bounds, self.access, self.name = model.bounds, Access.GRADIENT, model.name
-        self.abstains = model.abstains
-        self.passes_per_question = model.passes_per_question
+        self._take_after(model)
+        self.access = Access.GRADIENT
         self.passes_per_gradient = samples * model.passes_per_question
         self.notes = (
             *model.notes,

@@ -28,10 +28,7 @@ class Logarithms(Model):
     """
 
     def __init__(self, model: Model) -> None:
-        self.bounds, self.access, self.name = model.bounds, model.access, model.name
-        self.notes, self.abstains = model.notes, model.abstains
-        self.passes_per_question = model.passes_per_question
-        self.passes_per_gradient = model.passes_per_gradient
+        self._take_after(model)
         self._model = model
 
     @property

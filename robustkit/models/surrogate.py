@@ -125,8 +125,7 @@ class WithFeatures(Model):
     def __init__(self, model: Model, layer: str) -> None:
         self._model, self._features = model, model.at_layer(layer)
         self._layer = layer
-        self.bounds, self.access, self.name = model.bounds, model.access, model.name
-        self.notes, self.abstains = model.notes, model.abstains
+        self._take_after(model)
         self.passes_per_question = 2 * model.passes_per_question
         self.passes_per_gradient = 2 * model.passes_per_gradient
 

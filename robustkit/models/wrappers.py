@@ -77,10 +77,8 @@ class Preprocessed(Model):
                 "gradients are estimated within the bounds of what is given, so "
                 "normalise before that: Estimated(Preprocessed(model, mean, std))"
             )
-        self.bounds, self.access, self.name = model.bounds, model.access, model.name
-        self._model, self.notes = model, model.notes
-        self.abstains = model.abstains
-        self.passes_per_question = model.passes_per_question
+        self._take_after(model)
+        self._model = model
         self._mean, self._std, self._axis = np.array(mean), np.array(std), axis
 
     @property

@@ -174,7 +174,7 @@ def _comparison(runs: Sequence[Results], norms: Sequence[str]) -> tuple[Tabular,
     several = len(runs) > 1 or any(len(runs[0].attacks(n)) > 1 for n in runs[0].norms)
     alike = all(same_data(runs[0], run) for run in runs[1:])
     in_all = any(all(norm in run.norms for run in runs) for norm in norms)
-    some = all(len(run.index) for run in runs)
+    some = all(any(run.finished(norm).any() for norm in run.norms) for run in runs)
     if not (several and alike and in_all and some):
         return ()
     return tuple(comparison_tables(compare(runs)))

@@ -146,6 +146,8 @@ def _chosen(sizes: tuple[float, ...], interest: float) -> list[float]:
 
 def print_comparison(found: Comparison, console: Console) -> None:
     """Print each run against the first, and every attack against the nearest."""
+    for note in found.notes:
+        console.print(escape(note))
     for pair in found.pairs:
         table = Table(
             title=f"\n{pair.norm}: {escape(pair.second)} against {escape(pair.first)}",

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -379,7 +380,7 @@ def comparison_tables(found: Comparison) -> list[Tabular]:
     ]
     if found.attacks:
         tables.append(_optimality(found))
-    return tables
+    return [replace(t, note=" ".join((*found.notes, t.note))) for t in tables]
 
 
 def _optimality(found: Comparison) -> Tabular:

@@ -190,7 +190,10 @@ def _decimals(count: int) -> int:
 
 def evidence(finding: Mapping[str, Any]) -> str:
     """The numbers that a finding rests on, and at how many samples it was seen."""
-    parts = [f"{name} {value:.4g}" for name, value in finding["evidence"].items()]
+    parts = [
+        f"{name} not known" if value is None else f"{name} {value:.4g}"
+        for name, value in finding["evidence"].items()
+    ]
     samples = finding["samples"]
     if samples:
         first = ", ".join(map(str, samples[:_FIRST_SAMPLES]))

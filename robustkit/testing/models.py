@@ -39,7 +39,7 @@ class Watched(Model):
         access: Access = Access.GRADIENT,
         limit: int | None = None,
     ) -> None:
-        self.bounds, self.name = model.bounds, model.name
+        self._take_after(model)
         self.access = min(access, model.access)
         self.forwards = self.backwards = 0
         self.queries: list[Array] = []
@@ -93,7 +93,7 @@ class Altered(Model):
         *,
         flat: bool = False,
     ) -> None:
-        self.bounds, self.name, self.access = model.bounds, model.name, model.access
+        self._take_after(model)
         self._model, self._alter, self._flat = model, alter, flat
 
     def logits(self, x: Batch) -> Tensor:

@@ -334,6 +334,27 @@ def test_random_models_are_voted_on(network, masked, inputs):
     assert test.test(pgd(0.2)).success_rate.estimate > 0.8
 
 
+@pytest.mark.parametrize("as_features", [False, True])
+def test_inputs_at_which_the_model_raises_have_no_witness(network, inputs, as_features):
+    marked = inputs.copy()
+    marked[1:4].reshape(3, -1)[:, 0] = 0.875
+
+    class Cautious(torch.nn.Module):
+        def forward(self, x):
+            if (x.flatten(1)[:, 0] == 0.875).any():
+                raise ValueError("cannot be read")
+            return network(x)
+
+    model = Cautious().eval()
+    given = {"features": model} if as_features else {}
+    built = binarize(
+        network if as_features else model, marked, epsilon=0.1, **given, **SMALL
+    )
+    flawed = [row for row, flaw in enumerate(built.flaws) if "not finite" in flaw]
+    assert flawed == [1, 2, 3]
+    assert built.test(rk.PGD(0.1)).verdict is Verdict.PASS
+
+
 def test_a_model_that_never_changes_cannot_be_tested(inputs):
     result = rk.active_test(
         lambda x: np.ones((len(x), 3)), inputs, "boundary", epsilon=0.1, samples=5,

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from rich.console import Console
 
@@ -123,6 +124,41 @@ def test_a_lower_bound_above_an_upper_one_is_an_error_that_names_the_sample(
     ):
         rk.bound_below(run, net, (x, y), str(file))
     assert not (run.path / "lower.csv").exists()
+
+
+def test_another_model_or_other_data_are_refused(finished, small):
+    net, x, y, _ = small
+    steeper = torch.nn.Sequential(net, torch.nn.Linear(10, 10, bias=False))
+    steeper[1].weight.data = 3 * torch.eye(10)
+    for method in ("crown", "exact"):
+        with pytest.raises(BadInput, match="the model 'Sequential' is not what the"):
+            rk.bound_below(finished, steeper.eval(), (x, y), method)
+        for data in ((x[::-1], y[::-1]), (x[:3], y[:3])):
+            with pytest.raises(BadInput, match=r"the data 'data' .* the whole data"):
+                rk.bound_below(finished, net, data, method)
+    assert not (finished.path / "lower.csv").exists()
+
+
+def threshold(at):
+    """Of one feature, the first class above a size and the second below."""
+    net = torch.nn.Linear(1, 2)
+    net.weight.data = torch.tensor([[1.0], [-1.0]])
+    net.bias.data = torch.tensor([-at, at])
+    return net.eval()
+
+
+def test_an_adversarial_inside_of_a_certified_ball_is_a_contradiction(tmp_path):
+    """Where the models have no fingerprints, by which they could be told apart."""
+    x, y = np.array([[0.7], [0.9]], np.float32), np.zeros(2, int)
+    run = rk.evaluate(threshold(0.5), (x, y), attacks=["fmn"], out=tmp_path / "run")
+    run.run["model"]["fingerprint"] = None
+    with pytest.raises(BadInput, match=r"^sample 0, linf: .* \(and 1 more like that\)"):
+        rk.bound_below(run, threshold(0.4), (x, y), "interval")
+    assert (
+        rk.bound_below(run, threshold(0.5), (x, y), "interval").lower() > 0.19
+    ).all()
+    exact = rk.bound_below(run, threshold(0.5), (x, y), "exact")
+    assert exact.lower() == pytest.approx([0.2, 0.4], rel=1e-5)
 
 
 def test_bounds_of_another_verifier(run, small, tmp_path):

@@ -437,6 +437,36 @@ def test_several_norms(behind, digits):
         found.of("l2")
 
 
+def test_a_model_that_raises_at_some_inputs_is_adapted_to(behind, digits):
+    """Of the originals it raises at one, and at the others' neighbours at will."""
+    x, y = digits
+    marked = x.copy()
+    marked[:, 0, 0, 0] = 0.5
+    marked[2, 0, 0, 0] = 0.9
+
+    def cautious(x):
+        if (x[:, 0, 0, 0] > 0.65).any():
+            raise ValueError("cannot be read")
+        return x
+
+    results, found = adapted(behind(before=cautious), (marked, y), attacks=["fmn"])
+    assert 0 < np.isnan(results.distance).sum() < 8
+    assert np.isnan(results.distance[2])
+    assert {f.id for f in found.findings} >= {"O4", "C9"}
+    assert len(found.steps) > 1
+    assert not any(step.failures for step in found.steps)
+
+
+def test_another_model_or_other_data_are_refused(behind, digits):
+    model, other = behind(), rk.load_model("digits")
+    x, y = digits
+    results = rk.evaluate(model, (x, y), attacks=["fmn"], budget=20)
+    with pytest.raises(BadInput, match="the model 'digits' is not what the run in"):
+        rk.adapt(results, other, (x, y), budget=60)
+    with pytest.raises(BadInput, match="the data 'data' is not what the run in"):
+        rk.adapt(results, model, (1 - x, y), budget=60)
+
+
 def test_bad_settings(behind, digits):
     model = behind()
     results = evaluated(model, digits, samples=8)

@@ -6,6 +6,7 @@ import torch
 
 import robustkit as rk
 from robustkit.checks.finding import Severity
+from robustkit.checks.probe import NothingCorrect
 from robustkit.errors import BadInput
 from robustkit.models.numpy import NumPyModel
 
@@ -176,6 +177,95 @@ def test_affected_samples_are_positions_in_the_data(digits):
     (finding,) = (f for f in found.findings if f.id == "G2")
     assert finding.samples == (3, 17)
     assert finding.severity is Severity.SUSPICIOUS
+
+
+def raising(out, marked):
+    if marked.any():
+        raise ValueError("cannot be read")
+    return out
+
+
+SILENT = {
+    "nan": lambda out, marked: torch.where(marked[:, None], torch.nan, out),
+    "infinite": lambda out, marked: torch.where(marked[:, None], torch.inf, out),
+    "raising": raising,
+}
+
+
+@pytest.fixture
+def silent(digits):
+    """Makes a network without an answer where the first pixel is in a range."""
+    network, _, _ = digits
+
+    class Silent(torch.nn.Module):
+        def __init__(self, silence, low, high):
+            super().__init__()
+            self.silence, self.low, self.high = silence, low, high
+
+        def forward(self, x):
+            first = x[:, 0, 0, 0]
+            return self.silence(network(x), (self.low <= first) & (first <= self.high))
+
+    return lambda name, low, high: Silent(SILENT[name], low, high).eval()
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_samples_without_an_answer_are_left_out_and_told(digits, silent, name):
+    """Labelled as the first class, of which NaN is no prediction."""
+    _, x, y = digits
+    marked, label = x.copy(), y.copy()
+    marked[[3, 17], 0, 0, 0], label[[3, 17]] = 0.125, 0
+    (finding,) = rk.check(silent(name, 0.125, 0.125), (marked, label)).findings
+    assert (finding.id, finding.severity) == ("O4", Severity.NOTE)
+    assert finding.samples == (3, 17)
+    said = "ValueError: cannot be read" if name == "raising" else "NaN, or infinite"
+    assert said in finding.diagnosis
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_near_copies_without_an_answer_make_no_findings(digits, silent, name):
+    _, x, y = digits
+    marked = x.copy()
+    marked[::4, 0, 0, 0] = 0.5
+    model = silent(name, np.nextafter(np.float32(0.5), np.float32(1)), 1)
+    found = rk.check(model, (marked, y), samples=len(x), trials=0)
+    assert found.findings == ()
+    ratio = np.array(found.measured["gradients"]["ratio"], dtype=float)
+    assert np.isnan(ratio).any()
+
+
+def test_where_nothing_has_an_answer_that_is_the_message(digits, silent):
+    _, x, y = digits
+    x = x.copy()
+    x[1:, 0, 0, 0] = 0.125
+    label = np.append(y[0] ^ 1, y[1:])
+    with pytest.raises(NothingCorrect, match=r"47 have no answer: it raised ValueErr"):
+        rk.check(silent("raising", 0.125, 0.125), (x, label))
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_a_run_with_samples_without_an_answer_has_its_report(
+    digits, silent, name, tmp_path
+):
+    _, x, y = digits
+    marked, label = x[:12].copy(), y[:12].copy()
+    marked[3, 0, 0, 0], label[3] = 0.125, 0
+    model, data = silent(name, 0.1, 0.2), (marked, label)
+    results = rk.evaluate(model, data, attacks=["fmn"], budget=20, out=tmp_path / "run")
+    found = rk.check(model, data, run=results, trials=0)
+    assert not {f.id for f in found.findings} & {"R1", "R2", "G1", "G2", "O1", "S3"}
+    found.save(results.path)
+    assert "O4" in results.report().read_text("utf-8")
+
+
+def test_scores_that_rule_a_class_out_are_answers(digits, wrapped):
+    _, x, y = digits
+
+    def without_last(network, x):
+        out = network(x)
+        return torch.cat([out, torch.full_like(out[:, :1], -torch.inf)], dim=1)
+
+    assert rk.check(wrapped(without_last), (x, y), trials=0).findings == ()
 
 
 def test_findings_are_plain_data(findings, digits):

@@ -2,6 +2,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 
 import robustkit as rk
 from robustkit.checks.finding import Severity
@@ -144,6 +145,26 @@ def test_adversarials_hold_when_they_are_asked_about_again(planted):
     assert check_transfer(transfer) == []
 
 
+@pytest.mark.parametrize(("share", "lost"), [(5e-4, False), (0.1, True)])
+def test_rounding_at_the_boundary_is_no_lost_adversarial(planted, share, lost):
+    """The labels, as far as points tell them, gain a share of an original's margin."""
+    scores = np.sort(planted.logits(planted.x), axis=1)
+    change = share * np.median(scores[:, -1] - scores[:, -2])
+
+    def favoured(x):
+        out = planted.logits(x)
+        gaps = np.abs(x[:, None] - planted.x[None]).max(axis=2)
+        out[np.arange(len(x)), planted.y[gaps.argmin(axis=1)]] += change
+        return out
+
+    results = run(planted, ["auto"])
+    best = results.adversarials()
+    asked = favoured(best["x_adversarial"])
+    assert (asked.argmax(axis=1) == best["label"]).any()
+    (transfer,) = ask_again(rk.NumPyModel(favoured), results, 40)
+    assert bool(check_transfer(transfer)) is lost
+
+
 def test_adversarials_of_another_model_do_not_carry_over(digits):
     network, x, y = digits
     results = rk.evaluate("digits", (x, y), attacks=["fmn"])
@@ -157,6 +178,19 @@ def test_adversarials_of_another_model_do_not_carry_over(digits):
     assert "S3" in {f.id for f in found}
     same = rk.check("digits", (x, y), run=results, trials=0).findings
     assert "S3" not in {f.id for f in same}
+
+
+def test_lucky_draws_of_a_random_model_do_not_hold(digits):
+    network, x, y = digits
+    noise = torch.Generator().manual_seed(0)
+
+    def noisy(x):
+        return network(x + 0.02 * torch.randn(x.shape, generator=noise))
+
+    results = rk.evaluate(noisy, (x, y), attacks=["fmn"], budget=60)
+    (transfer,) = ask_again(TorchModel(noisy), results, 48)
+    (finding,) = check_transfer(transfer)
+    assert finding.severity is Severity.INVALIDATES
 
 
 def test_lucky_draws_are_no_adversarials():

@@ -337,6 +337,39 @@ def test_samples_that_were_left_out_are_named(run, planted, honest):
     assert "sample 5, l2: of a sample that is not there" in sentences
 
 
+@pytest.mark.parametrize("part", [1, 2, 3])
+def test_a_part_of_the_data_is_whole_by_itself(planted, tmp_path, part):
+    """Five batches of 14 samples, the last of two, dealt out to three parts."""
+    run, data = tmp_path / "run", (planted.x, planted.y)
+    rk.evaluate(
+        planted.model(), data, attacks=["fmn"], batch_size=3, shard=(part, 3), out=run
+    )
+    held = rk.Results(run).index
+    audit = verified(run, planted, planted.y)
+    assert broken(audit) == []
+    edit_table(run, lambda rows: [r for r in rows if r["index"] != str(held[0])])
+    assert (
+        f"{len(held) - 1} samples in the table, {len(held)} in part {part} of 3 of the "
+        "data" in broken(verified(run, planted, planted.y))
+    )
+    description = json.loads((run / "run.json").read_text())
+    description["config"]["shard"] = [part % 3 + 1, 3]
+    (run / "run.json").write_text(json.dumps(description))
+    said = broken(verified(run, planted, planted.y))
+    assert f"{len(held) - 1} samples are not among those evaluated" in said
+
+
+def test_samples_of_the_target_class_that_are_missing_are_told(planted, tmp_path):
+    run = tmp_path / "run"
+    rk.evaluate(
+        planted.model(), (planted.x, planted.y), attacks=["fmn"], target=1, out=run
+    )
+    listed = rk.Results(run).index
+    edit_table(run, lambda rows: [r for r in rows if r["index"] != str(listed[0])])
+    said = broken(verified(run, planted, planted.y))
+    assert f"{len(listed) - 1} samples in the table, {len(listed)} in the data" in said
+
+
 def test_other_data_and_other_models_are_named(run, planted, honest, plant):
     other = plant(seed=4, samples=14, features=6, bounds=(0.0, 1.0), dtype=np.float32)
     sentences = broken(verified(run, planted, other.y))

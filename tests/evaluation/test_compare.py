@@ -3,12 +3,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 import robustkit as rk
 from robustkit.errors import BadInput
 from robustkit.evaluation.tables import QUERIES
 from robustkit.report.charts import Named, curve_chart
+from robustkit.report.table import print_comparison
+from robustkit.report.tables import comparison_tables
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +214,62 @@ def test_runs_that_cannot_be_compared(runs, planted):
     )
     with pytest.raises(BadInput, match="of other data"):
         rk.compare([runs["strong"], other])
+
+
+def test_unfinished_work_is_no_difference(planted, tmp_path):
+    """The second attack was not done with the last of four batches, the first was."""
+
+    def run(name, norm="linf", **settings):
+        return rk.evaluate(
+            planted.model(),
+            (planted.x, planted.y),
+            attacks=["fmn", "uniform-noise"],
+            norm=norm,
+            budget=40,
+            epsilons=(0.01, 0.2),
+            batch_size=10,
+            out=tmp_path / name,
+            **settings,
+        )
+
+    def stop(progress):
+        if progress.first >= 20 and progress.attack == "uniform-noise":
+            raise KeyboardInterrupt
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", progress=stop)
+    cut = rk.Results(tmp_path / "cut")
+    assert len(cut.index) == 30
+    assert cut.finished().sum() == 20
+    found = rk.compare([cut, whole])
+    (pair,) = found.pairs
+    assert pair.samples == 20
+    assert {d.p_value for d in pair.differences} == {1.0}
+    assert {(d.only_first, d.only_second) for d in pair.differences} == {(0, 0)}
+    assert len({(a.attack, a.local_optimality) for a in found.attacks}) == 2
+    assert found.to_json()["notes"] == (
+        "The run 'cut' is not finished (interrupted): in linf 20 of 30 samples are, "
+        "and only these are compared.",
+    )
+    for table in comparison_tables(found):
+        assert table.note.startswith(found.notes[0])
+    print_comparison(found, console := Console(record=True, width=200))
+    assert found.notes[0] in console.export_text()
+    assert rk.compare([whole, whole]).notes == ()
+
+
+def test_a_run_without_finished_samples_cannot_be_compared(planted, runs, tmp_path):
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rk.evaluate(
+            planted.model(),
+            (planted.x, planted.y),
+            attacks=["fmn"],
+            out=tmp_path / "run",
+            progress=stop,
+        )
+    with pytest.raises(BadInput, match=r"no finished sample yet.*'interrupted'"):
+        rk.compare([runs["weak"], tmp_path / "run"])

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 import robustkit as rk
+from robustkit.checks.fixed import Fixed
 from robustkit.checks.transfer import ask_again
 from robustkit.checks.trials import try_attack
 from robustkit.errors import BadInput
@@ -172,3 +173,19 @@ def test_fingerprints_tell_scales_apart():
     prints = {Abstaining(net, fires, scale=s).fingerprint() for s in (1, 2)}
     assert len(prints) == 2
     assert None not in prints
+
+
+def test_refusals_are_no_successes_where_randomness_is_held_still():
+    x, names = inputs(16).astype(np.float32), ("abstains", "passes_per_question")
+    rivals = torch.from_numpy(W[:, 1:] - W[:, :1]).float()
+    noisy = TorchModel(
+        lambda x: (x + 1e-3 * torch.randn_like(x)) @ torch.tensor(W).float()
+    )
+    # It refuses all that is not taken for the first class.
+    guard = TorchModel(lambda x: (x @ rivals).max(dim=1, keepdim=True).values + 0.05)
+    model = Abstaining(noisy, guard)
+    assert all(getattr(Fixed(model), n) == getattr(model, n) for n in names)
+    trials = try_attack(model, x, np.zeros(16, int), 0.1, random=True)
+    assert trials is not None
+    assert not trials.broken.any()
+    assert not trials.fixed.any()

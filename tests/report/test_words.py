@@ -1,4 +1,4 @@
-from robustkit.report.words import warrants
+from robustkit.report.words import evidence, warrants
 
 
 def test_a_test_without_a_witness_has_no_rates():
@@ -12,3 +12,8 @@ def test_a_test_without_a_witness_has_no_rates():
     }
     said = warrants({"compass": {"warrant": test}})
     assert said == "Not warranted, by active tests: compass INVALID at 0.5."
+
+
+def test_numbers_that_are_not_known_are_said_to_be():
+    finding = {"evidence": {"share": 0.25, "largest": None}, "samples": [3]}
+    assert evidence(finding) == "share 0.25; largest not known; at 1 samples: 3"

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import LinearConstraint, brentq, milp
+from scipy.optimize import LinearConstraint, brentq
 
 from robustkit.active_tests.planted.base import Planted
 from robustkit.active_tests.regions import HalfSpace, Region
 from robustkit.errors import BadInput
 from robustkit.models.base import Model, PullBack
 from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.integer_programs import milp
 from robustkit.numerics.random import Rng, sample_keys
 from robustkit.numerics.tensors import Array, Batch, Tensor, like, to_numpy
 
@@ -35,7 +36,7 @@ class _Seen(Model):
         seen: Callable[[Array], Array],
         slope: Callable[[Array], Array],
     ) -> None:
-        self.bounds, self.access, self.notes = model.bounds, model.access, model.notes
+        self._take_after(model)
         self.name = f"{model.name}, {name}"
         self._model, self._seen, self._slope = model, seen, slope
 

@@ -58,7 +58,7 @@ class _Masked(Model):
         slopes: Callable[[Tensor, Tensor], Tensor] | None = None,
         back: Callable[[Batch, Batch], Batch] | None = None,
     ) -> None:
-        self.bounds, self.access, self.notes = model.bounds, model.access, model.notes
+        self._take_after(model)
         self.name = f"{model.name}, {name}"
         self._model, self._show, self._slopes, self._back = model, show, slopes, back
 

@@ -99,8 +99,7 @@ class _PermutedModel(Model):
     """A model behind a turn."""
 
     def __init__(self, model: Model, turn: _Turn) -> None:
-        self.bounds, self.access = model.bounds, model.access
-        self.name, self.notes = model.name, model.notes
+        self._take_after(model)
         self._model, self._turn = model, turn
         self._inverse = np.argsort(turn.order)
         # A row of its own, which every sample is shown.

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds as Limits
-from scipy.optimize import LinearConstraint, linprog, milp, nnls
+from scipy.optimize import LinearConstraint, linprog, nnls
 
 from robustkit.active_tests.regions.base import Region, size
 from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.integer_programs import milp
 from robustkit.numerics.tensors import Array
 
 __all__ = ["HalfSpace", "Polyhedron", "polyhedron"]
