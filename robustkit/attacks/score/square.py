@@ -100,10 +100,14 @@ class Square(FixedBudget[State]):
     stop: bool = True
 
     def start(self, p: Problem, epsilon: PerSample, rng: Rng) -> State:
-        first = _stripes if p.norm.name == "linf" else _tiles
-        delta = where(p.ledger.found, p.ledger.best - p.x, first(p, epsilon, rng))
+        first = self.first(p, epsilon, rng)
+        delta = where(p.ledger.found, p.ledger.best - p.x, first)
         delta = p.norm.project_box(delta, epsilon, p.low, p.high)
         return State(delta, full(p.x, math.inf), delta, epsilon)
+
+    def first(self, p: Problem, epsilon: PerSample, rng: Rng) -> Batch:
+        """Random perturbations (n, ...) as large as the ball: stripes, or tiles."""
+        return (_stripes if p.norm.name == "linf" else _tiles)(p, epsilon, rng)
 
     def advance(self, p: Problem, s: State, progress: PerSample, rng: Rng) -> State:
         return searched(self, p, s, progress, rng)

@@ -53,6 +53,11 @@ _BLURS, _STRENGTH = (3, 9), 0.3
 _BENT = 1e-3
 # The original's margin in units of the first answer's, until there are two.
 _AT_FIRST = 1.4
+# What a kind of question lately gained is a mean in which the last weighs so much; so
+# many questions in vain, and the other kind is tried.
+_LATELY, _VAIN = 0.1, 12
+# Images with a side of so many pixels have room for patterns that no guess has.
+_LARGE = 64
 
 
 @dataclass(frozen=True)
@@ -69,26 +74,52 @@ class Slopes:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the answers about guesses said. On the host, and written over.
+
+    Attributes:
+        features: (n, guesses, features) of the guesses asked about.
+        products: (n, guesses, guesses) of the features of every two.
+        margins: (n, guesses) the answers.
+    """
+
+    features: Array
+    products: Array
+    margins: Array
+
+    def note(self, row: int, place: int, features: Array, margin: float) -> None:
+        """Write down the answer to a sample's guess number `place`."""
+        self.features[row, place], self.margins[row, place] = features, margin
+        products = self.features[row, : place + 1] @ features
+        self.products[row, place, : place + 1] = products
+        self.products[row, : place + 1, place] = products
+
+
+@dataclass(frozen=True)
 class State:
     """Where the search stands.
 
     Attributes:
         best: The best perturbation, and the one to be asked about next.
         slopes: What slopes are expected.
-        features: (n, guesses, features) of the guesses asked about.
-        margins: (n, guesses) the answers.
-        asked: (n,) how many of both there are.
-        turn: (n,) 0 where the next question is about a guess, while there are any left.
+        told: The answers about guesses.
+        asked: (n,) how many of these there are.
+        turn: (n,) 0 where the next question is about a guess, while there are any left;
+            1 where it is about a change.
+        vain: (n,) questions since the last that lowered the margin, or since the other
+            kind was tried.
+        gain: (n, 2) by how much a guess and a change lately lowered the margin.
         age: (n,) how many questions were asked, since the first ball or since the last
             one in which nothing was found.
     """
 
     best: random_search.State
     slopes: Slopes
-    features: Tensor
-    margins: Tensor
+    told: Told
     asked: PerSample
     turn: PerSample
+    vain: PerSample
+    gain: Tensor
     age: PerSample
 
 
@@ -104,16 +135,19 @@ class Thompson(FixedBudget[State]):
     (Thompson sampling), so that what is not known is tried and what is known is used.
     The first is about the way to the blurred picture.
 
-    A linear model teaches less and less. So after some questions every other one is
-    about the best perturbation with a random part of it changed, as in `Square` or, for
-    L0, `SparseRS`, and in the end all are. A search over the radius (`Minimise`) takes
-    what was learned from one ball to the next.
+    A linear model teaches less and less, and of some networks it teaches nothing. Other
+    questions are about the best perturbation with a random part of it changed, as in
+    `Square` or, for L0, `SparseRS`. The next one is of the kind that has lately lowered
+    the margin more; the other is tried after some in vain. After some guesses none
+    follows another, and in the end all are changes. Large images begin as in `Square`.
+    A search over the radius (`Minimise`) takes what was learned from one ball to the
+    next.
 
     Args:
         epsilon: Radius of the ball, in norm units.
         steps: How many; 1 question each.
         guesses: So many questions are about guesses.
-        alone: The first so many of them follow each other.
+        alone: Only the first so many of them may follow each other.
         share: Of the perturbation, that the first changes would replace, had they come
             at once.
         stop: Stop working on a sample once an adversarial within epsilon is known.
@@ -147,16 +181,20 @@ class Thompson(FixedBudget[State]):
 
     def start(self, p: Problem, epsilon: PerSample, rng: Rng) -> State:
         slopes = _expected(p)
-        size = self.guesses, _space(p.x).size + slopes.ways.shape[1]
-        features = like(p.x, np.zeros((p.size, *size))).astype(p.x.dtype)
-        asked = full(p.x, 0.0)
-        best = _begun(p, epsilon)
-        return State(best, slopes, features, features[:, :, 0], asked, asked, asked)
+        size = p.size, self.guesses, _space(p.x).size + slopes.ways.shape[1]
+        features = np.zeros(size, to_numpy(p.x[:0]).dtype)
+        told = Told(features, np.zeros((*size[:2], size[1])), np.zeros(size[:2]))
+        # Until one was tried a guess is thought to gain much, and a change nothing.
+        gain = _like(p.x, np.tile([0.0 if _large(p) else math.inf, 0.0], (p.size, 1)))
+        none = full(p.x, 0.0)
+        best, turn = self._begun(p, epsilon, rng)
+        return State(best, slopes, told, none, turn, none, gain, none)
 
     def restart(self, p: Problem, s: State, epsilon: PerSample, rng: Rng) -> State:
         # What the answers said of slopes holds in every ball.
         age = where(p.ledger.found, s.age, 0.0)
-        return dataclasses.replace(s, best=_begun(p, epsilon), turn=0 * s.turn, age=age)
+        best, turn = self._begun(p, epsilon, rng)
+        return dataclasses.replace(s, best=best, turn=turn, age=age)
 
     def advance(self, p: Problem, s: State, progress: PerSample, rng: Rng) -> State:
         a = p.score(p.x + s.best.proposal)
@@ -170,11 +208,11 @@ class Thompson(FixedBudget[State]):
             progress = s.age / self.steps
         proposal = self._search(p).propose(p, delta, epsilon, progress, rng)
 
-        s = self._learned(p, s, a)
+        s = self._turned(p, self._learned(p, s, a), a, self._guessing(s))
         guessing = self._guessing(s)
-        # The last draw of the step, since whether there is one depends on the company.
         if guessing.any():
-            way = put(delta, np.flatnonzero(guessing), _guesses(p, s, guessing, rng))
+            rows = np.flatnonzero(guessing)
+            way = put(delta, rows, _guesses(p, s, rows, rng.of(rows)))
             proposal = where(like(p.x, guessing), _to_edge(p, way, epsilon), proposal)
         best = random_search.State(delta, margin, proposal, epsilon)
         return dataclasses.replace(s, best=best)
@@ -198,38 +236,68 @@ class Thompson(FixedBudget[State]):
         left = to_numpy(s.asked) < self.guesses
         return np.asarray(left & (to_numpy(s.turn) == 0))
 
+    def _begun(
+        self, p: Problem, epsilon: PerSample, rng: Rng
+    ) -> tuple[random_search.State, PerSample]:
+        """A search from the best adversarial known, or else from a first attempt.
+
+        Also the kind (n,) of its first question.
+        """
+        search, kind = self._search(p), 0.0
+        if isinstance(search, Square) and _large(p):
+            first, kind = search.first(p, epsilon, rng), 1.0
+        else:
+            epsilon = maximum(epsilon, 1.0) if isinstance(p.norm, L0) else epsilon
+            first = _to_edge(p, _to_blurred(p), epsilon)
+        delta = where(p.ledger.found, p.ledger.best - p.x, first)
+        delta = p.norm.project_box(delta, epsilon, p.low, p.high)
+        best = random_search.State(delta, full(p.x, math.inf), delta, epsilon)
+        return best, full(p.x, kind)
+
     def _learned(self, p: Problem, s: State, a: Answer) -> State:
-        """With the answers about guesses noted, and the next turn."""
+        """With the answers about guesses noted."""
+        margin, asked = to_numpy(a.margin), to_numpy(s.asked).astype(np.int64)
         rows = np.flatnonzero(self._guessing(s))
-        features, margins, asked = s.features, s.margins, to_numpy(s.asked).copy()
         if len(rows):
-            known = to_numpy(take(features, rows)).copy()
-            answers = to_numpy(take(margins, rows)).copy()
-            here = np.arange(len(rows)), asked[rows].astype(np.int64)
             slopes, moved = take(s.slopes, rows), take(a.delta, rows)
-            known[here] = _features(_space(p.x), slopes, moved)
-            answers[here] = to_numpy(a.margin)[rows]
-            features = put(features, rows, like(p.x, known))
-            margins = put(margins, rows, like(p.x, answers))
+            features = _features(_space(p.x), slopes, moved)
+            for row, values in zip(rows.tolist(), features, strict=True):
+                s.told.note(row, asked[row], values, margin[row])
             asked[rows] += 1
-        turn = where(like(p.x, asked < self.alone), 0.0, 1 - s.turn)
+        return dataclasses.replace(s, asked=_like(p.x, asked), age=s.age + 1)
+
+    def _turned(self, p: Problem, s: State, a: Answer, guessed: Array) -> State:
+        """With the kind of the next question."""
+        margin, before = to_numpy(a.margin), to_numpy(s.best.margin)
+        gain = to_numpy(s.gain).copy()
+        kind = np.arange(p.size), np.where(guessed, 0, 1)
+        # What the first question in a ball gained is not known.
+        with np.errstate(invalid="ignore"):
+            gained = np.maximum(before, margin) - margin
+            mean = np.where(gain[kind] < math.inf, gain[kind], gained)
+            mean = mean + _LATELY * (gained - mean)
+        gain[kind] = np.where(np.isfinite(gained), mean, gain[kind])
+
+        ahead = gain[:, 1] - gain[:, 0]
+        changing = ahead >= 0 if _large(p) else ahead > 0
+        vain = np.where(gained > 0, 0, to_numpy(s.vain) + 1)
+        tired = vain >= _VAIN
+        alone = guessed & (to_numpy(s.asked) >= self.alone)
         return dataclasses.replace(
             s,
-            features=features,
-            margins=margins,
-            asked=like(p.x, asked),
-            turn=turn,
-            age=s.age + 1,
+            turn=_like(p.x, (changing ^ tired) | alone),
+            vain=_like(p.x, np.where(tired, 0, vain)),
+            gain=_like(p.x, gain),
         )
 
 
-def _begun(p: Problem, epsilon: PerSample) -> random_search.State:
-    """A search from the best adversarial known, or else towards the blurred picture."""
-    epsilon = maximum(epsilon, 1.0) if isinstance(p.norm, L0) else epsilon
-    first = _to_edge(p, _to_blurred(p), epsilon)
-    delta = where(p.ledger.found, p.ledger.best - p.x, first)
-    delta = p.norm.project_box(delta, epsilon, p.low, p.high)
-    return random_search.State(delta, full(p.x, math.inf), delta, epsilon)
+def _large(p: Problem) -> bool:
+    return min(p.x.shape[2:], default=0) >= _LARGE
+
+
+def _like(x: Batch, values: Array) -> Tensor:
+    """Values on the host in the framework and the dtype of `x`."""
+    return like(x, values).astype(x.dtype)
 
 
 def _to_edge(p: Problem, way: Batch, epsilon: PerSample) -> Batch:
@@ -246,46 +314,42 @@ def _to_edge(p: Problem, way: Batch, epsilon: PerSample) -> Batch:
     return p.norm.project_box(delta, epsilon, p.low, p.high)
 
 
-def _guesses(p: Problem, s: State, guessing: Array, rng: Rng) -> Batch:
-    """(m, ...) the ways down slopes drawn for those samples where `guessing` (n,)."""
-    rows = np.flatnonzero(guessing)
+def _guesses(p: Problem, s: State, rows: Array, rng: Rng) -> Batch:
+    """(m, ...) the ways down slopes drawn for the samples `rows` (m,)."""
     slopes = _sampled(
-        to_numpy(take(s.features, rows)),
-        to_numpy(take(s.margins, rows)),
+        s.told,
+        rows,
         to_numpy(s.asked)[rows].astype(np.int64),
-        to_numpy(rng.normal(s.features.shape[2:]))[rows],
+        to_numpy(rng.normal(s.told.features.shape[2:])),
     )
-    down = like(p.x, -slopes).astype(p.x.dtype)
+    down = _like(p.x, -slopes)
     images = _images(_space(p.x), take(s.slopes, rows), down)
     return images.reshape((-1, *p.x.shape[1:]))
 
 
-def _sampled(features: Array, margins: Array, count: Array, drawn: Array) -> Array:
+def _sampled(told: Told, rows: Array, count: Array, drawn: Array) -> Array:
     """(m, features) slopes drawn from what the first `count` (m,) answers leave open.
 
     Coefficients are normal with one unknown variance, answers linear in them from an
     unknown margin of the original on, but for a part that a linear model leaves over.
 
     Args:
-        features: (m, guesses, features) of the perturbations asked about.
-        margins: (m, guesses) the answers.
-        count: (m,) how many of both there are.
+        told: The answers.
+        rows: (m,) whose slopes.
+        count: (m,) how many answers there are.
         drawn: (m, features) independent standard normal values.
     """
-    slopes = np.empty_like(drawn)
+    slopes = drawn.copy()
     # Sample by sample, so that no rounding depends on the others.
-    for row, many in enumerate(count):
-        known, answers = features[row, :many], margins[row, :many].astype(float)
+    for place, (row, many) in enumerate(zip(rows, count, strict=True)):
+        answers = told.margins[row, :many]
         valid = np.isfinite(answers)
-        known, answers = known[valid].astype(float), answers[valid]
-        if len(answers) == 0:
-            slopes[row] = drawn[row]
-            continue
-        gram = known @ known.T
-        size = gram.trace() / len(gram)
+        answers, gram = answers[valid], told.products[row, :many, :many]
+        gram = gram[valid][:, valid]
+        size = gram.trace() / max(len(gram), 1)
         if not size > 0:
-            slopes[row] = drawn[row]
             continue
+        known = told.features[row, :many]
         gram[np.diag_indices(len(gram))] += _BENT * size
         ones = np.ones_like(answers)
         solved = np.linalg.solve(gram, np.stack([ones, answers], axis=1))
@@ -294,8 +358,10 @@ def _sampled(features: Array, margins: Array, count: Array, drawn: Array) -> Arr
             at_origin = _AT_FIRST * answers[0]
         change = answers - at_origin
         scale = math.sqrt((change**2).mean() / size)
-        left = change - scale * (known @ drawn[row])
-        slopes[row] = scale * drawn[row] + known.T @ np.linalg.solve(gram, left)
+        left = change - scale * (known @ drawn[place])[valid]
+        weights = np.zeros(many)
+        weights[valid] = np.linalg.solve(gram, left)
+        slopes[place] = scale * drawn[place] + weights.astype(known.dtype) @ known
     return slopes
 
 

@@ -49,6 +49,25 @@ def test_features_are_what_slopes_meet_perturbations_with(watched):
     assert np.allclose(meets, inner)
 
 
+def told(features, margins):
+    """The record of answers about guesses (n, guesses, features)."""
+    count, guesses, size = features.shape
+    record = thompson.Told(
+        np.zeros((count, guesses, size)),
+        np.zeros((count, guesses, guesses)),
+        np.zeros((count, guesses)),
+    )
+    for row in range(count):
+        for place in range(guesses):
+            record.note(row, place, features[row, place], margins[row, place])
+    return record
+
+
+def sampled(features, margins, count, drawn):
+    rows = np.arange(len(features))
+    return thompson._sampled(told(features, margins), rows, count, drawn)
+
+
 def test_slopes_drawn_agree_with_the_answers_and_differ_where_these_say_nothing():
     rng = np.random.default_rng(0)
     true, original = rng.normal(size=30), 5.0
@@ -56,9 +75,7 @@ def test_slopes_drawn_agree_with_the_answers_and_differ_where_these_say_nothing(
     margins = features @ true + original
     count = np.array([8])
     drawn = [rng.normal(size=(1, 30)) for _ in range(200)]
-    slopes = np.stack(
-        [thompson._sampled(features, margins, count, one)[0] for one in drawn]
-    )
+    slopes = np.stack([sampled(features, margins, count, one)[0] for one in drawn])
     # Differences of answers, since the original's margin is not known either.
     told = (features[0, 1:8] - features[0, 0]) @ slopes.T
     answers = margins[0, 1:8] - margins[0, 0]
@@ -68,14 +85,14 @@ def test_slopes_drawn_agree_with_the_answers_and_differ_where_these_say_nothing(
     assert (spread > 0.3).all()
     # What has not been asked yet is not known.
     features[0, 8:], margins[0, 8:] = 1e6, -1e6
-    again = thompson._sampled(features, margins, count, drawn[0])
+    again = sampled(features, margins, count, drawn[0])
     assert np.array_equal(again[0], slopes[0])
 
 
 def test_answers_that_are_no_numbers_teach_nothing(watched):
     features, margins = np.ones((2, 3, 4)), np.array([[np.inf] * 3, [1.0, np.inf, 2.0]])
     drawn = np.random.default_rng(0).normal(size=(2, 4))
-    slopes = thompson._sampled(features, margins, np.array([2, 3]), drawn)
+    slopes = sampled(features, margins, np.array([2, 3]), drawn)
     assert np.isfinite(slopes).all()
     assert np.array_equal(slopes[0], drawn[0])
 
@@ -98,15 +115,18 @@ def test_guesses_stand_alone_and_then_take_turns_with_changes(watched):
     images.offset = -1e9
     problem, attack = images.problem("linf"), Thompson(1.0, guesses=5, alone=3)
     states = [attack.init(problem)]
-    for t in range(9):
+    for t in range(29):
         states.append(attack.step(problem, states[-1], t))
-    asked = [state.asked.numpy()[0] for state in states]
-    assert asked == [0, 1, 2, 3, 3, 4, 4, 5, 5, 5]
-    # The answers are those to the questions asked then, and no others.
-    questions = [images.margin(point) for point in images.asked]
-    noted = states[-1].margins.numpy()
-    for place, question in enumerate((0, 1, 2, 4, 6)):
-        assert np.allclose(noted[:, place], questions[question])
+    asked = np.stack([state.asked.numpy() for state in states], axis=1)
+    questions = np.stack([images.margin(point) for point in images.asked], axis=1)
+    for row, guessed in enumerate(np.diff(asked).astype(bool)):
+        places = np.flatnonzero(guessed)
+        assert places[:3].tolist() == [0, 1, 2]
+        assert (np.diff(places[2:]) > 1).all()
+        # The answers are those to the questions asked then, and no others.
+        noted = states[-1].told.margins[row, : len(places)]
+        assert np.allclose(noted, questions[row, places])
+    assert asked.max() == 5
 
 
 @pytest.mark.parametrize("norm", ["l0", "linf"])
@@ -118,15 +138,17 @@ def test_a_search_over_the_radius_forgets_no_answer(watched, norm):
     attack = Minimise(Thompson(1.0, steps=20), steps=60)
     problem = images.problem(norm)
     state = attack.init(problem)
-    radii = [state.epsilon.numpy()]
+    radii, asked = [state.epsilon.numpy()], [state.inner.asked.numpy()]
     for t in range(60):
         state = attack.step(problem, state, t)
         radii.append(state.epsilon.numpy())
+        asked.append(state.inner.asked.numpy())
     assert (np.diff(np.stack(radii), axis=0) != 0).any(axis=0).all()
-    # Alone for 50 questions, and then every other one.
-    assert (state.inner.asked.numpy() == 55).all()
-    told = np.stack([images.margin(point) for point in images.asked[:50]], axis=1)
-    assert np.allclose(state.inner.margins.numpy()[:, :50], told)
+    questions = np.stack([images.margin(point) for point in images.asked], axis=1)
+    for row, guessed in enumerate(np.diff(np.stack(asked, axis=1)).astype(bool)):
+        noted = state.inner.told.margins[row, : guessed.sum()]
+        assert guessed.sum() > 20
+        assert np.allclose(noted, questions[row, guessed])
 
 
 @pytest.mark.parametrize("reachable", [True, False])
@@ -158,6 +180,38 @@ def test_changes_go_on_as_small_as_they_were_from_what_was_found(
         assert changed[-15:].any()
     else:
         assert (np.diff(counts, axis=0) < 0).any(axis=0).all()
+
+
+@pytest.mark.parametrize("paying", [0, 1, None])
+def test_questions_are_of_the_kind_that_pays(watched, paying):
+    images, level = watched((1, 8, 8)), [0.0]
+    images.margin = lambda x: np.full(len(x), 1e9 + level[0])
+    problem, attack = images.problem("linf"), Thompson(1.0)
+    state, kinds = attack.init(problem), []
+    for t in range(40):
+        kinds.append(int(state.turn.numpy()[0]))
+        level[0] -= kinds[-1] == paying
+        state = attack.step(problem, state, t)
+    if paying == 0:
+        assert kinds == [0] * 40
+    elif paying == 1:
+        # The first question of all tells of nothing.
+        assert kinds == [0] * 13 + [1] * 27
+    else:
+        # One in twelve questions.
+        assert kinds == [0] * 13 + ([1] + [0] * 11) * 2 + [1, 0, 0]
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_large_images_begin_as_in_square(watched, norm):
+    for side, alike in ((64, True), (32, False)):
+        problem = watched((1, side, 64)).problem(norm)
+        ours, theirs = (attack.init(problem) for attack in (Thompson(0.5), Square(0.5)))
+        first = ours.best.proposal.numpy()
+        assert np.array_equal(first, theirs.delta.numpy()) == alike
+        # What was no guess is noted as none.
+        ours = Thompson(0.5).step(problem, ours, 0)
+        assert (ours.asked.numpy() == (not alike)).all()
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -217,7 +271,7 @@ def test_state_can_be_taken_apart(watched):
     images = watched((2, 9, 7))
     state = Thompson(1.0).init(images.problem("l2"))
     part = take(state, np.array([2, 0]))
-    assert part.slopes.ways.shape[0] == part.features.shape[0] == 2
+    assert part.slopes.ways.shape[0] == part.told.features.shape[0] == 2
 
 
 def test_bad_settings(watched):
