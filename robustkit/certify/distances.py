@@ -21,6 +21,8 @@ _AGREEMENT = 1e-3
 _SMALLEST = 1e-9
 """Of the size of the box: below that, nothing is said to be certified."""
 _HALVINGS = 9
+_ELSEWHERE = 3
+"""So many random points of the box, and its two ends, are compared at first."""
 
 
 class Certifier:
@@ -39,7 +41,8 @@ class Certifier:
         method: "interval" or "crown".
 
     Raises:
-        BadInput: The model is no such network, or there is no such method.
+        BadInput: The model is no such network, or computes something else at other
+            points of the box; or there is no such method.
 
     >>> from robustkit.models.torch import TorchModel
     >>> net = torch.nn.Linear(2, 2, bias=False).eval()
@@ -58,6 +61,11 @@ class Certifier:
         self._model, self._method = model, method
         self._shape = np.shape(example)[1:]
         self._graph: ReluGraph = follow(model, torch.from_numpy(np.array(example[:1])))
+        # At the example itself it may not show that a model was followed wrongly.
+        inside = np.random.default_rng(0).random((_ELSEWHERE, *self._shape))
+        for share in (0.0, 1.0, *inside):
+            point = model.bounds.lower + model.bounds.width * share
+            self._scores(np.broadcast_to(point, self._shape))
 
     def certifies(
         self, x: Array, label: int, norm: str | Norm, radius: float, target: int = -1

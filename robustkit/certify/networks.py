@@ -1,16 +1,19 @@
 """Networks as affine pieces between ReLUs, whatever they were written in.
 
-The model is followed once, operation by operation (`make_fx`), at one input. What lies
-between ReLUs must be affine; skip connections are welcome. Everything is computed anew
-in double precision.
+The model is followed once, operation by operation (`make_fx`), at an input that has a
+shape and no values: what leaves torch, or decides by values, would be taken for a
+constant. What lies between ReLUs must be affine; skip connections are welcome.
+Everything is computed anew in double precision.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -194,7 +197,7 @@ def follow(model: Model, example: torch.Tensor) -> ReluGraph:
 
     Raises:
         BadInput: It is something else than affine functions and ReLUs, or torch
-            cannot see what it is.
+            cannot see what it is, as where values of the input are taken out of torch.
 
     >>> from robustkit.models.torch import TorchModel
     >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(),
@@ -215,14 +218,21 @@ def follow(model: Model, example: torch.Tensor) -> ReluGraph:
             "are computed on the CPU"
         )
     try:
-        traced = make_fx(lambda x: model.linearise(as_tensor(x))[0].raw)(asked)
+        # Only what depends on the input is without values, constants keep theirs.
+        blank = FakeTensorMode(allow_non_fake_inputs=True).from_tensor(asked)
+        with warnings.catch_warnings():
+            # Of constants that gradients could flow to.
+            warnings.filterwarnings("ignore", r"The \.grad attribute")
+            traced = make_fx(lambda x: model.linearise(as_tensor(x))[0].raw)(blank)
     except BadInput:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise BadInput(
-            f"the model '{model.name}' cannot be followed operation by operation, as "
-            f"certificates need it ({type(error).__name__}: {reason})"
+            f"the model '{model.name}' cannot be followed operation by operation: for "
+            "certificates all that depends on its input must be computed by torch, "
+            f"without .numpy(), .tolist() or branches on values ({type(error).__name__}"
+            f": {reason})"
         ) from error
     return _pieces(traced, tuple(asked.shape), model.name)
 
