@@ -41,7 +41,7 @@ def rounded(values):
     [
         lambda x: torch.from_numpy(rounded(x.numpy())),
         lambda x: torch.as_tensor(rounded(np.asarray(x))),
-        lambda x: torch.as_tensor(rounded(np.array(x.data))),
+        lambda x: torch.as_tensor(rounded(np.asarray(x.data))),
         lambda x: torch.tensor([[round(4 * v) / 4 for v in x[0].tolist()]]),
         lambda x: x if x.numpy().mean() > 0.4 else -x,
         lambda x: x * float(x.max()),
