@@ -203,7 +203,7 @@ def test_names_of_others_are_no_markup(runs, tmp_path, monkeypatch):
     assert "[/red]" in table
     assert r"\[/red\]\\input\{x\}\|\<b\>\$\&" in answer("report", "--markdown")
     tex = answer("report", "--latex")
-    assert r"[/red]\textbackslash{}input\{x\}\textbar{}\textless{}b" in tex
+    assert r"{[}/red]\textbackslash{}input\{x\}\textbar{}\textless{}b" in tex
     assert r"\input" not in tex
 
 
