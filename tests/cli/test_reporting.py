@@ -288,6 +288,13 @@ class TestExport:
                 np.float32(row["x"]), best["x_adversarial"][place]
             )
 
+    @pytest.mark.parametrize("write", [export_npz, export_images, export_hf])
+    def test_a_run_that_found_nothing_makes_no_folder(self, tmp_path, write):
+        results = rk.evaluate("digits", "digits", attacks=["fgsm"], samples=2, budget=1)
+        with pytest.raises(BadInput, match="has no adversarials to export"):
+            write(results, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
     def test_class_names_are_no_paths(self, runs, tmp_path):
         results = rk.Results(runs / "digits")
         names = [
