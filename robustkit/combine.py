@@ -193,7 +193,7 @@ class Cascade(Attack[Stage]):
     epsilon: float = 0.0
     successor: Attack[Any] | None = None
     budget: int | None = None
-    steps: int = dataclasses.field(init=False)
+    steps: int = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.attacks:
@@ -297,7 +297,7 @@ class Part(Attack[Allotment[S]], Generic[S]):
     attack: Attack[S]
     share: float
     successor: Attack[Any]
-    steps: int = dataclasses.field(init=False)
+    steps: int = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         first, second = self.attack, self.successor

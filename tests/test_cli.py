@@ -240,10 +240,10 @@ def test_what_cannot_be_bounded_from_below_is_told_before_any_attack(
     monkeypatch.chdir(own)
     out = tmp_path / "run"
     command = ["eval", "net.py:numpy_model", "--data", "data.npz", "--out", str(out)]
-    for method, words in (("crown", "cannot be looked into"), ("exact", "Sequential")):
+    for method in ("crown", "exact"):
         done = CliRunner().invoke(main, [*command, "--lower", method])
         assert done.exit_code == 2
-        assert words in done.stderr
+        assert "cannot be looked into" in done.stderr
         assert not out.exists()
     command += ["--attacks", "uniform-noise"]
     assert CliRunner().invoke(main, command).exit_code == 0
@@ -454,7 +454,7 @@ def test_exact_distances_row_by_row_or_as_json(own, tmp_path):
         (["digits", "--norm", "l2"], "not computed in the norm l2"),
         (["digits", "--timeout", "0"], "timeout must be above 0"),
         (["digits", "--target", "99"], "the target must be 0 to 9; got 99"),
-        (["net.py:numpy_model", "--data", "data.npz"], "torch Sequential"),
+        (["net.py:numpy_model", "--data", "data.npz"], "give a torch module"),
         (["digits", "--bounds", "0"], "--bounds takes two numbers"),
         (["digits", "--target", "5"], "all samples are of the target class 5"),
     ],

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from robustkit.attacks.gradient.apgd import APGD
+from robustkit.attacks.gradient.fab import TargetedFAB
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.attacks.gradient.pgd import PGD
 from robustkit.attacks.score.square import Square
@@ -17,6 +18,7 @@ from robustkit.models.torch import TorchModel
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor, take
+from robustkit.presets import autoattack
 
 NORMS = ("l1", "l2", "linf")
 
@@ -332,3 +334,20 @@ def test_the_first_radius_is_searched_longest_and_then_a_larger_one(plant):
     won = np.isfinite(p.ledger.distance.numpy())
     assert won.any()
     assert (state.epsilon.numpy()[won] < p.ledger.distance.numpy()[won]).all()
+
+
+NAMES = {
+    kind.__name__: kind for kind in (APGD, Cascade, FMN, Part, PGD, Square, TargetedFAB)
+}
+
+
+@pytest.mark.parametrize(
+    "combined",
+    [
+        Cascade((PGD(epsilon=0.1), FMN(steps=30)), epsilon=0.1, successor=FMN()),
+        Part(FMN(steps=30), 0.5, PGD(epsilon=0.1)),
+        autoattack(0.1),
+    ],
+)
+def test_what_is_shown_of_an_attack_makes_it_again(combined):
+    assert eval(repr(combined), NAMES) == combined

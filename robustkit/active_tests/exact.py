@@ -70,8 +70,8 @@ def exact_distance(
     adversarial for `lower`, and the witness lies just beyond the boundary.
 
     Args:
-        network: What `as_network` accepts: a torch Sequential of affine layers and
-            ReLUs, pairs of weights and bias, or a `ReluNetwork`.
+        network: What `as_network` accepts: a torch module or a model of affine layers
+            and ReLUs, pairs of weights and bias, or a `ReluNetwork`.
         x: One input (...), within the bounds.
         y: Its label.
         norm: "linf", "l1" or "l0".
@@ -105,7 +105,7 @@ def exact_distance(
         raise BadInput(f"the timeout must be above 0 seconds; got {timeout}")
     box = as_bounds(bounds)
     point = np.array(x, dtype=np.float64)
-    lowered = as_network(network, point.shape)
+    lowered = as_network(network, point.shape, box)
     _check(point, y, target, box, len(lowered.layers[-1][1]))
     flat, deadline = point.reshape(-1), started + timeout
     bracket = Bracket(lowered, flat, y, target, name, box, deadline)

@@ -6,18 +6,17 @@ import numpy as np
 import torch
 
 from robustkit.certify.bounds import METHODS, Method, least_values
-from robustkit.certify.networks import ReluGraph, follow
+from robustkit.certify.networks import ReluGraph, compare, follow
 from robustkit.certify.regions import Region
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Model
 from robustkit.numerics.norms import Norm, get_norm
-from robustkit.numerics.tensors import Array, to_numpy
+from robustkit.numerics.tensors import Array
 
 __all__ = ["Certifier"]
 
 _ROUNDING = 1e-6
 """The model itself, in single precision, may be wrong by that share of its scores."""
-_AGREEMENT = 1e-3
 _SMALLEST = 1e-9
 """Of the size of the box: below that, nothing is said to be certified."""
 _HALVINGS = 9
@@ -135,7 +134,7 @@ class Certifier:
                 f"and {x.max():g}"
             )
         flat = torch.from_numpy(np.array(x, dtype=np.float64)).reshape(-1)
-        scores, gap = self._scores(x)
+        scores, gap = compare(self._model, self._graph, x)
         if not (0 <= label < len(scores) and target < len(scores)):
             raise BadInput(
                 f"the model has {len(scores)} classes, from 0; got the label {label} "
@@ -156,24 +155,6 @@ class Certifier:
             return _worst(least, target) > enough
 
         return certified
-
-    def _scores(self, x: Array) -> tuple[Array, float]:
-        """(classes,) of one input, and how far those that were followed are from them.
-
-        Raises:
-            BadInput: It is not: the model decides by its input what it does.
-        """
-        given = np.array(x[None], dtype=np.float32)
-        said: Array = to_numpy(self._model.logits(self._model.to_tensor(given)))[0]
-        followed = self._graph.values(torch.from_numpy(given))[-1].reshape(-1).numpy()
-        gap = np.abs(said - followed).max()
-        if not gap <= _AGREEMENT * max(float(np.abs(said).max()), 1.0):
-            raise BadInput(
-                f"the model '{self._model.name}' does not compute the same for every "
-                f"input (its scores differ by {gap:.2g} from those of the operations "
-                "it was seen to do), so nothing can be certified"
-            )
-        return said, float(gap)
 
     def _size_of_box(self, x: Array, norm: str | Norm) -> float:
         """The largest distance from an input within the bounds."""

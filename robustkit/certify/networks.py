@@ -1,16 +1,20 @@
 """Networks as affine pieces between ReLUs, whatever they were written in.
 
-The model is followed once, operation by operation (`make_fx`), at one input. What lies
-between ReLUs must be affine; skip connections are welcome. Everything is computed anew
-in double precision.
+The model is followed once, operation by operation (`make_fx`), at an input that has a
+shape and no values: what leaves torch, or decides by values, would be taken for a
+constant. What lies between ReLUs must be affine; skip connections are welcome.
+Everything is computed anew in double precision.
 """
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -29,15 +33,19 @@ from robustkit.certify.operations import (
 from robustkit.certify.regions import UNIT
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model
-from robustkit.numerics.tensors import as_tensor
+from robustkit.numerics.tensors import Array, as_tensor, to_numpy
 
-__all__ = ["INPUT", "Piece", "ReluGraph", "follow"]
+__all__ = ["INPUT", "Piece", "ReluGraph", "compare", "follow"]
 
 INPUT = -1
 """The network's input, among the sources of a piece; others are numbers of ReLUs."""
 
 _OF_AN_OPERATION = 16
 """Roundings beyond those of its sums, as where batch normalisation takes a root."""
+
+_AGREEMENT = 1e-3
+_ELSEWHERE = 3
+"""So many random points of the box, and its two ends, are compared."""
 
 _AT_ONCE = 16_000_000
 """So many numbers are worked on at once, at most."""
@@ -126,13 +134,8 @@ class Piece:
         Returns:
             Slopes (outputs, k), and the features (outputs, k) of the input they are of.
         """
-        outputs = self.offset.numel()
-        size = max(_AT_ONCE // self.shapes[0].numel(), 1)
         parts = []
-        for start in range(0, outputs, size):
-            unit = torch.zeros(min(size, outputs - start), outputs, dtype=torch.float64)
-            unit[torch.arange(len(unit)), torch.arange(start, start + len(unit))] = 1.0
-            dense = self.back(unit)[INPUT]
+        for dense in self._dense():
             most = max(int((dense != 0).sum(dim=1).max()), 1)
             columns = (dense != 0).to(torch.int8).topk(most, dim=1).indices
             parts.append((dense.gather(1, columns), columns))
@@ -145,6 +148,20 @@ class Piece:
             torch.cat([wide(slopes) for slopes, _ in parts]),
             torch.cat([wide(columns) for _, columns in parts]),
         )
+
+    def weight(self) -> torch.Tensor:
+        """(outputs, d) of a piece of one source: its slopes, with all their zeros."""
+        return torch.cat(list(self._dense()))
+
+    def _dense(self) -> Iterator[torch.Tensor]:
+        """The rows (k, d) of `weight`, not too many at once."""
+        outputs = self.offset.numel()
+        size = max(_AT_ONCE // max(self.shapes[0].numel(), outputs), 1)
+        for start in range(0, outputs, size):
+            unit = torch.zeros(min(size, outputs - start), outputs, dtype=torch.float64)
+            unit[torch.arange(len(unit)), torch.arange(start, start + len(unit))] = 1.0
+            (dense,) = self.back(unit).values()
+            yield dense
 
     @cached_property
     def _transposed(self) -> Function:
@@ -193,8 +210,9 @@ def follow(model: Model, example: torch.Tensor) -> ReluGraph:
         example: (1, ...) an input, float32.
 
     Raises:
-        BadInput: It is something else than affine functions and ReLUs, or torch
-            cannot see what it is.
+        BadInput: It is something else than affine functions and ReLUs; torch cannot
+            see what it is, as where values of the input are taken out of torch; or it
+            does not compute the same everywhere in its bounds.
 
     >>> from robustkit.models.torch import TorchModel
     >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(),
@@ -206,8 +224,8 @@ def follow(model: Model, example: torch.Tensor) -> ReluGraph:
     asked = model.to_tensor(example.numpy()).raw
     if model.access < Access.GRADIENT or not isinstance(asked, torch.Tensor):
         raise BadInput(
-            f"the model '{model.name}' cannot be looked into, and so not be certified; "
-            "give a torch module, or an ONNX file whose gradients are known"
+            f"the model '{model.name}' cannot be looked into, so nothing is proven of "
+            "it; give a torch module, or an ONNX file whose gradients are known"
         )
     if asked.device.type != "cpu":
         raise BadInput(
@@ -215,16 +233,68 @@ def follow(model: Model, example: torch.Tensor) -> ReluGraph:
             "are computed on the CPU"
         )
     try:
-        traced = make_fx(lambda x: model.linearise(as_tensor(x))[0].raw)(asked)
+        model.logits(model.to_tensor(example.numpy()))
     except BadInput:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise BadInput(
-            f"the model '{model.name}' cannot be followed operation by operation, as "
-            f"certificates need it ({type(error).__name__}: {reason})"
+            f"the model '{model.name}' cannot be followed: it fails at one input of "
+            f"the shape {tuple(asked.shape[1:])} ({_reason(error)})"
         ) from error
-    return _pieces(traced, tuple(asked.shape), model.name)
+    try:
+        # Only what depends on the input is without values, constants keep theirs.
+        blank = FakeTensorMode(allow_non_fake_inputs=True).from_tensor(asked)
+        with warnings.catch_warnings():
+            # Of constants that gradients could flow to.
+            warnings.filterwarnings("ignore", r"The \.grad attribute")
+            traced = make_fx(lambda x: model.linearise(as_tensor(x))[0].raw)(blank)
+    except BadInput:
+        raise
+    except Exception as error:
+        raise BadInput(
+            f"the model '{model.name}' cannot be followed operation by operation: all "
+            "that depends on its input must be computed by torch, "
+            f"without .numpy(), .tolist() or branches on values ({_reason(error)})"
+        ) from error
+    graph = _pieces(traced, tuple(asked.shape), model.name)
+    shape = tuple(example.shape[1:])
+    inside = np.random.default_rng(0).random((_ELSEWHERE, *shape))
+    for share in (0.0, 1.0, *inside):
+        point = model.bounds.lower + model.bounds.width * share
+        compare(model, graph, np.broadcast_to(point, shape))
+    return graph
+
+
+def compare(model: Model, graph: ReluGraph, x: Array) -> tuple[Array, float]:
+    """The scores of a model at one input, and how far those of its network are off.
+
+    Args:
+        model: Which was followed.
+        graph: What was found.
+        x: (...) the input.
+
+    Returns:
+        (classes,) the model's scores, and the largest difference.
+
+    Raises:
+        BadInput: They differ by more than rounding: the model does not compute the same
+            for every input, or every time.
+    """
+    given = np.array(x[None], dtype=np.float32)
+    said: Array = to_numpy(model.logits(model.to_tensor(given)))[0]
+    followed = graph.values(torch.from_numpy(given))[-1][0].numpy()
+    gap = np.abs(said - followed).max()
+    if not gap <= _AGREEMENT * max(float(np.abs(said).max()), 1.0):
+        raise BadInput(
+            f"the model '{model.name}' does not compute the same for every input (its "
+            f"scores differ by {gap:.2g} from those of the operations it was seen to "
+            "do), so nothing can be proven of it"
+        )
+    return said, float(gap)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _pieces(traced: GraphModule, shape: Sequence[int], name: str) -> ReluGraph:

@@ -196,8 +196,8 @@ def check_affine(node: Node, dependent: set[Node], name: str) -> None:
         what = getattr(target, "_opname", None) or getattr(target, "__name__", target)
         raise BadInput(
             f"the model '{name}' has the operation '{what}' on what depends on its "
-            "input; certified are networks of ReLUs and affine "
-            "operations only"
+            "input; certificates and exact distances are for networks of ReLUs and "
+            "affine operations only"
         )
 
 

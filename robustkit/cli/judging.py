@@ -224,9 +224,9 @@ def exact_command(
 ) -> None:
     """Compute the smallest adversarial perturbation of each sample exactly.
 
-    By mixed-integer programs, for small networks: MODEL is a torch Sequential of ReLUs
-    and layers such as Linear and Conv2d. Where time is up, an interval that is certain
-    to hold the answer. MODEL and DATA run code as in `robustkit eval`.
+    By mixed-integer programs, for small networks: MODEL is a torch module or an ONNX
+    file of ReLUs and affine layers, one after the other. Where time is up, an interval
+    that is certain to hold the answer. MODEL and DATA run code as in `robustkit eval`.
 
     \b
     Example:

@@ -284,12 +284,15 @@ def _curve(asked: _Asked) -> _Answer:
 
 
 def _reaches_zero(asked: _Asked) -> _Answer:
-    left = {
-        norm: int(np.isinf(asked.results.distances(norm)).sum())
-        for norm in asked.results.norms
-    }
-    said = ", ".join(f"{norm}: {count}" for norm, count in left.items())
-    if any(left.values()):
+    left = {}
+    for norm in asked.results.norms:
+        distance = asked.results.distances(norm)
+        count, errors = (~np.isfinite(distance)).sum(), np.isnan(distance).sum()
+        if count:
+            failed = f" ({errors} of them ended in an error)" if errors else ""
+            left[norm] = f"{norm}: {count}{failed}"
+    if left:
+        said = ", ".join(left.values())
         return _NO, f"No. Samples without an adversarial of any size: {said}."
     return _YES, "An adversarial of some size was found for every sample."
 

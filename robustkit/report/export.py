@@ -72,8 +72,9 @@ def export_npz(results: Results, folder: Path) -> list[Path]:
     Raises:
         BadInput: The folder cannot be written to, or the run has no adversarials.
     """
-    files = []
-    for found in _all(results, _fresh(folder)):
+    every, files = _all(results), []
+    _fresh(folder)
+    for found in every:
         path = folder / f"{found.norm}.npz"
         columns = {
             "y": found.column("label"),
@@ -108,19 +109,26 @@ def export_images(results: Results, folder: Path) -> list[Path]:
         The folders, one per norm.
 
     Raises:
-        BadInput: The folder cannot be written to, or these are no images.
+        BadInput: The folder cannot be written to, the run has no adversarials, or
+            these are no images.
     """
     names, classes = results.run["data"]["class_names"], results.run["model"]["classes"]
-    _check_images(results)
-    labels = read_best(results.path / "best.npz")["label"]
+    every = _all(results)
+    if not _are_images(every[0]):
+        raise BadInput(
+            f"the inputs of this run have the shape {every[0].shape[1:]}, and are no "
+            "images; export them with --npz or --hf"
+        )
+    labels = every[0].best["label"]
     if classes > _MOST_CLASSES or ((labels < 0) | (labels >= classes)).any():
         raise BadInput(
             f"the run in '{results.path}' has {classes} classes, and labels from "
             f"{labels.min()} to {labels.max()}; expected labels of these classes, and "
             f"no more than {_MOST_CLASSES} for a folder each"
         )
+    _fresh(folder)
     folders = []
-    for found in _all(results, _fresh(folder)):
+    for found in every:
         place = folder / found.norm
         digits = len(str(classes - 1))
         # Of classes without an adversarial too: labels are places in the list of them.
@@ -156,7 +164,7 @@ def export_hf(results: Results, folder: Path) -> list[Path]:
     """
     files = [folder / "README.md", *export_npz(results, folder)]
     configurations = []
-    for found in _all(results, folder):
+    for found in _all(results):
         images = _are_images(found)
         place = folder / found.norm / "test"
         place.mkdir(parents=True)
@@ -173,7 +181,7 @@ def export_hf(results: Results, folder: Path) -> list[Path]:
     return files
 
 
-def _all(results: Results, folder: Path) -> list[_Adversarials]:
+def _all(results: Results) -> list[_Adversarials]:
     path = results.path / "best.npz"
     if not path.exists():
         raise BadInput(
@@ -192,7 +200,7 @@ def _all(results: Results, folder: Path) -> list[_Adversarials]:
     return every
 
 
-def _fresh(folder: Path) -> Path:
+def _fresh(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         empty = not any(folder.iterdir())
@@ -200,7 +208,6 @@ def _fresh(folder: Path) -> Path:
         raise BadInput(f"cannot write to '{folder}': {error}") from error
     if not empty:
         raise BadInput(f"'{folder}' is not empty; name another folder with --out")
-    return folder
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> Any:
@@ -217,15 +224,6 @@ def _header(target: Any, dtype: str, shape: tuple[int, ...]) -> None:
 
 def _are_images(found: _Adversarials) -> bool:
     return channels_last(np.empty(found.shape[1:], dtype=np.float32)) is not None
-
-
-def _check_images(results: Results) -> None:
-    shapes = read_best(results.path / "best.npz")["x_adversarial"].shape[1:]
-    if channels_last(np.empty(shapes, dtype=np.float32)) is None:
-        raise BadInput(
-            f"the inputs of this run have the shape {shapes}, and are no images; "
-            "export them with --npz or --hf"
-        )
 
 
 def _pictures(

@@ -27,6 +27,9 @@ _LATEX = {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
     "`": r"\textasciigrave{}",
+    # At the start of a row, what ends the row before would take them for its own.
+    "[": "{[}",
+    "*": "{*}",
     words.SPACE: r"\,",
     words.DASH: "--",
     "\N{EM DASH}": "---",
@@ -168,6 +171,8 @@ def _tex(text: str) -> str:
 
     >>> print(_tex("50 % of a_b"), _tex(chr(92) + "input{x}"))
     50 \% of a\_b \textbackslash{}input\{x\}
+    >>> print(_tex("[unknown]"), _tex("*"))
+    {[}unknown] {*}
     """
     return "".join(_LATEX.get(letter, letter) for letter in text.translate(_LINES))
 

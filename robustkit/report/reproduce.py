@@ -75,7 +75,9 @@ def python_call(run: dict[str, Any]) -> str:
     if epsilons:
         arguments.append(f"epsilons={epsilons!r}")
     if config["criterion"]:
-        arguments.append(f"criterion={config['criterion']}")
+        # A lambda, say, has no name that Python reads.
+        named = config["criterion"].isidentifier()
+        arguments.append(f"criterion={config['criterion'] if named else 'criterion'}")
     for name, value in _settings(config).items():
         arguments.append(f"{name}={value!r}")
     if config.get("headers"):

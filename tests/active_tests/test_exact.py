@@ -108,7 +108,7 @@ def test_planted_networks(make, norm):
 def test_linear_networks_and_inputs_of_any_shape():
     rng = np.random.default_rng(0)
     layer = torch.nn.Linear(6, 2).double()
-    net = torch.nn.Sequential(torch.nn.Flatten(), layer)
+    net = torch.nn.Sequential(torch.nn.Flatten(), layer).eval()
     x = rng.random((1, 2, 3))
     scores = net(torch.from_numpy(x)[None]).detach().numpy()[0]
     y = int(scores.argmax())

@@ -217,6 +217,19 @@ def test_what_cannot_be_bounded_is_said(finished, small, tmp_path):
         rk.bound_below(own, net, (x, y), "crown")
 
 
+def test_a_network_whose_values_leave_torch_has_no_lower_bounds(small, tmp_path):
+    net, x, y, _ = small
+    one = x[:1], y[:1]
+
+    def rounded(x):
+        return net(x + (torch.from_numpy(x.detach().numpy().round(1)) - x).detach())
+
+    run = rk.evaluate(rounded, one, attacks=["fgsm"], out=tmp_path / "run")
+    with pytest.raises(BadInput, match="must be computed by torch"):
+        rk.bound_below(run, rounded, one, "crown")
+    assert not (tmp_path / "run" / "lower.csv").exists()
+
+
 def test_targets_are_certified_too(small, tmp_path):
     net, x, y, _ = small
     model = TorchModel(net)

@@ -203,7 +203,7 @@ def test_names_of_others_are_no_markup(runs, tmp_path, monkeypatch):
     assert "[/red]" in table
     assert r"\[/red\]\\input\{x\}\|\<b\>\$\&" in answer("report", "--markdown")
     tex = answer("report", "--latex")
-    assert r"[/red]\textbackslash{}input\{x\}\textbar{}\textless{}b" in tex
+    assert r"{[}/red]\textbackslash{}input\{x\}\textbar{}\textless{}b" in tex
     assert r"\input" not in tex
 
 
@@ -287,6 +287,13 @@ class TestExport:
             np.testing.assert_array_equal(
                 np.float32(row["x"]), best["x_adversarial"][place]
             )
+
+    @pytest.mark.parametrize("write", [export_npz, export_images, export_hf])
+    def test_a_run_that_found_nothing_makes_no_folder(self, tmp_path, write):
+        results = rk.evaluate("digits", "digits", attacks=["fgsm"], samples=2, budget=1)
+        with pytest.raises(BadInput, match="has no adversarials to export"):
+            write(results, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
     def test_class_names_are_no_paths(self, runs, tmp_path):
         results = rk.Results(runs / "digits")

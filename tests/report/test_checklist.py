@@ -1,3 +1,4 @@
+import csv
 import json
 
 import numpy as np
@@ -193,6 +194,26 @@ def test_the_command_prints_it(run):
     refused = CliRunner().invoke(main, both)
     assert refused.exit_code == 2
     assert "give one of --markdown, --latex and --checklist" in refused.stderr
+
+
+def test_samples_that_end_in_an_error_are_not_broken(run):
+    question = "Is everything broken if the size is not limited"
+    results = run(["fmn"], norm=["l2"])
+    assert answers(results)[question][0] == YES
+    samples = results.path / "samples.csv"
+    with open(samples, newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows[3] |= {"found": "false", "distance": "nan", "status": "error"}
+    rows[5] |= {"found": "false", "distance": "inf", "status": "not_found"}
+    with open(samples, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    said = (
+        "No. Samples without an adversarial of any size: l2: 2 (1 of them ended in an "
+        "error)."
+    )
+    assert answers(results)[question] == (NO, said)
 
 
 def test_old_runs_and_broken_files(run):

@@ -626,6 +626,19 @@ class TestReproduce:
         assert shown[missing] in call
         compile(call, "call", "exec")
 
+    @pytest.mark.parametrize(
+        ("named", "shown"),
+        [
+            ("Misclassification", "Misclassification"),
+            ("<lambda>", "criterion"),
+            ("functools.partial(<function made at 0x7f>, 3)", "criterion"),
+        ],
+    )
+    def test_a_criterion_without_a_name_is_called_one(self, named, shown):
+        call = python_call(description(("linf",), ("mine",), criterion=named))
+        assert f"    criterion={shown},\n" in call
+        compile(call, "call", "exec")
+
     def test_the_python_call_of_a_real_run(self, tmp_path):
         model = rk.load_model("digits")
         x, y = next(rk.load_data("digits", samples=4).batches(4))

@@ -147,6 +147,13 @@ class _Network:
             str(path), options, providers=["CPUExecutionProvider"]
         )
         (self._input,) = self._session.get_inputs()
+        names = [f"'{entry.name}'" for entry in self._session.get_outputs()]
+        if len(names) != 1:
+            raise BadInput(
+                f"expected an ONNX network of one output; '{self.model.name}' has "
+                f"{len(names)}: {', '.join(names)}. Export it with the one that the "
+                "spec speaks of"
+            )
         self._dtype = _DTYPES.get(self._input.type, np.float16)
         self.shape = self._shape(spec.inputs)
         got = len(self.outputs(np.zeros(spec.inputs)))

@@ -21,6 +21,8 @@ __all__ = ["Case", "Region", "Spec", "read_spec"]
 
 _TOKEN = re.compile(r";[^\n]*|[()]|[^\s();]+")
 _VARIABLE = re.compile(r"([XY])_(0|[1-9]\d*)")
+# Decimal takes underscores and the digits of all scripts.
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _MOST_CASES, _DEEPEST = 100_000, 50
 # Powers of ten that no double reaches.
 _MOST_PLACES = 400
@@ -267,7 +269,7 @@ class _Reader:
             if term.text in self._declared:
                 return {term.text: Fraction(1)}, Fraction(0)
             try:
-                value = Decimal(term.text)
+                value = Decimal(term.text if _NUMBER.fullmatch(term.text) else "nan")
             except InvalidOperation:
                 value = Decimal("nan")
             if not value.is_finite() or abs(value.adjusted()) > _MOST_PLACES:

@@ -157,6 +157,21 @@ def test_networks_and_specs_that_do_not_fit(ask, linear, tmp_path):
             falsify(linear, path, seed=seed)
 
 
+def test_networks_of_several_outputs_or_inputs_are_refused(linear, tmp_path):
+    path = tmp_path / "spec.vnnlib"
+    path.write_text(spec_text((0.0, -1.0), (1.0, 1.0), 3, "(assert (>= Y_0 2.5))"))
+    make, float32 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    for kind in ("output", "input"):
+        model = onnx.load(linear)
+        getattr(model.graph, kind).append(make("z", float32, [1, 3]))
+        if kind == "input":
+            model.graph.node[2].input[1] = "z"
+            model.graph.node[1].output[0] = model.graph.node[2].input[0] = "product"
+        onnx.save(model, tmp_path / "several.onnx")
+        with pytest.raises(BadInput, match=rf"of one {kind}; 'several' has 2: .*'z'"):
+            falsify(tmp_path / "several.onnx", path)
+
+
 def test_any_seed_lasts_for_all_rounds(ask):
     answer = ask("(assert (>= Y_0 3.0001))", seed=2**63 - 1, rounds=3)
     assert (answer.verdict, answer.rounds) == ("unknown", 3)

@@ -90,10 +90,18 @@ def test_rounding_is_no_contradiction(read):
     assert read(text + "(assert (>= X_0 0.3000001))").regions == ()
 
 
-@pytest.mark.parametrize("number", ["1e999999999", "1e-999999999", "nan", "inf"])
+@pytest.mark.parametrize(
+    "number", ["1e999999999", "1e-999999999", f"1e{9**30}", "nan", "inf"]
+)
 def test_numbers_that_no_double_holds(read, number):
     with pytest.raises(BadInput, match="expected a number"):
         read(f"(assert (<= Y_0 {number}))")
+
+
+def test_numbers_of_all_forms(read):
+    for text, value in (("+1", 1), ("-2.", -2), (".5", 0.5), ("1.5E-1", 0.15)):
+        (region,) = read(f"(assert (<= Y_0 {text}))").regions
+        assert region.cases[0].levels == [value]
 
 
 def test_variables_have_one_name(read):
@@ -178,6 +186,10 @@ def test_formulas_mean_what_they_say(tmp_path_factory, formulas, seed):
         ),
         ("(assert Y_0)", "a formula in brackets"),
         ("(assert (<= Y_0 nan))", "got 'nan'"),
+        *[
+            (f"(assert (<= Y_0 {text}))", "expected a number or a declared X or Y")
+            for text in ("-0_9", "1_0", "\u0663", "1.\u0662", "sNaN", "1e", ".", "0x1")
+        ],
         ("(declare-const X_0 Real)", "X_0 is declared twice"),
         ("(declare-fun X_2 () Real)", "expected declare-const or assert"),
         ("(declare-const Z_0 Real)", r"such as \(declare-const X_0 Real\)"),
