@@ -83,6 +83,12 @@ class Abstaining(Model):
         return self._model
 
     @property
+    def unlabelled(self) -> int:
+        if self._detector is None:
+            return super().unlabelled
+        return self._model.unlabelled + 1
+
+    @property
     def classifier(self) -> Model:
         """The model without its detector."""
         return self._model

@@ -63,9 +63,13 @@ class Classes:
         return row
 
     @property
+    def others(self) -> int:
+        """How many columns stand for classes that were not given: of names, one."""
+        return int(not self._numbered)
+
+    @property
     def _size(self) -> int:
-        """Names have a column for all others."""
-        return len(self._places) + (not self._numbered)
+        return len(self._places) + self.others
 
     def _place(self, answer: Any) -> int:
         if not self._numbered:
@@ -133,6 +137,10 @@ class LabelModel(Model):
         self.name = name or native_name(function)
         self._function, self._scored = function, scores
         self._classes = Classes(classes, self.name)
+
+    @property
+    def unlabelled(self) -> int:
+        return self._classes.others
 
     def logits(self, x: Batch) -> Tensor:
         # The function gets its own copy: what it writes into it is its own affair. In

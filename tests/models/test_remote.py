@@ -96,7 +96,10 @@ class TestAnswers:
     def test_every_form_of_an_answer(self, answer, classes, scores):
         # The key is one that all forms may stand under.
         with Server(lambda _: {"top": [answer]}) as server:
-            out = asked(RemoteModel(server.url, classes=classes), images(1))[0]
+            model = RemoteModel(server.url, classes=classes)
+            out = asked(model, images(1))[0]
+        labelled = classes if isinstance(classes, int) else len(classes)
+        assert model.unlabelled == len(out) - labelled
         np.testing.assert_allclose(out, scores, atol=1e-5)
         others = np.ones(len(out), dtype=bool)
         others[np.nanargmax(out)] = False
