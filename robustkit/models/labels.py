@@ -1,5 +1,6 @@
 """Black boxes that name classes in place of giving logits."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -47,16 +48,26 @@ class Classes:
         return row
 
     def few(self, answer: Any) -> Array:
-        """The scores of an answer that is a mapping from some classes to scores."""
+        """The scores of an answer that is a mapping from some classes to scores.
+
+        NaN for all where one of them is NaN: what is ahead is not known then.
+        """
         try:
-            pairs = dict(answer.items() if isinstance(answer, Mapping) else answer)
-            scores = [(self._place(key), float(value)) for key, value in pairs.items()]
+            pairs = list(answer.items() if isinstance(answer, Mapping) else answer)
+            scores = [(self._place(key), float(value)) for key, value in pairs]
             least = min(score for _, score in scores)
+            once = len({key for key, _ in pairs}) == len(pairs)
         except (TypeError, ValueError) as error:
             raise BadInput(
                 f"expected a mapping from classes to scores, or pairs of these, and at "
                 f"least one; '{self._model}' returned {answer!r}"
             ) from error
+        if not once:
+            raise BadInput(
+                f"expected classes each once; '{self._model}' returned {answer!r}"
+            )
+        if any(math.isnan(score) for _, score in scores):
+            return np.full(self._size, math.nan)
         row = np.full(self._size, least - _BELOW * max(1, abs(least)))
         for place, score in scores:
             row[place] = max(row[place], score)

@@ -340,7 +340,7 @@ class RemoteModel(Model):
             pairs = [(entry.get("label"), entry.get("score")) for entry in answer]
             return classes.few([(self._known(label), v) for label, v in pairs])
         if isinstance(answer, dict):
-            return classes.few({self._known(k): v for k, v in answer.items()})
+            return classes.few([(self._known(k), v) for k, v in answer.items()])
         return classes.one(self._known(answer))
 
     def _all_scores(self, answer: list[Any]) -> Array:

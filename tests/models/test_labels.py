@@ -66,6 +66,14 @@ def test_the_only_class_listed_is_ahead_of_all_others(score):
     assert (np.delete(row, 1) < row[1]).all()
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [{"cat": np.nan, "dog": 0.7}, {"dog": 0.7, "cat": np.nan}, {"unicorn": np.nan}],
+)
+def test_a_score_that_is_no_number_is_no_answer(answer):
+    assert np.isnan(logits(scored([answer]))).all()
+
+
 def test_two_names_that_were_not_given_score_as_the_higher():
     (row,) = logits(scored([{"unicorn": 0.5, "yeti": 0.3, "cat": 0.1}]))
     assert row[3] == 0.5
@@ -83,6 +91,8 @@ def test_two_names_that_were_not_given_score_as_the_higher():
         (scored([{}]), "at least one"),
         (scored(["dog"]), "expected a mapping"),
         (scored([{"dog": "high"}]), "expected a mapping"),
+        (scored([[("cat", 0.9), ("cat", 0.05)]]), "each once"),
+        (scored([[(1, 0.9), (np.int64(1), 0.05)]], classes=3), "each once"),
     ],
 )
 def test_other_answers_are_named(model, message):

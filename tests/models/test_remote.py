@@ -105,6 +105,13 @@ class TestAnswers:
         others[np.nanargmax(out)] = False
         assert (np.isnan(out[others]) | (out[others] < np.nanmax(out))).all()
 
+    def test_no_class_is_listed_twice(self):
+        with (
+            Server(lambda _: {"top": [{"1": 0.9, "01": 0.2}]}) as server,
+            pytest.raises(BadInput, match="each once"),
+        ):
+            asked(RemoteModel(server.url, classes=3), images(1))
+
     def test_batches(self):
         with Server() as server:
             model = RemoteModel(server.url, batch_size=2)
