@@ -258,6 +258,13 @@ class TestTrouble:
         ("settings", "message"),
         [
             ({"url": "ftp://example.org"}, "expected an address"),
+            ({"url": "http://localhost:99999/"}, "expected an address.*out of range"),
+            ({"url": "http://localhost:one/"}, "expected an address.*'one'"),
+            ({"url": "http://[::1/"}, "expected an address"),
+            ({"url": f"https://{'a' * 70}.com/"}, "expected an address.*too long"),
+            ({"url": "https://a..com/"}, "expected an address.*empty"),
+            ({"url": "http://localhost/größe"}, "expected an address.*ascii"),
+            ({"url": "http://localhost/?größe"}, "expected an address.*ascii"),
             ({"rate": 0}, "rate must be above 0"),
             ({"timeout": 0}, "time-out must be"),
             ({"batch_size": 0}, "batch size"),
