@@ -12,6 +12,7 @@ from robustkit.adaptive.attempt import Best
 from robustkit.checks.finding import Finding, as_json
 from robustkit.errors import BadInput
 from robustkit.evaluation.curve import ROUNDING, Curve, Interval
+from robustkit.evaluation.shards import write_atomically
 from robustkit.evaluation.store import write_json
 from robustkit.numerics.tensors import Array
 
@@ -192,7 +193,7 @@ class Adaptation:
         arrays = {name: np.concatenate(values) for name, values in parts.items()}
         arrays["x_adversarial"] = arrays.pop("x")
         arrays["norm"] = names.astype(str)
-        with open(folder / _ARRAYS, "wb") as file:
+        with write_atomically(folder / _ARRAYS) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
         path = folder / ADAPTIVE
         write_json(path, self.to_json())

@@ -136,7 +136,7 @@ def check(
     examined = examine(opened, dataset.example)
     opened = isolated(opened, examined.classes)
     x, y = next(dataset.batches(samples))
-    classes = examined.classes - opened.abstains
+    classes = examined.classes - opened.unlabelled
     check_labels(y, classes, 0)
     found: list[Finding] = []
     measured: dict[str, Any] = {}
@@ -161,7 +161,7 @@ def check(
             bare, _ = model_and_data(
                 undefended, data, bounds, samples, device=device, mean=mean, std=std
             )
-            others = examine(bare, dataset.example).classes - bare.abstains
+            others = examine(bare, dataset.example).classes - bare.unlabelled
             if others != classes:
                 raise BadInput(
                     f"the undefended model has {others} classes, the model itself "

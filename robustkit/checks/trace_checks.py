@@ -31,13 +31,14 @@ def check_traces(results: Results) -> list[Finding]:
         results: A run, finished or not; an old one without traces has none.
     """
     found = []
+    access = results.run.get("attack_access", {})
     for norm in results.norms:
         nearest = results.distances(norm)
         for name in results.attacks(norm):
             traced = results.traced(name, norm)
             if len(traced) == 0 or name in _NOISE:
                 continue
-            if results.run["attack_access"].get(name) == "gradient":
+            if access.get(name) == "gradient":
                 found += lost(traced, name, norm)
             place = np.searchsorted(results.index, traced.index)
             own = results.distances(norm, name)[place]

@@ -176,8 +176,7 @@ def try_attack(
     size = float(epsilons[at])
     others = logits.copy()
     others[np.arange(len(x)), label] = -np.inf
-    if model.abstains:
-        others = others[:, :-1]
+    others = others[:, : others.shape[1] - model.unlabelled]
     order = np.argsort(-others, axis=1)
     count = min(_TARGETS, others.shape[1] - 1)
     targeted = np.zeros(len(x), dtype=bool)

@@ -38,11 +38,15 @@ def reporting_errors(folder: Callable[[], Path | None]) -> Iterator[None]:
     def unexpected(error: Exception) -> NoReturn:
         import traceback
 
+        from robustkit.evaluation.shards import write_atomically
+
         place = folder()
         where = ""
         if place and place.exists():
             with contextlib.suppress(OSError):
-                (place / "error.txt").write_text(traceback.format_exc())
+                with write_atomically(place / "error.txt") as file:
+                    trace = traceback.format_exc()
+                    file.write(trace.encode("utf-8", "backslashreplace"))
                 where = f"; the full trace is in {place / 'error.txt'}"
         click.echo(
             f"unexpected error: {type(error).__name__}: {error}{kept()}{where}",

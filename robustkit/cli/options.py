@@ -108,6 +108,8 @@ def defaults(model: str | None, data: str | None) -> tuple[str, str]:
 def fresh_folder(model: str) -> Path:
     """A run folder that does not exist yet, named by the time and the model."""
     stem = re.sub(r"[^A-Za-z0-9.-]+", "-", Path(model).name).strip("-.") or "model"
+    # File systems take names of some 255 letters, and more is put behind this one.
+    stem = stem[:100]
     base = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{stem}"
     folder, again = base, 1
     while folder.exists():

@@ -289,7 +289,7 @@ def evaluate(
         ) as folder,
         _described(folder, description, dataset, monitor),
     ):
-        labelled = examined.classes - adapted.abstains
+        labelled = examined.classes - adapted.unlabelled
         works = _works(dataset, labelled, description, folder)
         worker.run(recipe, works, folder, adapted, progress)
     results = Results(folder.path, temporary=out is None)

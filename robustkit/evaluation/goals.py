@@ -49,11 +49,11 @@ def make_criterion(
 
     Args:
         model: Whose tensors the criteria hold.
-        target: A class, "random" or "least-likely" of those but the label (and but
-            the refusal of a model that may refuse); None: any class but the label.
+        target: A class, or the refusal of a model that may refuse; "random" or
+            "least-likely" of the classes but the label; None: any but the label.
         criterion: From labels (n,) to a criterion of the user's, instead of a target;
             its arrays may be of any framework.
-        classes: How many the model has.
+        classes: How many outputs the model has, those of no label too.
         seed: Of random targets.
 
     Raises:
@@ -72,10 +72,13 @@ def make_criterion(
             f"unknown target '{target}'; give a class number, 'random' or "
             "'least-likely'"
         )
-    if isinstance(target, int) and not 0 <= target < classes:
+    labelled = classes - model.unlabelled
+    refusal = classes - 1 if model.abstains else None
+    if isinstance(target, int) and not 0 <= target < labelled and target != refusal:
+        also = "" if refusal is None else f", or {refusal} for its refusal"
         raise BadInput(
-            f"the model has {classes} classes, so the target must be 0 to "
-            f"{classes - 1}; got {target}"
+            f"the model has {labelled} classes, so the target must be 0 to "
+            f"{labelled - 1}{also}; got {target}"
         )
 
     def make(label: Array, logits: Array, x: Array) -> Criterion:
@@ -84,9 +87,8 @@ def make_criterion(
             return of_model(made, model, len(label), classes)
         if target is None:
             return misclassified(model, model.to_tensor(label))
-        if model.abstains:
-            # A refusal is no class to be taken for, unless it is asked for.
-            logits = logits[:, :-1]
+        # A refusal is no class to be taken for, unless it is asked for.
+        logits = logits[:, : logits.shape[1] - model.unlabelled]
         return Targeted(model.to_tensor(_targets(target, label, logits, x, seed)))
 
     return make

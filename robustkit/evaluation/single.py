@@ -98,7 +98,7 @@ def run(
     logits = adapted.logits(originals)
     count, classes = len(host), int(logits.shape[1])
     if not isinstance(criterion, Criterion):
-        labels = _labels(criterion, count, classes - adapted.abstains)
+        labels = _labels(criterion, count, classes - adapted.unlabelled)
         criterion = misclassified(adapted, adapted.to_tensor(labels))
     else:
         criterion = of_model(criterion, adapted, count, classes)

@@ -15,8 +15,12 @@ from robustkit.numerics.tensors import (
     Array,
     Batch,
     Tensor,
+    just_below,
+    maximum,
+    minimum,
     one_hot,
     stack_columns,
+    where,
 )
 
 __all__ = ["Abstaining"]
@@ -25,11 +29,12 @@ __all__ = ["Abstaining"]
 class Abstaining(Model):
     """A classifier with a detector: its last class is the refusal to answer.
 
-    The refusal's logit is the highest logit plus the detector's score, so the model
-    refuses exactly where the score is above zero, and every attack sees a classifier of
-    one more class. `evaluate` counts an input as adversarial only if it is
-    misclassified *and* not refused (`Undetected`); a refused original counts as an
-    error. Gradients pass through both, where both have some.
+    The refusal's logit is the highest logit plus the detector's score, and above or
+    below it by rounding at least, so the model refuses exactly where the score is above
+    zero, and every attack sees a classifier of one more class. `evaluate` counts an
+    input as adversarial only if it is misclassified *and* not refused (`Undetected`); a
+    refused original counts as an error. Gradients pass through both, where both have
+    some.
 
     Args:
         model: The classifier; or, without a detector, one whose last output is already
@@ -76,6 +81,12 @@ class Abstaining(Model):
     @property
     def wraps(self) -> Model:
         return self._model
+
+    @property
+    def unlabelled(self) -> int:
+        if self._detector is None:
+            return super().unlabelled
+        return self._model.unlabelled + 1
 
     @property
     def classifier(self) -> Model:
@@ -148,8 +159,12 @@ class Abstaining(Model):
                 f"the detector must return one score per input; for {logits.shape[0]} "
                 f"inputs it returned the shape {score.shape}"
             )
-        refusal: Tensor = logits.max(axis=1, keepdims=True) + self._scale * score
-        return stack_columns([logits, refusal])
+        highest = logits.max(axis=1, keepdims=True)
+        refusal = highest + self._scale * score
+        # Where the score drowns in the logit, and at zero, its sign decides still.
+        above = maximum(refusal, -just_below(-highest))
+        below = minimum(refusal, just_below(highest))
+        return stack_columns([logits, where(score > 0, above, below)])
 
 
 class _Column(torch.nn.Module):

@@ -51,6 +51,15 @@ class Model(ABC):
     passes_per_gradient: int = 0
     abstains: bool = False
 
+    @property
+    def unlabelled(self) -> int:
+        """How many of its outputs, the last ones, are classes of no input.
+
+        Such as a refusal, or names that were not among those of the classes.
+        """
+        inner = 0 if self.wraps is None else self.wraps.unlabelled
+        return max(inner, int(self.abstains))
+
     def _take_after(self, model: "Model") -> None:
         """Say of this model all that is said of another one, which it asks.
 

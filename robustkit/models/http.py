@@ -56,8 +56,18 @@ class Client:
     requests: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(self.url)
+            # What only shows when a connection is opened, and a request sent.
+            _, host = parts.port, (parts.hostname or "").encode("idna")
+            (parts.path + parts.query).encode("ascii")
+        except ValueError as error:
+            # The address is not repeated here, since it may hold a key.
+            raise BadInput(
+                "expected an address such as https://example.org/predict, other "
+                f"letters in its path and query as %XX; of the one given: {error}"
+            ) from error
+        if parts.scheme not in ("http", "https") or not host:
             raise BadInput(
                 f"expected an address such as https://example.org/predict; got "
                 f"'{self.url}'"

@@ -1,5 +1,6 @@
 """Black boxes that name classes in place of giving logits."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -47,25 +48,39 @@ class Classes:
         return row
 
     def few(self, answer: Any) -> Array:
-        """The scores of an answer that is a mapping from some classes to scores."""
+        """The scores of an answer that is a mapping from some classes to scores.
+
+        NaN for all where one of them is NaN: what is ahead is not known then.
+        """
         try:
-            pairs = dict(answer.items() if isinstance(answer, Mapping) else answer)
-            scores = [(self._place(key), float(value)) for key, value in pairs.items()]
+            pairs = list(answer.items() if isinstance(answer, Mapping) else answer)
+            scores = [(self._place(key), float(value)) for key, value in pairs]
             least = min(score for _, score in scores)
+            once = len({key for key, _ in pairs}) == len(pairs)
         except (TypeError, ValueError) as error:
             raise BadInput(
                 f"expected a mapping from classes to scores, or pairs of these, and at "
                 f"least one; '{self._model}' returned {answer!r}"
             ) from error
+        if not once:
+            raise BadInput(
+                f"expected classes each once; '{self._model}' returned {answer!r}"
+            )
+        if any(math.isnan(score) for _, score in scores):
+            return np.full(self._size, math.nan)
         row = np.full(self._size, least - _BELOW * max(1, abs(least)))
         for place, score in scores:
             row[place] = max(row[place], score)
         return row
 
     @property
+    def others(self) -> int:
+        """How many columns stand for classes that were not given: of names, one."""
+        return int(not self._numbered)
+
+    @property
     def _size(self) -> int:
-        """Names have a column for all others."""
-        return len(self._places) + (not self._numbered)
+        return len(self._places) + self.others
 
     def _place(self, answer: Any) -> int:
         if not self._numbered:
@@ -133,6 +148,10 @@ class LabelModel(Model):
         self.name = name or native_name(function)
         self._function, self._scored = function, scores
         self._classes = Classes(classes, self.name)
+
+    @property
+    def unlabelled(self) -> int:
+        return self._classes.others
 
     def logits(self, x: Batch) -> Tensor:
         # The function gets its own copy: what it writes into it is its own affair. In

@@ -231,7 +231,7 @@ class RemoteModel(Model):
         self._client = Client(
             url, dict(headers or {}), rate, timeout, retries, pause, longest
         )
-        self._open = False
+        self._open, self._others = False, 0
         if self._cache is not None and classes is None:
             key = self._key(_CLASSES)
             self._classes = self._cache.find([key]).get(key)
@@ -240,6 +240,11 @@ class RemoteModel(Model):
     def requests_sent(self) -> int:
         """How many requests have been sent, repetitions included."""
         return self._client.requests
+
+    @property
+    def unlabelled(self) -> int:
+        """Known once it has answered: where all scores are shown there are none."""
+        return self._others
 
     def shown(self, x: Batch) -> Batch:
         values = to_numpy(x)
@@ -330,11 +335,12 @@ class RemoteModel(Model):
                 "classes themselves: their names in order, or how many there are"
             )
         classes = Classes(self._classes, self.name)
+        self._others = classes.others
         if isinstance(answer, list):
             pairs = [(entry.get("label"), entry.get("score")) for entry in answer]
             return classes.few([(self._known(label), v) for label, v in pairs])
         if isinstance(answer, dict):
-            return classes.few({self._known(k): v for k, v in answer.items()})
+            return classes.few([(self._known(k), v) for k, v in answer.items()])
         return classes.one(self._known(answer))
 
     def _all_scores(self, answer: list[Any]) -> Array:

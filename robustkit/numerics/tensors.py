@@ -48,6 +48,7 @@ __all__ = [
     "highest",
     "inner_product",
     "is_symbolic",
+    "just_below",
     "lead",
     "like",
     "magnitude",
@@ -468,7 +469,19 @@ def is_symbolic(x: Tensor) -> bool:
 
 def rounding(x: Tensor) -> float:
     """The gap between 1 and the next number that the dtype of `x` can hold."""
-    return float(np.finfo(np.float64 if "64" in str(x.dtype) else np.float32).eps)
+    return float(_limits(x).eps)
+
+
+def just_below(x: Tensor) -> Tensor:
+    """Numbers that are less than those of `x` by no more than rounding.
+
+    Only minus infinity, and what is no number, stay.
+    """
+    limits = _limits(x)
+    finite = minimum(x, float(limits.max))
+    # Frameworks may take numbers below the least normal one for zero.
+    size = maximum(finite.abs(), float(limits.tiny / limits.eps))
+    return plus_times(finite, size, -float(limits.eps))
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
@@ -771,6 +784,10 @@ def minus_rows(x: Batch, rows: Array, y: Batch, others: Array) -> Batch:
     for place, pair in enumerate(zip(rows.tolist(), others.tolist(), strict=True)):
         np.subtract(one[pair[0]], other[pair[1]], out=out[place])
     return like(x, out)
+
+
+def _limits(x: Tensor) -> Any:
+    return np.finfo(np.float64 if "64" in str(x.dtype) else np.float32)
 
 
 def _memory(x: Tensor) -> Array:

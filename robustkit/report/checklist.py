@@ -61,11 +61,13 @@ def checklist(run_folder: str | Path) -> str:
     lines = [
         _inline(f"# Checklist: {config['model']} on {config['data']}"),
         "",
-        f"Made from the run in `{results.path.name}` ({results.run['status']}, "
-        f"{len(results.index)} samples) by robustkit "
-        f"{results.run['versions'].get('robustkit', '')}. A ticked box was answered by "
-        "the run, and names its evidence. An empty one with an answer says no. What is "
-        "**open** only the authors can answer.",
+        _inline(
+            f"Made from the run in {results.path.name} ({results.run['status']}, "
+            f"{len(results.index)} samples) by robustkit "
+            f"{results.run['versions'].get('robustkit', '')}. A ticked box was "
+            "answered by the run, and names its evidence. An empty one with an answer "
+            "says no. What is **open** only the authors can answer."
+        ),
     ]
     answers = []
     for title, questions in _SECTIONS.items():

@@ -395,6 +395,16 @@ def test_without_findings_nothing_is_done(behind, digits):
     assert [step.remedy for step in found.of()] == ["plain"]
 
 
+def test_adversarials_are_not_written_through_a_link(behind, digits, tmp_path):
+    _, found = adapted(behind(), digits, remedies=[])
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    (tmp_path / "adaptive.npz").symlink_to(mine)
+    found.save(tmp_path)
+    assert mine.read_text() == "precious"
+    assert len(np.load(tmp_path / "adaptive.npz")["index"])
+
+
 def test_plain_data(behind, digits, tmp_path):
     first = [r for r in REMEDIES if r.name == "straight-through"]
     _, found = adapted(behind(before=rounded), digits, remedies=first)

@@ -124,6 +124,12 @@ def test_an_attack_that_loses_what_it_found(planted):
     assert "S1" not in found(run(planted, {"creep": Creep(1.02, 1.01)}))
 
 
+def test_a_run_that_does_not_say_what_attacks_used(planted):
+    results = run(planted, {"creep": Creep(1.2, 1.1, home=True)})
+    del results.run["attack_access"]
+    assert found(results) == {}
+
+
 def test_lost_samples_are_positions_in_the_data(planted):
     @dataclass(frozen=True)
     class Half(Creep):

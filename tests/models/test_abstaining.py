@@ -6,15 +6,35 @@ import robustkit as rk
 from robustkit.checks.fixed import Fixed
 from robustkit.checks.transfer import ask_again
 from robustkit.checks.trials import try_attack
+from robustkit.engine.criteria import Undetected
 from robustkit.errors import BadInput
 from robustkit.evaluation.goals import make_criterion
 from robustkit.models.abstaining import Abstaining
-from robustkit.models.base import Access
+from robustkit.models.base import Access, Model
 from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
-from robustkit.numerics.tensors import as_tensor, to_numpy
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.tensors import as_tensor, like, to_numpy
 
 W = np.array([[1.0, -1.0, 0.2], [-1.0, 0.5, 0.4]])
+
+
+class Fed(Model):
+    """Whose logits are given, whatever it is asked."""
+
+    bounds, access, name = Bounds(), Access.GRADIENT, "fed"
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def logits(self, x):
+        return self.answer
+
+    def linearise(self, x):
+        return self.answer, lambda slopes: slopes[:, :1] * 0
+
+    def to_tensor(self, x):
+        return like(self.answer, x)
 
 
 def classifier():
@@ -41,6 +61,41 @@ def test_it_refuses_exactly_where_the_detector_fires():
         fires = x.sum(axis=1) > 1.2
         assert ((answer == 3) == fires).all()
         assert (answer[~fires] == (x @ W).argmax(axis=1)[~fires]).all()
+
+
+@pytest.mark.parametrize("native", [np.array, torch.tensor])
+@pytest.mark.parametrize("highest", [0.0, -3.7, 1e6, 1e-42])
+def test_scores_that_drown_in_the_logits_decide(native, highest):
+    row = as_tensor(native(np.float32([[highest, -7.0]] * 3)))
+    score = as_tensor(native(np.float32([[-1e-30], [0.0], [1e-30]])))
+    model = Abstaining(Fed(row), Fed(score))
+    logits, _ = model.linearise(row)
+    np.testing.assert_array_equal(to_numpy(logits), to_numpy(model.logits(row)))
+    assert to_numpy(logits).argmax(axis=1).tolist() == [0, 0, 2]
+    # The rest is not the label: two are adversarial, one is refused.
+    labels = like(row, np.ones(3, dtype=np.int64))
+    margin = to_numpy(Undetected(labels).margin(logits))
+    assert (margin < 0).tolist() == [True, True, False]
+
+
+def test_scores_that_are_no_number_are_no_answer():
+    row = as_tensor(np.array([[1.0, 0.0]]))
+    logits = Abstaining(Fed(row), Fed(as_tensor(np.array([[np.nan]])))).logits(row)
+    assert np.isnan(to_numpy(logits)[0, 2])
+
+
+def test_a_detector_that_never_fires_defends_nothing():
+    x = inputs(20).astype(np.float32)
+    labels = (x @ W).argmax(axis=1)
+    silent = NumPyModel(
+        lambda x: np.zeros((len(x), 1)), gradient=lambda x, s: np.zeros_like(x)
+    )
+    model = Abstaining(classifier(), silent)
+    bare, guarded = (
+        rk.run(rk.FMN(steps=60), one, x, labels, norm="linf").distance
+        for one in (classifier(), model)
+    )
+    np.testing.assert_allclose(guarded, bare, rtol=1e-3)
 
 
 def test_gradients_pass_through_both():

@@ -7,6 +7,8 @@ from click.testing import CliRunner
 import robustkit as rk
 from robustkit.cli import main
 from robustkit.errors import BadInput
+from robustkit.evaluation.goals import make_criterion
+from robustkit.models.abstaining import Abstaining
 from robustkit.models.base import Access
 from robustkit.models.labels import LabelModel
 from robustkit.models.load import as_model
@@ -64,6 +66,14 @@ def test_the_only_class_listed_is_ahead_of_all_others(score):
     assert (np.delete(row, 1) < row[1]).all()
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [{"cat": np.nan, "dog": 0.7}, {"dog": 0.7, "cat": np.nan}, {"unicorn": np.nan}],
+)
+def test_a_score_that_is_no_number_is_no_answer(answer):
+    assert np.isnan(logits(scored([answer]))).all()
+
+
 def test_two_names_that_were_not_given_score_as_the_higher():
     (row,) = logits(scored([{"unicorn": 0.5, "yeti": 0.3, "cat": 0.1}]))
     assert row[3] == 0.5
@@ -81,6 +91,8 @@ def test_two_names_that_were_not_given_score_as_the_higher():
         (scored([{}]), "at least one"),
         (scored(["dog"]), "expected a mapping"),
         (scored([{"dog": "high"}]), "expected a mapping"),
+        (scored([[("cat", 0.9), ("cat", 0.05)]]), "each once"),
+        (scored([[(1, 0.9), (np.int64(1), 0.05)]], classes=3), "each once"),
     ],
 )
 def test_other_answers_are_named(model, message):
@@ -101,6 +113,36 @@ def test_what_is_shown_is_what_there_is():
 
 def bright(images):
     return ["dark" if image.mean() < 0.25 else "bright" for image in images]
+
+
+LABELLED = {
+    "names": (LabelModel(bright, ["dark", "bright"]), 1),
+    "numbers": (LabelModel(lambda x: [0] * len(x), 2), 0),
+    "wrapped": (rk.MajorityVote(LabelModel(bright, ["dark", "bright"]), 3), 1),
+    "guarded": (
+        Abstaining(LabelModel(bright, ["dark", "bright"]), lambda x: x[:, 0] - 2),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_other_names_are_no_labels_and_no_targets(name):
+    model, others = LABELLED[name]
+    assert model.unlabelled == others
+    x, y = np.full((2, 6), 0.5, np.float32), np.array([1, 1])
+    logits = model.logits(as_tensor(x)).raw
+    assert logits.shape[1] == 2 + others
+    for target in ("random", "least-likely"):
+        make = make_criterion(model, target, None, 2 + others, seed=0)
+        assert make(y, logits, x).targets.raw.tolist() == [0, 0]
+    with pytest.raises(BadInput, match="target must be 0 to 1"):
+        make_criterion(model, 2, None, 2 + others, seed=0)
+    for ask in (rk.evaluate, rk.check):
+        with pytest.raises(BadInput, match="labels must be 0 to 1; sample 1"):
+            ask(model, (x, np.array([0, 2])))
+    with pytest.raises(BadInput, match="labels must be 0 to 1; sample 1"):
+        rk.run("rays", model, x, np.array([0, 2]))
 
 
 @pytest.mark.parametrize("attack", ["boundary", "rays", "pointwise"])

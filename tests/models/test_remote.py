@@ -96,11 +96,21 @@ class TestAnswers:
     def test_every_form_of_an_answer(self, answer, classes, scores):
         # The key is one that all forms may stand under.
         with Server(lambda _: {"top": [answer]}) as server:
-            out = asked(RemoteModel(server.url, classes=classes), images(1))[0]
+            model = RemoteModel(server.url, classes=classes)
+            out = asked(model, images(1))[0]
+        labelled = classes if isinstance(classes, int) else len(classes)
+        assert model.unlabelled == len(out) - labelled
         np.testing.assert_allclose(out, scores, atol=1e-5)
         others = np.ones(len(out), dtype=bool)
         others[np.nanargmax(out)] = False
         assert (np.isnan(out[others]) | (out[others] < np.nanmax(out))).all()
+
+    def test_no_class_is_listed_twice(self):
+        with (
+            Server(lambda _: {"top": [{"1": 0.9, "01": 0.2}]}) as server,
+            pytest.raises(BadInput, match="each once"),
+        ):
+            asked(RemoteModel(server.url, classes=3), images(1))
 
     def test_batches(self):
         with Server() as server:
@@ -248,6 +258,13 @@ class TestTrouble:
         ("settings", "message"),
         [
             ({"url": "ftp://example.org"}, "expected an address"),
+            ({"url": "http://localhost:99999/"}, "expected an address.*out of range"),
+            ({"url": "http://localhost:one/"}, "expected an address.*'one'"),
+            ({"url": "http://[::1/"}, "expected an address"),
+            ({"url": f"https://{'a' * 70}.com/"}, "expected an address.*too long"),
+            ({"url": "https://a..com/"}, "expected an address.*empty"),
+            ({"url": "http://localhost/größe"}, "expected an address.*ascii"),
+            ({"url": "http://localhost/?größe"}, "expected an address.*ascii"),
             ({"rate": 0}, "rate must be above 0"),
             ({"timeout": 0}, "time-out must be"),
             ({"batch_size": 0}, "batch size"),

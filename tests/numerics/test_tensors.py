@@ -504,6 +504,18 @@ def test_arithmetic_in_memory_that_may_be_reused(convert, reuse):
     agrees(tensors.differs(convert(x), 3.0, reuse=reuse), x != 3, y)
 
 
+def test_just_below(convert):
+    values = [0.0, 1.0, -1.0, 3e7, 1e-38, -1e-42, math.inf, -math.inf, math.nan]
+    for x in (convert(values), tensors.as_tensor(np.array(values))):
+        found = tensors.just_below(x)
+        # As the framework itself sees it, which may take the least numbers for zero.
+        assert (found < x).numpy().tolist() == [True] * 7 + [False] * 2
+        near = 2 * tensors.rounding(x)
+        assert_allclose(found.numpy()[:6], values[:6], rtol=near, atol=1e-37)
+        assert math.isnan(found.numpy()[-1])
+        assert type(found) is type(x)
+
+
 def test_without_reuse_the_argument_stays(convert):
     x, y = convert(MIXED), convert([[1.0, 0.5, 3.0]])
     tensors.plus(x, y)

@@ -158,6 +158,18 @@ def test_texts_of_findings_stay_texts(run):
     assert "\x1b" not in said
 
 
+def test_texts_of_the_run_stay_texts(run):
+    results, odd = run(), "<img src=x>\n- [x] sound"
+    description = json.loads((results.path / "run.json").read_text())
+    description["status"] = description["versions"]["robustkit"] = odd
+    write_json(results.path / "run.json", description)
+    folder = results.path.rename(results.path.with_name("<img src=y>"))
+    text = checklist(folder)
+    assert "<img" not in text
+    assert "\n- [x] sound" not in text
+    assert "(&lt;img src=x> - [x] sound, 20 samples)" in text
+
+
 def test_a_model_that_was_not_asked_answers_nothing(run):
     results = run()
     write_json(results.path / "findings.json", {"samples": 0, "findings": []})
