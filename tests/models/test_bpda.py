@@ -264,5 +264,45 @@ def test_what_is_verified_is_the_model_itself():
     plain = BPDA(TorchModel(Net(rounded)), "quantise")
     assert plain.precise() is plain
     assert plain.fingerprint() != BPDA(TorchModel(Net(rounded))).fingerprint()
+
+
+class Deep(Net):
+    """A net whose logits can be tapped."""
+
+    def __init__(self, change):
+        super().__init__(change)
+        self.last = Step(torch.relu).eval()
+
+    def forward(self, x):
+        return self.last(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"layer": "quantise"},
+        {"layer": ["quantise"], "backward": lambda x: 2 * x},
+        {"before": "linear"},
+        {"layer": rounded},
+        {},
+    ],
+)
+def test_layers_behind_what_is_replaced_can_be_tapped(part):
+    change = torch.nn.Identity() if callable(part.get("layer")) else rounded
+    model = BPDA(TorchModel(Deep(change)), **part)
+    tapped = model.at_layer("linear")
+    torch.testing.assert_close(tapped.logits(as_tensor(X)).raw, rounded(X) @ W)
+    factor = 2 if "backward" in part else 1
+    torch.testing.assert_close(gradient(tapped), factor * STRAIGHT)
+    assert tapped.notes == model.notes
+    features = rk.WithFeatures(model, "linear")
+    logits, pull_back = features.linearise(as_tensor(X))
+    assert logits.shape == (2, 4)
+    slopes = torch.cat([torch.zeros(2, 2), SLOPES], dim=1)
+    torch.testing.assert_close(pull_back(as_tensor(slopes)).raw, factor * STRAIGHT)
+
+
+def test_what_is_replaced_can_be_tapped_itself():
     tapped = BPDA(TorchModel(Net(rounded)), "quantise").at_layer("quantise")
-    assert to_numpy(tapped.logits(as_tensor(X))).shape == (2, 3)
+    ones = torch.ones(2, 3)
+    torch.testing.assert_close(gradient(tapped, slopes=ones), ones)
