@@ -40,9 +40,11 @@ class BPDA(Model):
     - `BPDA(model, layer=function)`: a preprocessing step that the model lacks: what is
       attacked is the model behind the function, in any framework;
     - `BPDA(model)`: every operation in a torch model that cuts gradients or has none:
-      rounding, integer division, conversions to integers and back, thresholds that are
-      turned into numbers, signs, `detach` and `no_grad`. Thresholds count as sigmoids
-      as wide as the values' mean distance from them.
+      rounding, integer division, conversions to integers, thresholds, signs, `detach`,
+      `.data` and `no_grad`. Integers and truth values are followed through arithmetic,
+      logic and `where` until they are floats again; not through tables that they index,
+      nor where they multiply or select what has gradients of its own, as in a ReLU.
+      Thresholds count as sigmoids as wide as the values' mean distance from them.
 
     Wrappers around the torch module (`Preprocessed`, `EOT`) are looked through.
 

@@ -236,6 +236,74 @@ def test_operations_in_place_and_with_named_arguments(change):
     torch.testing.assert_close(pull_back(as_tensor(SLOPES)).raw, STRAIGHT)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: (8 * x).int() / 8.0,
+        lambda x: x.data * 1.0,
+        lambda x: x.clone().detach_(),
+        lambda x: torch.round(input=8 * x) / 8,
+        lambda x: (8 * x).int().mul_(2) / 16.0,
+        lambda x: (8 * x).int().type_as(x) / 8,
+        lambda x: torch.stack([(8 * x).int(), (4 * x).int()]).sum(dim=0) / 12.0,
+    ],
+)
+def test_what_counts_as_the_identity_is_followed_through_arithmetic(change):
+    torch.testing.assert_close(gradient(BPDA(TorchModel(Net(change)))), STRAIGHT)
+
+
+LEVELS = torch.tensor([0.25, 0.5, 0.75])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: (x > 0.5) * 1.0,
+        lambda x: torch.where(x > 0.5, 1.0, 0.0),
+        lambda x: torch.lt(torch.tensor(0.5), x).float(),
+        lambda x: torch.heaviside(x - 0.5, torch.tensor(0.0)),
+        lambda x: (~(x < 0.5)) * 1.0,
+        lambda x: ((x > 0.5) & (x > 0.2)).float(),
+        lambda x: ((x > 0.5) | (x > 0.2)).float(),
+        lambda x: ((8 * x).int() > 3).float(),
+        lambda x: (x[:, :, None] > LEVELS).sum(dim=2) / 3,
+    ],
+)
+def test_thresholds_are_followed_through_logic_and_choices(change):
+    found = gradient(BPDA(TorchModel(Net(change))), slopes=torch.eye(2))
+    assert ((found > 0) == (W.T > 0)).all()
+
+
+def test_a_number_divided_by_inputs_as_integers():
+    for change in (lambda x: 1 // x, lambda x: torch.tensor(1.0) // x):
+        model = BPDA(TorchModel(Net(change)))
+        torch.testing.assert_close(gradient(model), -STRAIGHT / X**2)
+
+
+def test_choices_and_masks_of_what_has_gradients_keep_them():
+    def relu(x):
+        return torch.where(x > 0.5, x, 0.0) * (x > 0.2)
+
+    plain = TorchModel(Net(relu))
+    torch.testing.assert_close(gradient(BPDA(plain)), gradient(plain))
+
+
+def test_what_works_in_place_is_done_once():
+    def counted(x):
+        total = torch.zeros_like(x).detach()
+        total += x > 0.5
+        return total + x
+
+    model = BPDA(TorchModel(Net(counted)))
+    torch.testing.assert_close(gradient(model), STRAIGHT)
+
+
+def test_there_is_no_way_back_through_a_table():
+    table = torch.arange(9.0)
+    with pytest.raises(NoGradient):
+        gradient(BPDA(TorchModel(Net(lambda x: table[(8 * x).long()]))))
+
+
 def test_a_threshold_with_a_named_argument():
     model = BPDA(TorchModel(Net(lambda x: torch.gt(x, other=0.5).float())))
     assert model.linearise(as_tensor(X))[1](as_tensor(SLOPES)).raw.any()
