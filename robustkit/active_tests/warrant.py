@@ -9,7 +9,7 @@ from robustkit.active_tests.binarization import binarize
 from robustkit.active_tests.problems import Binarized
 from robustkit.engine.attack import Attack
 from robustkit.errors import in_one_line
-from robustkit.evaluation.opening import model_and_data
+from robustkit.evaluation.opening import check_evaluated, model_and_data
 from robustkit.evaluation.results import WARRANTS, Results
 from robustkit.evaluation.store import SCHEMA, write_json
 from robustkit.models.base import Access
@@ -47,8 +47,9 @@ def warrant(
         The results again, with their warrants.
 
     Raises:
-        BadInput: Something given is not as described. What goes wrong in a test becomes
-            part of its warrant instead.
+        BadInput: Something given is not as described, or the model is not the one that
+            was evaluated. What goes wrong in a test becomes part of its warrant
+            instead.
 
     >>> import robustkit as rk
     >>> results = rk.evaluate("digits", "digits", attacks=["fgsm"], samples=80)
@@ -68,6 +69,7 @@ def warrant(
         cache=config.get("cache"),
         headers=config.get("headers"),
     )
+    check_evaluated(results, adapted)
     x = np.concatenate([x for x, _ in dataset.batches(samples)])
     verdicts: dict[str, dict[str, Any]] = {}
     for name in config["norms"]:

@@ -112,7 +112,7 @@ def adapt(
         cache=config.get("cache"),
         headers=config.get("headers"),
     )
-    x, label = samples(dataset.batches(config["batch_size"]), results)
+    x, label, others = samples(dataset.batches(config["batch_size"]), results)
     check_evaluated(results, adapted, dataset)
     examined = examine(adapted, x[:2])
     make = make_criterion(
@@ -175,6 +175,7 @@ def adapt(
             x=x[:0],
             label=label[:0],
             pool=x,
+            honest=others,
             norm=norm,
             epsilon=chosen[name],
             step=customary(norm, chosen[name], x, adapted.bounds),

@@ -88,7 +88,13 @@ class Answering:
         """
         best = self._plain()
         correct = self._correct()
-        case = replace(case, x=self.x[correct], label=self.label[correct])
+        case = replace(
+            case,
+            x=self.x[correct],
+            label=self.label[correct],
+            # A run leaves out all samples that are of the target class.
+            honest=np.concatenate([self.x[correct], case.honest[:_MEASURED]]),
+        )
         if len(correct) == 0:
             return best
         case = without(case, best)

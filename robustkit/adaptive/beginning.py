@@ -53,8 +53,8 @@ def check_settings(
 
 def samples(
     batches: Iterable[tuple[Array, Array]], results: Results
-) -> tuple[Array, Array]:
-    """The samples of a run, in its order."""
+) -> tuple[Array, Array, Array]:
+    """The samples of a run and their labels, in its order, and the other inputs."""
     parts = list(batches)
     x = np.concatenate([part for part, _ in parts])
     label = np.concatenate([part for _, part in parts])
@@ -63,12 +63,13 @@ def samples(
             f"the run has samples up to {results.index[-1:]}, the data {len(x)}; give "
             "the data that it was made on"
         )
+    others = np.delete(x, results.index, axis=0)
     x, label = x[results.index], label[results.index]
     if not np.array_equal(label, results.label):
         raise BadInput(
             "the labels are not those of the run; give the data that it was made on"
         )
-    return x, label
+    return x, label, others
 
 
 def size_of_interest(results: Results, norm: str, epsilon: float | None) -> float:

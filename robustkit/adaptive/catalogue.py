@@ -15,6 +15,7 @@ from robustkit.attacks.gradient.fmn import FMN
 from robustkit.combine import Minimise
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Confident, Criterion, Matching
+from robustkit.engine.losses import Loss, aimed_loss, get_loss
 from robustkit.errors import BadInput
 from robustkit.evaluation.goals import MakeCriterion, misclassified
 from robustkit.models.abstaining import Abstaining
@@ -24,7 +25,7 @@ from robustkit.models.estimated import Estimated
 from robustkit.models.logarithms import Logarithms
 from robustkit.models.surrogate import Surrogate, WithFeatures
 from robustkit.numerics.norms import Norm
-from robustkit.numerics.tensors import Array, like, to_numpy
+from robustkit.numerics.tensors import Array, Tensor, like, to_numpy
 from robustkit.presets import auto
 
 __all__ = ["REMEDIES"]
@@ -42,6 +43,8 @@ _DRAWS, _SURE = 20, 0.5
 _FEWEST, _LEAST, _MEAN = 20, 5, 20
 # The most questions that a student is taught by.
 _LESSONS = 20_000
+# What outputs and features are made like.
+_NEAREST = "the nearest honest sample of another class, or of the target's"
 # Of probabilities.
 _TOLERANCE = 1e-4
 
@@ -281,47 +284,87 @@ def _second_margin(case: Case) -> Plan | None:
 def _losses(case: Case) -> Plan | None:
     if case.current.access < Access.GRADIENT or _sparse(case.norm):
         return None
+    logits = case.current.to_tensor(_logits(case.current, case.x).astype(case.x.dtype))
+    criterion = case.criterion(case.label, to_numpy(logits), case.x)
+    way = criterion.ways(logits).argmin(axis=1)
+    tried = {
+        "apgd-cross-entropy": (
+            _apgd(case, loss="cross-entropy"),
+            get_loss("cross-entropy"),
+        ),
+        "apgd-dlr": (_apgd(case, loss="dlr", random_start=True), get_loss("dlr")),
+        "apgd-targets": (_aimed(case), aimed_loss("margin", way)),
+        "apgd-targets-cross-entropy": (
+            _aimed(case, "cross-entropy"),
+            aimed_loss("cross-entropy", way),
+        ),
+    }
     attacks = {
-        "apgd-cross-entropy": _apgd(case, loss="cross-entropy"),
-        "apgd-dlr": _apgd(case, loss="dlr", random_start=True),
-        "apgd-targets": _aimed(case),
-        "apgd-targets-cross-entropy": _aimed(case, "cross-entropy"),
+        name: make
+        for name, (make, loss) in tried.items()
+        if _defined(loss, criterion, logits)
     }
     said = "one class after another, and other losses than the margin"
     return Plan(case.current, _shared(case, case.current, attacks), said)
 
 
+def _defined(loss: Loss, criterion: Criterion, logits: Tensor) -> bool:
+    """Whether the criterion has such a loss; that of a target has no other classes."""
+    try:
+        loss(criterion, logits)
+    except BadInput:
+        return False
+    return True
+
+
 def _matching(case: Case) -> Plan | None:
     if case.current.access < Access.GRADIENT or _sparse(case.norm):
         return None
-    logits = _logits(case.current, case.x)
-    if len(np.unique(logits.argmax(axis=1))) < 2:
+    criterion = _towards_honest(case, case.current)
+    if criterion is None:
         return None
-    criterion = _towards_honest(case, logits)
     makers = {"apgd-matching": _apgd(case, loss="matching", random_start=True)}
     attacks = _shared(case, case.current, makers)
-    said = "outputs shall be those of the nearest honest sample of another class"
+    said = f"outputs shall be those of {_NEAREST}"
     return Plan(case.current, attacks, said, criterion)
 
 
 def _towards_honest(
-    case: Case, outputs: Array, count: int | None = None
-) -> MakeCriterion:
-    """Criteria whose goals are the outputs at the nearest sample of another class.
+    case: Case, model: Model, count: int | None = None
+) -> MakeCriterion | None:
+    """Criteria whose goals are the outputs at the nearest sample that meets them.
 
-    Of all outputs; or, with features behind `count` logits, of these.
+    Where none does, at the one that is nearest to doing so. None: none does for any.
+
+    Args:
+        case: Whose criterion and honest samples they are.
+        model: Whose outputs shall be met.
+        count: With features behind so many logits, the goals are of these. None: of
+            all outputs.
     """
-    pool, classes = case.x, outputs[:, :count].argmax(axis=1)
+    pool, outputs = case.honest, _logits(model, case.honest)
+
+    def margins(criterion: Criterion, x: Array) -> Array:
+        """(n, k) of each sample's criterion, at the outputs of each honest one."""
+        rows = outputs[:, None, :count].astype(x.dtype)
+        columns = [
+            to_numpy(criterion.margin(model.to_tensor(row.repeat(len(x), axis=0))))
+            for row in rows
+        ]
+        return np.stack(columns, axis=1)
 
     def made(label: Array, logits: Array, x: Array) -> Criterion:
-        apart = ((x[:, None] - pool[None]) ** 2).reshape(len(x), len(pool), -1)
-        same = classes[None] == label[:, None]
-        nearest = np.where(same, math.inf, apart.sum(axis=2)).argmin(axis=1)
-        goals = outputs[nearest, count or 0 :].astype(x.dtype)
         criterion = case.criterion(label, logits[:, :count], x)
+        missing = margins(criterion, x)
+        apart = ((x[:, None] - pool[None]) ** 2).reshape(len(x), len(pool), -1)
+        far = np.where(missing < 0, apart.sum(axis=2), math.inf)
+        some = np.isfinite(far).any(axis=1)
+        nearest = np.where(some, far.argmin(axis=1), missing.argmin(axis=1))
+        goals = outputs[nearest, count or 0 :].astype(x.dtype)
         return Matching(criterion, case.model.to_tensor(goals), count)
 
-    return made
+    own = case.criterion(case.label, _logits(model, case.x)[:, :count], case.x)
+    return made if (margins(own, case.x) < 0).any() else None
 
 
 def _features(case: Case) -> Plan | None:
@@ -332,18 +375,15 @@ def _features(case: Case) -> Plan | None:
         return None
     try:
         model = WithFeatures(case.current, layer)
-        outputs = _logits(model, case.x)
+        criterion = _towards_honest(case, model, case.classes)
     except BadInput:
         return None
-    if len(np.unique(outputs[:, : case.classes].argmax(axis=1))) < 2:
+    if criterion is None:
         return None
     makers = {"apgd-features": _apgd(case, loss="matching", random_start=True)}
     attacks = _shared(case, model, makers)
-    said = (
-        f"the features at '{layer}' shall be those of the nearest honest sample of "
-        "another class"
-    )
-    return Plan(model, attacks, said, _towards_honest(case, outputs, case.classes))
+    said = f"the features at '{layer}' shall be those of {_NEAREST}"
+    return Plan(model, attacks, said, criterion)
 
 
 def _more(case: Case) -> Plan | None:

@@ -24,6 +24,8 @@ class Case:
         x: (m, ...) a few originals that the model classifies correctly, for measuring.
         label: (m,) their classes.
         pool: (n, ...) the originals that are attacked.
+        honest: (k, ...) a few inputs as they are, also such as the run left out, whose
+            outputs others may be given.
         norm: In which distances are measured.
         epsilon: The size of most interest, in norm units.
         step: A customary change of every feature, in input units.
@@ -41,6 +43,7 @@ class Case:
     x: Array
     label: Array
     pool: Array
+    honest: Array
     norm: Norm
     epsilon: float
     step: float

@@ -20,7 +20,7 @@ from robustkit.checks.trial_checks import check_trials
 from robustkit.checks.trials import own_attack, try_attack
 from robustkit.engine.attack import FixedBudget
 from robustkit.errors import BadInput
-from robustkit.evaluation.opening import model_and_data
+from robustkit.evaluation.opening import check_evaluated, model_and_data
 from robustkit.evaluation.preflight import check_labels, examine
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.store import write_json
@@ -195,21 +195,24 @@ def check_results(results: Results, samples: int = 32) -> Findings:
         results: A run whose model and data have names (`robustkit eval`).
         samples: To ask the model about.
 
+    Raises:
+        BadInput: The model of that name is not the one that was evaluated any more.
     """
     config, asked = results.run["config"], results.run["asked"]
     if config["access"] != "gradient":
         return _ordered(_of_run(results), 0)
-    return check(
+    model, data = model_and_data(
         asked["model"],
         asked["data"],
-        run=results,
-        samples=samples,
-        trials=0,
-        seed=config["seed"],
-        bounds=tuple(config["bounds"]),
+        Bounds(*config["bounds"]),
+        samples,
         mean=config["mean"],
         std=config["std"],
         device=config["device"],
+    )
+    check_evaluated(results, model)
+    return check(
+        model, data, run=results, samples=samples, trials=0, seed=config["seed"]
     )
 
 

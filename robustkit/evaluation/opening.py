@@ -56,7 +56,9 @@ def open_data(data: Any, bounds: Bounds | None, samples: int | None) -> DataSet:
     return as_data(data, bounds, samples=samples)
 
 
-def check_evaluated(results: Results, model: Model, data: DataSet) -> None:
+def check_evaluated(
+    results: Results, model: Model, data: DataSet | None = None
+) -> None:
     """Whether these are the model and the data of a run, as far as can be seen.
 
     As when a run goes on, what has no fingerprint is taken at its word; so are data
@@ -65,13 +67,14 @@ def check_evaluated(results: Results, model: Model, data: DataSet) -> None:
     Args:
         results: Of the run.
         model: As it is to be used.
-        data: Gone through, to its end.
+        data: Gone through, to its end. None: only the first of it are used, of which
+            the run has no fingerprint.
 
     Raises:
         BadInput: They are others.
     """
     parts: list[tuple[str, Model | DataSet]] = [("model", model)]
-    if results.run["status"] == "complete":
+    if data is not None and results.run["status"] == "complete":
         parts.append(("data", data))
     for part, opened in parts:
         said, seen = results.run[part].get("fingerprint"), opened.fingerprint()
@@ -79,5 +82,6 @@ def check_evaluated(results: Results, model: Model, data: DataSet) -> None:
             raise BadInput(
                 f"the {part} '{opened.name}' is not what the run in '{results.path}' "
                 f"was made on (fingerprint {str(said)[:16]}, now {str(seen)[:16]}); "
-                f"give the whole {part} that was evaluated"
+                f"give the whole {part} that was evaluated, which has to be the same "
+                "each time it is loaded"
             )

@@ -1,5 +1,6 @@
 """Backward pass differentiable approximation: the same answers, another way back."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -39,9 +40,11 @@ class BPDA(Model):
     - `BPDA(model, layer=function)`: a preprocessing step that the model lacks: what is
       attacked is the model behind the function, in any framework;
     - `BPDA(model)`: every operation in a torch model that cuts gradients or has none:
-      rounding, integer division, conversions to integers and back, thresholds that are
-      turned into numbers, signs, `detach` and `no_grad`. Thresholds count as sigmoids
-      as wide as the values' mean distance from them.
+      rounding, integer division, conversions to integers, thresholds, signs, `detach`,
+      `.data` and `no_grad`. Integers and truth values are followed through arithmetic,
+      logic and `where` until they are floats again; not through tables that they index,
+      nor where they multiply or select what has gradients of its own, as in a ReLU.
+      Thresholds count as sigmoids as wide as the values' mean distance from them.
 
     Wrappers around the torch module (`Preprocessed`, `EOT`) are looked through.
 
@@ -83,20 +86,19 @@ class BPDA(Model):
             )
         if layer is not None and before is not None:
             raise BadInput("name either the layer, or the one before which to replace")
-        self._model = model
         self._step = layer if callable(layer) else None
-        self._layers: tuple[str, ...] = ()
+        names: Sequence[str] = ()
         if isinstance(layer, str):
-            self._layers = (layer,)
+            names = (layer,)
         elif layer is not None and not callable(layer):
-            self._layers = tuple(layer)
+            names = layer
+        # The layers themselves, since inside a model cut short names are others.
+        self._layers = {name: _layer(model, name)[1] for name in names}
         self._before = before
+        self._bridged = None if before is None else _layer(model, before)
         self._backward = None if isinstance(backward, str) else backward
-        for name in (*self._layers, *([before] if before is not None else [])):
-            _layer(model, name)
-        self._take_after(model)
-        self.notes = (*model.notes, f"the backward pass of {self._part()} is replaced")
         self._operations = Operations()
+        self._ask(model)
 
     @property
     def wraps(self) -> Model:
@@ -131,9 +133,8 @@ class BPDA(Model):
         return logits, further
 
     def at_layer(self, layer: str) -> Model:
-        again = BPDA(self._model.at_layer(layer), self._step)
-        again._backward = self._backward
-        again._layers, again._before = self._layers, self._before
+        again = copy.copy(self)
+        again._ask(self._model.at_layer(layer))
         return again
 
     def precise(self) -> Model:
@@ -152,6 +153,11 @@ class BPDA(Model):
             return None
         by = native_name(self._backward) if self._backward else "identity"
         return hashlib.sha256(f"{inner} {self._part()} {by}".encode()).hexdigest()
+
+    def _ask(self, model: Model) -> None:
+        self._model = model
+        self._take_after(model)
+        self.notes = (*model.notes, f"the backward pass of {self._part()} is replaced")
 
     def _part(self) -> str:
         """What is replaced, in words."""
@@ -173,11 +179,10 @@ class BPDA(Model):
     def _replacing(self) -> Iterator[None]:
         """While open, forward passes lay the other way back."""
         with ExitStack() as stack:
-            if self._before is not None:
-                self._bridge(stack, self._before)
+            if self._bridged is not None:
+                self._bridge(stack, *self._bridged)
             elif self._layers:
-                for name in self._layers:
-                    _, layer = _layer(self._model, name)
+                for layer in self._layers.values():
                     hook = layer.register_forward_hook(
                         self._replaced_output, with_kwargs=True
                     )
@@ -192,9 +197,10 @@ class BPDA(Model):
         with torch.enable_grad():
             return self._through(out, (*given, *named.values())[0])
 
-    def _bridge(self, stack: ExitStack, name: str) -> None:
+    def _bridge(
+        self, stack: ExitStack, module: torch.nn.Module, layer: torch.nn.Module
+    ) -> None:
         """The way from the layer's input back to the whole module's."""
-        module, layer = _layer(self._model, name)
         first: list[torch.Tensor] = []
 
         def remember(_: Any, given: tuple[Any, ...]) -> None:

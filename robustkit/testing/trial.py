@@ -18,7 +18,7 @@ from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Array, as_tensor, to_numpy
 from robustkit.testing.subjects import Outcome, Settings, Subject
 
-__all__ = ["Trial", "Verdict", "seeded"]
+__all__ = ["Trial", "Verdict", "check_shapes", "seeded"]
 
 SHAPE = (1, 4, 4)
 """Of one input: a small image, since some packages take nothing else."""
@@ -221,18 +221,34 @@ class Trial:
         return "it draws from global random generators and takes no seed"
 
 
-def judge(task: Planted, outcome: Outcome, settings: Settings) -> Verdict:
-    """What the points that an attack returned are worth.
+def check_shapes(task: Planted, outcome: Outcome) -> None:
+    """Whether an attack returned a batch like the inputs.
 
     Raises:
-        AssertionError: They are not a batch like the inputs.
+        AssertionError: It did not, or there is not one claim for each sample.
     """
-    points = outcome.points
+    points, claims = outcome.points, outcome.claims
     if points.shape != task.x.shape or points.dtype.kind != "f":
         raise AssertionError(
             f"{task.name}: expected floats of the shape {task.x.shape}; got the shape "
             f"{points.shape} and dtype {points.dtype}"
         )
+    if claims is not None and claims.shape != (len(task.x),):
+        raise AssertionError(
+            f"{task.name}: expected found of the shape ({len(task.x)},), one for each "
+            f"sample; got the shape {claims.shape}"
+        )
+
+
+def judge(task: Planted, outcome: Outcome, settings: Settings) -> Verdict:
+    """What the points that an attack returned are worth.
+
+    Raises:
+        AssertionError: They are not a batch like the inputs, or there is not one claim
+            for each of them.
+    """
+    check_shapes(task, outcome)
+    points = outcome.points
     flat = points.reshape(len(points), -1)
     finite = np.isfinite(flat).all(axis=1)
     lower, upper = task.bounds.lower, task.bounds.upper

@@ -5,6 +5,7 @@ import torch
 
 import robustkit as rk
 from robustkit.active_tests.warrant import warrant
+from robustkit.errors import BadInput
 from robustkit.evaluation.results import NOT_WARRANTED
 
 
@@ -63,3 +64,24 @@ def test_a_test_that_cannot_be_run_is_an_error_in_the_warrant(inputs):
     found = results.warrant("linf", "noise")
     assert found["verdict"] == "ERROR"
     assert "no such layer" in found["rule"]
+
+
+def test_another_model_than_the_evaluated_one_is_refused(network, inputs, masked):
+    y = network(torch.tensor(inputs)).argmax(1).numpy()
+    defended = masked(network, before=lambda x: (4 * x).round() / 4)
+    attacks = {"fmn": rk.FMN()}
+    results = rk.evaluate(defended, (inputs, y), attacks=attacks, budget=10)
+    with pytest.raises(BadInput, match="is not what the run in"):
+        warrant(results, network, (inputs, y), attacks)
+    assert not (results.path / "warrants.json").exists()
+
+
+def test_a_model_without_a_fingerprint_is_taken_at_its_word(inputs):
+    def model(x):
+        return x[:, :4]
+
+    y = inputs[:, :4].argmax(axis=1)
+    attacks = {"noise": rk.UniformNoise(steps=2)}
+    results = rk.evaluate(model, (inputs, y), attacks=attacks, samples=20)
+    results = warrant(results, lambda x: x[:, :4], (inputs, y), attacks, samples=20)
+    assert (results.path / "warrants.json").exists()

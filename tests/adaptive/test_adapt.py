@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import robustkit as rk
-from robustkit.adaptive.adaptation import ADAPTIVE
+from robustkit import demo
+from robustkit.adaptive.adaptation import ADAPTIVE, PLAIN
 from robustkit.adaptive.catalogue import REMEDIES
 from robustkit.adaptive.plain import attacks_that_run
 from robustkit.adaptive.remedy import Plan, Remedy
@@ -366,6 +367,39 @@ def test_outputs_and_features_are_matched(name, behind, digits):
     assert step.remedy == name
     assert not step.failures
     assert np.median(step.distance) <= 0.7 * np.median(plain.distance)
+
+
+@pytest.mark.parametrize("target", [3, "random"])
+def test_remedies_serve_targets(target, behind):
+    """A target's own samples are left out by the run, and matched all the same."""
+    x, y = demo.load_data("digits")
+    names = ("other losses", "matching", "matching features")
+    chosen = [
+        dataclasses.replace(r, answers=frozenset({"C9"}))
+        for r in REMEDIES
+        if r.name in names
+    ]
+    model, data = behind(), (x[:30], y[:30])
+    results = evaluated(model, data, ["uniform-noise"], target=target)
+    found = rk.adapt(results, model, data, budget=60, remedies=chosen)
+    steps = {step.remedy: step for step in found.of()}
+    assert set(names) < set(steps)
+    assert not any(step.failures for step in steps.values())
+    aimed = "apgd-targets-cross-entropy"
+    assert aimed not in steps["other losses"].attacks
+    before, after = (steps[name].distance for name in (PLAIN, "matching features"))
+    assert np.isfinite(after).sum() > np.isfinite(before).sum()
+
+
+def test_matching_of_a_target_needs_a_sample_of_its_class(behind, digits):
+    (remedy,) = (r for r in REMEDIES if r.name == "matching")
+    chosen = [dataclasses.replace(remedy, answers=frozenset({"C9"}))]
+    x, y = digits
+    kept = y != 3
+    data = x[kept], y[kept]
+    results = evaluated(behind(), data, ["uniform-noise"], target=3)
+    found = rk.adapt(results, behind(), data, budget=60, remedies=chosen)
+    assert [step.remedy for step in found.of()] == [PLAIN]
 
 
 def test_a_model_of_decisions_gets_a_student(behind, digits):

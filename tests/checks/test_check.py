@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 import robustkit as rk
+from robustkit.checks.check import FINDINGS
+from robustkit.cli import main
 from robustkit.errors import BadInput
+from robustkit.evaluation.results import WARRANTS
 
 
 def network(features, classes=3):
@@ -47,3 +51,24 @@ def test_a_run_on_other_inputs(small):
     run = rk.evaluate(other, labelled(other, (8,)), attacks=["fmn"], budget=10)
     with pytest.raises(BadInput, match=r"run's inputs have shape \(8,\), .* \(6,\)"):
         rk.check(*small, run=run, trials=0)
+
+
+def test_a_resumed_run_is_not_checked_on_another_model(tmp_path, monkeypatch):
+    file = tmp_path / "model.py"
+    file.write_text(
+        "import os\n\nfrom robustkit import demo\n\n\n"
+        "def build():\n    return demo.load_model(os.environ['WHICH'])\n"
+    )
+    run = tmp_path / "run"
+    command = ["eval", f"{file}:build", "--samples", "8", "--budget", "10"]
+    monkeypatch.setenv("WHICH", "digits")
+    done = CliRunner().invoke(main, [*command, "--data", "digits", "--out", str(run)])
+    assert done.exit_code == 0, done.output
+    before = (run / FINDINGS).read_bytes()
+    monkeypatch.setenv("WHICH", "digits-robust")
+    for more in ([], ["--warrant"]):
+        done = CliRunner().invoke(main, ["eval", "--resume", str(run), *more])
+        assert done.exit_code == 2
+        assert "is not what the run in" in done.output
+        assert (run / FINDINGS).read_bytes() == before
+        assert not (run / WARRANTS).exists()

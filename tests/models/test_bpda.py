@@ -236,6 +236,74 @@ def test_operations_in_place_and_with_named_arguments(change):
     torch.testing.assert_close(pull_back(as_tensor(SLOPES)).raw, STRAIGHT)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: (8 * x).int() / 8.0,
+        lambda x: x.data * 1.0,
+        lambda x: x.clone().detach_(),
+        lambda x: torch.round(input=8 * x) / 8,
+        lambda x: (8 * x).int().mul_(2) / 16.0,
+        lambda x: (8 * x).int().type_as(x) / 8,
+        lambda x: torch.stack([(8 * x).int(), (4 * x).int()]).sum(dim=0) / 12.0,
+    ],
+)
+def test_what_counts_as_the_identity_is_followed_through_arithmetic(change):
+    torch.testing.assert_close(gradient(BPDA(TorchModel(Net(change)))), STRAIGHT)
+
+
+LEVELS = torch.tensor([0.25, 0.5, 0.75])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: (x > 0.5) * 1.0,
+        lambda x: torch.where(x > 0.5, 1.0, 0.0),
+        lambda x: torch.lt(torch.tensor(0.5), x).float(),
+        lambda x: torch.heaviside(x - 0.5, torch.tensor(0.0)),
+        lambda x: (~(x < 0.5)) * 1.0,
+        lambda x: ((x > 0.5) & (x > 0.2)).float(),
+        lambda x: ((x > 0.5) | (x > 0.2)).float(),
+        lambda x: ((8 * x).int() > 3).float(),
+        lambda x: (x[:, :, None] > LEVELS).sum(dim=2) / 3,
+    ],
+)
+def test_thresholds_are_followed_through_logic_and_choices(change):
+    found = gradient(BPDA(TorchModel(Net(change))), slopes=torch.eye(2))
+    assert ((found > 0) == (W.T > 0)).all()
+
+
+def test_a_number_divided_by_inputs_as_integers():
+    for change in (lambda x: 1 // x, lambda x: torch.tensor(1.0) // x):
+        model = BPDA(TorchModel(Net(change)))
+        torch.testing.assert_close(gradient(model), -STRAIGHT / X**2)
+
+
+def test_choices_and_masks_of_what_has_gradients_keep_them():
+    def relu(x):
+        return torch.where(x > 0.5, x, 0.0) * (x > 0.2)
+
+    plain = TorchModel(Net(relu))
+    torch.testing.assert_close(gradient(BPDA(plain)), gradient(plain))
+
+
+def test_what_works_in_place_is_done_once():
+    def counted(x):
+        total = torch.zeros_like(x).detach()
+        total += x > 0.5
+        return total + x
+
+    model = BPDA(TorchModel(Net(counted)))
+    torch.testing.assert_close(gradient(model), STRAIGHT)
+
+
+def test_there_is_no_way_back_through_a_table():
+    table = torch.arange(9.0)
+    with pytest.raises(NoGradient):
+        gradient(BPDA(TorchModel(Net(lambda x: table[(8 * x).long()]))))
+
+
 def test_a_threshold_with_a_named_argument():
     model = BPDA(TorchModel(Net(lambda x: torch.gt(x, other=0.5).float())))
     assert model.linearise(as_tensor(X))[1](as_tensor(SLOPES)).raw.any()
@@ -264,5 +332,45 @@ def test_what_is_verified_is_the_model_itself():
     plain = BPDA(TorchModel(Net(rounded)), "quantise")
     assert plain.precise() is plain
     assert plain.fingerprint() != BPDA(TorchModel(Net(rounded))).fingerprint()
+
+
+class Deep(Net):
+    """A net whose logits can be tapped."""
+
+    def __init__(self, change):
+        super().__init__(change)
+        self.last = Step(torch.relu).eval()
+
+    def forward(self, x):
+        return self.last(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"layer": "quantise"},
+        {"layer": ["quantise"], "backward": lambda x: 2 * x},
+        {"before": "linear"},
+        {"layer": rounded},
+        {},
+    ],
+)
+def test_layers_behind_what_is_replaced_can_be_tapped(part):
+    change = torch.nn.Identity() if callable(part.get("layer")) else rounded
+    model = BPDA(TorchModel(Deep(change)), **part)
+    tapped = model.at_layer("linear")
+    torch.testing.assert_close(tapped.logits(as_tensor(X)).raw, rounded(X) @ W)
+    factor = 2 if "backward" in part else 1
+    torch.testing.assert_close(gradient(tapped), factor * STRAIGHT)
+    assert tapped.notes == model.notes
+    features = rk.WithFeatures(model, "linear")
+    logits, pull_back = features.linearise(as_tensor(X))
+    assert logits.shape == (2, 4)
+    slopes = torch.cat([torch.zeros(2, 2), SLOPES], dim=1)
+    torch.testing.assert_close(pull_back(as_tensor(slopes)).raw, factor * STRAIGHT)
+
+
+def test_what_is_replaced_can_be_tapped_itself():
     tapped = BPDA(TorchModel(Net(rounded)), "quantise").at_layer("quantise")
-    assert to_numpy(tapped.logits(as_tensor(X))).shape == (2, 3)
+    ones = torch.ones(2, 3)
+    torch.testing.assert_close(gradient(tapped, slopes=ones), ones)

@@ -135,6 +135,23 @@ def test_what_is_no_batch_is_said_to_be_none():
 
 
 @pytest.mark.parametrize(
+    "found",
+    [
+        lambda x: np.zeros((len(x), 1), bool),
+        lambda x: np.zeros(len(x) + 1, bool),
+        lambda x: False,
+    ],
+)
+def test_found_has_one_value_for_each_sample(found):
+    def returns(model, x, y):
+        return x, found(x)
+
+    told = {f.outcome: f.reading for f in examine(returns, "l2", samples=2)}
+    assert set(told) == {"failed", "skipped"}
+    assert "expected found of the shape (" in told["failed"]
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"attack": 3}, "expected an attack, the name of one, or a function"),

@@ -20,7 +20,7 @@ from robustkit.testing.laws.shared import (
     run_again,
 )
 from robustkit.testing.models import constant, nan_near
-from robustkit.testing.trial import Trial, seeded
+from robustkit.testing.trial import Trial, check_shapes, seeded
 
 __all__ = [
     "already_adversarial",
@@ -139,10 +139,7 @@ def empty_batch(t: Trial) -> None:
                 f"expected an empty batch for an empty batch; it raised {error!r}"
             ) from error
         t.skip(f"it refuses an empty batch: {type(error).__name__}: {error}")
-    if outcome.points.shape != task.x.shape:
-        raise AssertionError(
-            f"expected the shape {task.x.shape}; got {outcome.points.shape}"
-        )
+    check_shapes(task, outcome)
 
 
 def float64(t: Trial) -> None:
