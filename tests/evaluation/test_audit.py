@@ -429,7 +429,7 @@ def test_an_interrupted_run_is_checked_as_far_as_it_went(planted, tmp_path):
         yield planted.x[:6], planted.y[:6]
         raise RuntimeError("the disk is gone")
 
-    with pytest.raises(RuntimeError, match="disk"):
+    with pytest.raises(BadInput, match="disk"):
         rk.evaluate(
             planted.model(),
             batches(),
