@@ -141,10 +141,12 @@ def bound_below(
         mean=config["mean"],
         std=config["std"],
     )
-    for _ in dataset.batches(config["batch_size"]):
-        # Bounds may take hours, so all of it is compared before.
-        pass
-    check_evaluated(results, opened, dataset)
+    check_evaluated(results, opened)
+    if dataset.count is not None:
+        # Bounds may take hours, so all of it is compared before where that can be.
+        for _ in dataset.batches(config["batch_size"]):
+            pass
+        check_evaluated(results, opened, dataset)
     precise = opened.precise()
     classes = int(results.run["model"]["classes"])
     make = make_criterion(precise, config["target"], None, classes, config["seed"])
@@ -189,5 +191,6 @@ def bound_below(
                         seed=config["seed"],
                     ).lower
         start += len(x)
+    check_evaluated(results, opened, dataset)
     write_lower(results, lower, method, closed=certifier is not None)
     return results

@@ -74,7 +74,7 @@ def ask_again(model: Model, results: Results, samples: int) -> list[Transfer]:
         )
         return to_numpy(goal.margin(precise.logits(precise.to_tensor(np.array(x)))))
 
-    slack = _slack(results, margins)
+    slack = _slack(results, margins, samples)
     found = []
     for norm in results.norms:
         best = results.adversarials(norm)
@@ -87,15 +87,18 @@ def ask_again(model: Model, results: Results, samples: int) -> list[Transfer]:
     return found
 
 
-def _slack(results: Results, margins: Callable[[Array, Array], Array]) -> float:
+def _slack(
+    results: Results, margins: Callable[[Array, Array], Array], samples: int
+) -> float:
     """How far from below zero a margin may be by rounding alone.
 
     Args:
         results: Whose originals were kept, or some of them.
         margins: (n,) of inputs (n, ...) and their labels (n,).
+        samples: How many of them to ask about at the most.
     """
     kept = read_examples(results.path / "examples.npz")
-    index = np.intersect1d(results.index, list(kept))
+    index = np.intersect1d(results.index, list(kept))[:samples]
     if len(index) == 0:
         return 0.0
     label = results.label[np.searchsorted(results.index, index)]

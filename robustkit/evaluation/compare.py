@@ -180,6 +180,8 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
         for name, run in zip(names[1:], opened[1:], strict=True)
         if len(_common(norm, [base, run]))
     ]
+    if len(opened) > 1 and not pairs:
+        raise BadInput("no sample is finished in two of the runs; go on with them")
     models: dict[str, list[tuple[str, Results]]] = {}
     for name, run in zip(names, opened, strict=True):
         model = run.run["model"]

@@ -420,6 +420,8 @@ def _epsilons(
 
 
 def _sizes(given: Sizes) -> tuple[float, ...]:
+    if isinstance(given, Iterable) and not hasattr(given, "shape"):
+        given = list(given)
     values = as_array(given, "epsilons")
     if values.dtype.kind not in "fiu" or not ((values > 0) & np.isfinite(values)).all():
         raise BadInput(

@@ -167,7 +167,8 @@ def _of_model(part: Any, model: Model, count: int, classes: int) -> Any:
         if isinstance(made, Criterion):
             _check_classes(made, count, classes)
         return made
-    if not isinstance(part, list) and not hasattr(part, "shape"):
+    setting = not hasattr(part, "shape") or isinstance(part, np.generic)
+    if setting and not isinstance(part, list):
         return part
     host = as_array(part, "the criterion's values")
     if host.shape[:1] != (count,):

@@ -129,5 +129,8 @@ def _opened(file: Path) -> Iterator[Any]:
     try:
         with Image.open(file) as image:
             yield image
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except BadInput:
+        raise
+    # Damaged pictures raise many kinds of errors.
+    except Exception as error:
         raise BadInput(f"cannot read the image '{file}': {error}") from error

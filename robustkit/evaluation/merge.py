@@ -13,7 +13,7 @@ from robustkit.evaluation.archive import inside, read_best, read_examples
 from robustkit.evaluation.lower import contradictions, write_lower
 from robustkit.evaluation.results import LOWER, WARRANTS, Results
 from robustkit.evaluation.shards import Shard, ShardKey
-from robustkit.evaluation.store import RunFolder, read_json
+from robustkit.evaluation.store import SCHEMA, RunFolder, read_json
 from robustkit.evaluation.tables import COLUMNS, as_csv
 from robustkit.evaluation.traces import TRACES, Traced, read_traces
 from robustkit.numerics.tensors import Array
@@ -77,8 +77,8 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
             folder.originals.choose(*reader.originals(number), shards)
         folder.write_tables()
         folder.write("run.json", run)
-        if warrants is not None:
-            folder.write(WARRANTS, warrants)
+        if warrants:
+            folder.write(WARRANTS, {"schema": SCHEMA, "norms": warrants})
         results = Results(folder.path)
         folder.write("summary.json", results.summary())
         if method is not None:
@@ -111,33 +111,30 @@ def _method(parts: Sequence[Results]) -> str | None:
     return next(iter(methods), None)
 
 
-def _warrants(parts: Sequence[Results]) -> dict[str, Any] | None:
-    """What warrants.json says in the parts that have one; None: none has.
+def _warrants(parts: Sequence[Results]) -> dict[str, dict[str, Any]]:
+    """What active tests said in the parts where there were any.
 
-    Active tests are about the first samples of the data, whatever part is evaluated, so
-    those of one part are those of all.
+    They are about the first samples of the data, whatever part is evaluated, so those
+    of one part are those of all.
 
     Raises:
         BadInput: Two parts say different things.
     """
-    tested = [part.path for part in parts if (part.path / WARRANTS).exists()]
-    if not tested:
-        return None
-    first, *others = (read_json(path / WARRANTS) for path in tested)
-    for path, other in zip(tested[1:], others, strict=True):
-        if _verdicts(other) != _verdicts(first):
+    tested = [part for part in parts if part.warrants]
+    for part in tested[1:]:
+        if _verdicts(part) != _verdicts(tested[0]):
             raise BadInput(
-                f"the active tests in '{tested[0]}' and '{path}' said different things "
-                f"of the attacks; test all parts anew, or remove {WARRANTS} from all "
-                "but one"
+                f"the active tests in '{tested[0].path}' and '{part.path}' said "
+                "different things of the attacks; test all parts anew, or remove "
+                f"{WARRANTS} from all but one"
             )
-    return first
+    return tested[0].warrants if tested else {}
 
 
-def _verdicts(warrants: dict[str, Any]) -> dict[str, dict[str, str]]:
+def _verdicts(part: Results) -> dict[str, dict[str, str]]:
     return {
         norm: {attack: test["verdict"] for attack, test in tests.items()}
-        for norm, tests in warrants["norms"].items()
+        for norm, tests in part.warrants.items()
     }
 
 

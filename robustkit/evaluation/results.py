@@ -303,6 +303,11 @@ class Results:
         found: dict[str, Any] = self._warrants.get(norm, {}).get(attack, empty)
         return found
 
+    @property
+    def warrants(self) -> dict[str, dict[str, Any]]:
+        """What active tests said, by norm and attack; empty where there were none."""
+        return self._warrants
+
     def reload_warrants(self) -> None:
         """Read the run folder's warrants again, if it has any."""
         path = self.path / WARRANTS

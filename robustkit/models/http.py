@@ -60,13 +60,15 @@ class Client:
             parts = urlsplit(self.url)
             # What only shows when a connection is opened, and a request sent.
             _, host = parts.port, (parts.hostname or "").encode("idna")
-            (parts.path + parts.query).encode("ascii")
-        except ValueError as error:
-            # The address is not repeated here, since it may hold a key.
+            sent = parts.path + parts.query
+            if not (sent.isascii() and sent.isprintable()) or " " in sent:
+                raise ValueError("it cannot be sent as it is")
+        except ValueError:
+            # Not repeated here, nor what raised, since the address may hold a key.
             raise BadInput(
-                "expected an address such as https://example.org/predict, other "
-                f"letters in its path and query as %XX; of the one given: {error}"
-            ) from error
+                "expected an address such as https://example.org/predict, its port up "
+                "to 65535 and other letters in its path and query as %XX"
+            ) from None
         if parts.scheme not in ("http", "https") or not host:
             raise BadInput(
                 f"expected an address such as https://example.org/predict; got "

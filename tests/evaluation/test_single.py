@@ -89,6 +89,20 @@ def test_all_criteria_within_another_are_checked(planted):
             rk.run("fmn", planted.model(), planted.x, criterion)
 
 
+def test_settings_of_criteria_may_be_numbers_of_numpy(planted):
+    found = [
+        rk.evaluate(
+            planted.model(),
+            (planted.x, planted.y),
+            attacks=["fmn"],
+            budget=20,
+            criterion=lambda labels, k=k: rk.TopK(labels, k),
+        ).distance
+        for k in (2, np.int64(2))
+    ]
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
