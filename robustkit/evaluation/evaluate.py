@@ -420,7 +420,9 @@ def _epsilons(
 
 
 def _sizes(given: Sizes) -> tuple[float, ...]:
-    if isinstance(given, Iterable) and not hasattr(given, "shape"):
+    if isinstance(given, Iterable) and not (
+        hasattr(given, "shape") or isinstance(given, str)
+    ):
         given = list(given)
     values = as_array(given, "epsilons")
     if values.dtype.kind not in "fiu" or not ((values > 0) & np.isfinite(values)).all():
