@@ -419,7 +419,7 @@ def _epsilons(
     return chosen
 
 
-def _sizes(given: Sizes) -> tuple[float, ...]:
+def _sizes(given: Any) -> tuple[float, ...]:
     if isinstance(given, Iterable) and not (
         hasattr(given, "shape") or isinstance(given, str)
     ):
