@@ -16,6 +16,7 @@ from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.evaluation.curve import proportion
 from robustkit.models.base import Model
+from robustkit.models.isolated import raised_by
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array, as_tensor, take, to_numpy
 from robustkit.registry import choose_attacks
@@ -83,6 +84,9 @@ class Binarized:
         if verdict is Verdict.INVALID:
             flaw, often = Counter(filter(None, self.flaws)).most_common(1)[0]
             rule += f" (for {often} of them: {flaw})"
+        raised = raised_by(self.model)
+        if raised:
+            rule += f"; where the model raised, nothing is adversarial ({raised})"
         return ActiveTestResult(
             verdict=verdict,
             rule=rule,

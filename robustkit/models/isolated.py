@@ -9,7 +9,7 @@ from robustkit.errors import BadInput, in_one_line
 from robustkit.models.base import Model, PullBack
 from robustkit.numerics.tensors import Array, Batch, Tensor, like, stack_rows
 
-__all__ = ["Isolated", "isolated"]
+__all__ = ["Isolated", "isolated", "raised_by"]
 
 T = TypeVar("T")
 
@@ -123,3 +123,13 @@ class Isolated(Model):
 def isolated(model: Model, classes: int | None = None) -> Isolated:
     """The model as an `Isolated` one, unless it is one."""
     return model if isinstance(model, Isolated) else Isolated(model, classes)
+
+
+def raised_by(model: Model) -> str:
+    """What a model, or one that it asks, raised first, in one line; empty: nothing."""
+    asked: Model | None = model
+    while asked is not None:
+        if isinstance(asked, Isolated) and asked.raised:
+            return asked.raised
+        asked = asked.wraps
+    return ""

@@ -352,7 +352,10 @@ def test_inputs_at_which_the_model_raises_have_no_witness(network, inputs, as_fe
     )
     flawed = [row for row, flaw in enumerate(built.flaws) if "not finite" in flaw]
     assert flawed == [1, 2, 3]
-    assert built.test(rk.PGD(0.1)).verdict is Verdict.PASS
+    result = built.test(rk.PGD(0.1))
+    assert result.verdict is Verdict.PASS
+    assert "where the model raised" in result.rule
+    assert "ValueError: cannot be read" in result.rule
 
 
 def test_a_model_that_never_changes_cannot_be_tested(inputs):
