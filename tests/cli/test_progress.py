@@ -53,7 +53,8 @@ def test_json_is_for_tools(tmp_path):
 def test_a_bar_on_a_terminal(tmp_path):
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "robustkit", *OPTIONS],
+        # So long that every batch is seen, though the bar is drawn ten times a second.
+        [sys.executable, "-m", "robustkit", *OPTIONS, "--budget", "1000"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=theirs,
