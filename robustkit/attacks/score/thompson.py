@@ -1,21 +1,28 @@
-"""Thompson sampling of the margin's slope, and squares after it."""
+"""Thompson sampling of the margin's slope, and squares beside it."""
 
 import dataclasses
-import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from scipy import ndimage
 
-from robustkit.attacks.score import random_search, square
+from robustkit.attacks.score import random_search
+from robustkit.attacks.score.slopes import (
+    Slopes,
+    Told,
+    expected,
+    features_of,
+    images_of,
+    sampled,
+    space_of,
+    to_blurred,
+)
 from robustkit.attacks.score.sparse_rs import SparseRS
 from robustkit.attacks.score.square import Square
 from robustkit.engine.attack import FixedBudget, broken
 from robustkit.engine.problem import Answer, Problem
 from robustkit.models.base import Access
-from robustkit.numerics.frequencies import Subspace, low_frequencies
 from robustkit.numerics.norms import L0
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
@@ -38,61 +45,11 @@ from robustkit.numerics.thresholds import largest, nonzero
 
 __all__ = ["Thompson"]
 
-# The lowest frequencies, as a share of each side's, that a slope is thought to have;
-# at which one their strength falls off, and how fast.
-_SHARE, _KNEE, _FALL = 0.25, 2.0, 1.5
-# How much of a slope's variance the channels of a pixel have in common.
-_COMMON = 0.5
-# Contrasts are those to the mean of so many pixels a side; of what is expected where
-# they are, this share is expected everywhere.
-_WINDOW, _FLAT = 5, 0.2
-# Pictures without their details, by the pixels a side that are averaged, and how much
-# is expected of the way there.
-_BLURS, _STRENGTH = (3, 9), 0.3
-# Of an answer's variance, what a linear model does not explain.
-_BENT = 1e-3
-# The original's margin in units of the first answer's, until there are two.
-_AT_FIRST = 1.4
 # What a kind of question lately gained is a mean in which the last weighs so much; so
 # many questions in vain, and the other kind is tried.
 _LATELY, _VAIN = 0.1, 12
 # Images with a side of so many pixels have room for patterns that no guess has.
 _LARGE = 64
-
-
-@dataclass(frozen=True)
-class Slopes:
-    """What is expected of each sample's slope: a sum of independent normal features.
-
-    Attributes:
-        contrast: (n, 1, ...) how strong smooth slopes are where.
-        ways: (n, ways, ...) the other features.
-    """
-
-    contrast: Tensor
-    ways: Tensor
-
-
-@dataclass(frozen=True)
-class Told:
-    """What the answers about guesses said. On the host, and written over.
-
-    Attributes:
-        features: (n, guesses, features) of the guesses asked about.
-        products: (n, guesses, guesses) of the features of every two.
-        margins: (n, guesses) the answers.
-    """
-
-    features: Array
-    products: Array
-    margins: Array
-
-    def note(self, row: int, place: int, features: Array, margin: float) -> None:
-        """Write down the answer to a sample's guess number `place`."""
-        self.features[row, place], self.margins[row, place] = features, margin
-        products = self.features[row, : place + 1] @ features
-        self.products[row, place, : place + 1] = products
-        self.products[row, : place + 1, place] = products
 
 
 @dataclass(frozen=True)
@@ -180,10 +137,10 @@ class Thompson(FixedBudget[State]):
     stop: bool = True
 
     def start(self, p: Problem, epsilon: PerSample, rng: Rng) -> State:
-        slopes = _expected(p)
-        size = p.size, self.guesses, _space(p.x).size + slopes.ways.shape[1]
-        features = np.zeros(size, to_numpy(p.x[:0]).dtype)
-        told = Told(features, np.zeros((*size[:2], size[1])), np.zeros(size[:2]))
+        slopes = expected(p.x, p.bounds)
+        features = space_of(p.x).size + slopes.ways.shape[1]
+        dtype = to_numpy(p.x[:0]).dtype
+        told = Told.nothing(p.size, self.guesses, features, dtype)
         # Until one was tried a guess is thought to gain much, and a change nothing.
         gain = _like(p.x, np.tile([0.0 if _large(p) else math.inf, 0.0], (p.size, 1)))
         none = full(p.x, 0.0)
@@ -248,7 +205,7 @@ class Thompson(FixedBudget[State]):
             first, kind = search.first(p, epsilon, rng), 1.0
         else:
             epsilon = maximum(epsilon, 1.0) if isinstance(p.norm, L0) else epsilon
-            first = _to_edge(p, _to_blurred(p), epsilon)
+            first = _to_edge(p, to_blurred(p.x, p.bounds), epsilon)
         delta = where(p.ledger.found, p.ledger.best - p.x, first)
         delta = p.norm.project_box(delta, epsilon, p.low, p.high)
         best = random_search.State(delta, full(p.x, math.inf), delta, epsilon)
@@ -260,7 +217,7 @@ class Thompson(FixedBudget[State]):
         rows = np.flatnonzero(self._guessing(s))
         if len(rows):
             slopes, moved = take(s.slopes, rows), take(a.delta, rows)
-            features = _features(_space(p.x), slopes, moved)
+            features = features_of(space_of(p.x), slopes, moved)
             for row, values in zip(rows.tolist(), features, strict=True):
                 s.told.note(row, asked[row], values, margin[row])
             asked[rows] += 1
@@ -316,142 +273,12 @@ def _to_edge(p: Problem, way: Batch, epsilon: PerSample) -> Batch:
 
 def _guesses(p: Problem, s: State, rows: Array, rng: Rng) -> Batch:
     """(m, ...) the ways down slopes drawn for the samples `rows` (m,)."""
-    slopes = _sampled(
+    slopes = sampled(
         s.told,
         rows,
         to_numpy(s.asked)[rows].astype(np.int64),
         to_numpy(rng.normal(s.told.features.shape[2:])),
     )
     down = _like(p.x, -slopes)
-    images = _images(_space(p.x), take(s.slopes, rows), down)
+    images = images_of(space_of(p.x), take(s.slopes, rows), down)
     return images.reshape((-1, *p.x.shape[1:]))
-
-
-def _sampled(told: Told, rows: Array, count: Array, drawn: Array) -> Array:
-    """(m, features) slopes drawn from what the first `count` (m,) answers leave open.
-
-    Coefficients are normal with one unknown variance, answers linear in them from an
-    unknown margin of the original on, but for a part that a linear model leaves over.
-
-    Args:
-        told: The answers.
-        rows: (m,) whose slopes.
-        count: (m,) how many answers there are.
-        drawn: (m, features) independent standard normal values.
-    """
-    slopes = drawn.copy()
-    # Sample by sample, so that no rounding depends on the others.
-    for place, (row, many) in enumerate(zip(rows, count, strict=True)):
-        answers = told.margins[row, :many]
-        valid = np.isfinite(answers)
-        answers, gram = answers[valid], told.products[row, :many, :many]
-        gram = gram[valid][:, valid]
-        size = gram.trace() / max(len(gram), 1)
-        if not size > 0:
-            continue
-        known = told.features[row, :many]
-        gram[np.diag_indices(len(gram))] += _BENT * size
-        ones = np.ones_like(answers)
-        solved = np.linalg.solve(gram, np.stack([ones, answers], axis=1))
-        at_origin = solved[:, 1].sum() / solved[:, 0].sum()
-        if len(answers) == 1:
-            at_origin = _AT_FIRST * answers[0]
-        change = answers - at_origin
-        scale = math.sqrt((change**2).mean() / size)
-        left = change - scale * (known @ drawn[place])[valid]
-        weights = np.zeros(many)
-        weights[valid] = np.linalg.solve(gram, left)
-        slopes[place] = scale * drawn[place] + weights.astype(known.dtype) @ known
-    return slopes
-
-
-def _features(space: Subspace, slopes: Slopes, delta: Batch) -> Array:
-    """(m, features) of perturbations (m, ...), with which a slope's are multiplied."""
-    images = square.as_images(delta)
-    smooth = _mixed(to_numpy(space.coefficients(images * slopes.contrast)))
-    ways = (slopes.ways * images.expand_dims(1)).sum(axis=(2, 3, 4))
-    smooth = (smooth * _strengths(space)).reshape(len(smooth), -1)
-    return np.concatenate([smooth, to_numpy(ways)], axis=1)
-
-
-def _images(space: Subspace, slopes: Slopes, features: Tensor) -> Batch:
-    """(m, ...) the slopes that are made of features (m, features)."""
-    smooth = features[:, : space.size].reshape((-1, *space.inner))
-    strengths = like(features, _strengths(space)).astype(features.dtype)
-    mixed = like(features, _mixed(to_numpy(smooth * strengths)))
-    images = space.images(mixed) * slopes.contrast
-    shares = features[:, space.size :]
-    shares = shares.reshape((*shares.shape, 1, 1, 1))
-    return images + (slopes.ways * shares).sum(axis=1)
-
-
-def _mixed(coefficients: Array) -> Array:
-    """Of coefficients (m, channels, ...) that are independent: with a part in common.
-
-    The root of a covariance, and its own transpose.
-    """
-    own = math.sqrt(1 - _COMMON)
-    mean = coefficients.mean(axis=1, keepdims=True)
-    return np.asarray(own * coefficients + (1 - own) * mean)
-
-
-def _to_blurred(p: Problem) -> Batch:
-    """(n, ...) the way to a picture without details; where it has none, to grey."""
-    grey = (p.bounds.lower + p.bounds.upper) / 2 - p.x
-    images = square.as_images(p.x)
-    if images.shape[2] == 1:
-        return grey
-    blurred = like(p.x, _blurred(to_numpy(images), _WINDOW)).reshape(p.x.shape) - p.x
-    return where(blurred == 0, grey, blurred)
-
-
-def _expected(p: Problem) -> Slopes:
-    images = to_numpy(square.as_images(p.x))
-    middle = (p.bounds.lower + p.bounds.upper) / 2
-    contrast, ways = np.ones_like(images[:, :1]), [middle - images]
-    if images.shape[2] > 1:
-        energy = ((_blurred(images, _WINDOW) - images) ** 2).mean(axis=1, keepdims=True)
-        energy = np.maximum(_blurred(energy, _WINDOW), 0)
-        contrast = np.sqrt(_FLAT + (1 - _FLAT) * energy / _mean(energy))
-        ways += [_blurred(images, width) - images for width in _BLURS]
-    ways = [math.sqrt(_STRENGTH) * way / np.sqrt(_mean(way**2)) for way in ways]
-    return Slopes(like(p.x, contrast), like(p.x, np.stack(ways, axis=1)))
-
-
-def _blurred(images: Array, width: int) -> Array:
-    """(n, channels, height, width) the mean of so many pixels a side."""
-    for axis in (2, 3):
-        images = ndimage.uniform_filter1d(images, width, axis, mode="nearest")
-    return images
-
-
-def _mean(images: Array) -> Array:
-    """(n, 1, 1, 1) of each sample; 1 where that is zero."""
-    mean = np.stack([one.mean(keepdims=True) for one in images])
-    return np.where(mean > 0, mean, 1).astype(images.dtype)
-
-
-def _space(x: Batch) -> Subspace:
-    shape = square.as_images(x).shape[1:]
-    # One row of features may have no order.
-    return low_frequencies(shape, _SHARE) if shape[1] > 1 else _every(shape)
-
-
-@functools.lru_cache(maxsize=32)
-def _every(shape: tuple[int, ...]) -> Subspace:
-    return Subspace(shape, shape, (), ())
-
-
-@functools.lru_cache(maxsize=32)
-def _strengths(space: Subspace) -> Array:
-    """(*sides) standard deviations of the coefficients, so that a feature's is 1."""
-    if not space.out:
-        return np.ones(space.inner[1:])
-
-    def variances(sides: tuple[int, ...]) -> Array:
-        rows, columns = np.ogrid[: sides[0], : sides[1]]
-        squares = (rows**2 + columns**2) / _KNEE**2
-        return np.asarray((1 + squares) ** -_FALL)
-
-    mean = variances(space.shape[1:]).mean()
-    return np.asarray(np.sqrt(variances(space.inner[1:]) / mean))

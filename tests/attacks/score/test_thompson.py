@@ -36,67 +36,6 @@ def test_every_question_lies_in_ball_and_box(watched, norm, shape):
         assert (size <= epsilon * (1 + 1e-9)).all()
 
 
-def test_features_are_what_slopes_meet_perturbations_with(watched):
-    images = watched((3, 12, 10))
-    problem = images.problem("linf")
-    space, slopes = thompson._space(problem.x), thompson._expected(problem)
-    rng = np.random.default_rng(0)
-    delta = as_tensor(rng.normal(size=images.x.shape))
-    drawn = rng.normal(size=(len(images.x), space.size + slopes.ways.shape[1]))
-    slope = thompson._images(space, slopes, as_tensor(drawn)).numpy()
-    meets = (thompson._features(space, slopes, delta) * drawn).sum(axis=1)
-    inner = (slope * delta.numpy()).reshape(len(drawn), -1).sum(axis=1)
-    assert np.allclose(meets, inner)
-
-
-def told(features, margins):
-    """The record of answers about guesses (n, guesses, features)."""
-    count, guesses, size = features.shape
-    record = thompson.Told(
-        np.zeros((count, guesses, size)),
-        np.zeros((count, guesses, guesses)),
-        np.zeros((count, guesses)),
-    )
-    for row in range(count):
-        for place in range(guesses):
-            record.note(row, place, features[row, place], margins[row, place])
-    return record
-
-
-def sampled(features, margins, count, drawn):
-    rows = np.arange(len(features))
-    return thompson._sampled(told(features, margins), rows, count, drawn)
-
-
-def test_slopes_drawn_agree_with_the_answers_and_differ_where_these_say_nothing():
-    rng = np.random.default_rng(0)
-    true, original = rng.normal(size=30), 5.0
-    features = rng.normal(size=(1, 10, 30))
-    margins = features @ true + original
-    count = np.array([8])
-    drawn = [rng.normal(size=(1, 30)) for _ in range(200)]
-    slopes = np.stack([sampled(features, margins, count, one)[0] for one in drawn])
-    # Differences of answers, since the original's margin is not known either.
-    told = (features[0, 1:8] - features[0, 0]) @ slopes.T
-    answers = margins[0, 1:8] - margins[0, 0]
-    assert np.abs(told - answers[:, None]).mean() < 0.1 * np.abs(answers).mean()
-    free = np.linalg.svd(features[0, :8])[2][8:]
-    spread = (free @ slopes.T).std(axis=1)
-    assert (spread > 0.3).all()
-    # What has not been asked yet is not known.
-    features[0, 8:], margins[0, 8:] = 1e6, -1e6
-    again = sampled(features, margins, count, drawn[0])
-    assert np.array_equal(again[0], slopes[0])
-
-
-def test_answers_that_are_no_numbers_teach_nothing(watched):
-    features, margins = np.ones((2, 3, 4)), np.array([[np.inf] * 3, [1.0, np.inf, 2.0]])
-    drawn = np.random.default_rng(0).normal(size=(2, 4))
-    slopes = sampled(features, margins, np.array([2, 3]), drawn)
-    assert np.isfinite(slopes).all()
-    assert np.array_equal(slopes[0], drawn[0])
-
-
 @pytest.mark.parametrize("norm", ["l0", "l0-pixels"])
 @pytest.mark.parametrize("count", [1, 4, 100])
 def test_the_edge_is_the_best_change_of_so_many_units(watched, norm, count):
