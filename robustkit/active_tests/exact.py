@@ -151,13 +151,14 @@ def exact_distances(
     [0, 1, 0]
     """
     adapted, dataset = model_and_data(model, data, bounds, samples)
+    network = as_network(adapted, dataset.example.shape[1:])
     attacked = False
     for place, (x, y) in enumerate(dataset.batches(1)):
         if y[0] == target:
             continue
         attacked = True
         result = exact_distance(
-            adapted,
+            network,
             x[0],
             int(y[0]),
             norm,

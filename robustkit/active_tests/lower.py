@@ -153,6 +153,8 @@ def bound_below(
     certifier = next(
         (Certifier(precise, dataset.example, m) for m in METHODS if m == method), None
     )
+    shape = dataset.example.shape[1:]
+    network = as_network(opened, shape) if method == "exact" else None
     upper = {norm: results.distances(norm) for norm in results.norms}
     lower = {norm: np.full(len(results.index), np.nan) for norm in results.norms}
     place = {int(index): row for row, index in enumerate(results.index)}
@@ -181,7 +183,7 @@ def bound_below(
                     )
                 else:
                     lower[norm][at] = exact_distance(
-                        opened,
+                        network,
                         x[row],
                         int(y[row]),
                         norm,

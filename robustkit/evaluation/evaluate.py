@@ -451,14 +451,12 @@ def _pool(pool: Any, model: Model, example: Array) -> Array | None:
         inputs = np.concatenate([x for x, _ in batches])
     else:
         inputs = as_array(pool, "pool")
-        if inputs.ndim == example.ndim:
-            inputs = checked_inputs(inputs, model.bounds, name="the pool")
     if inputs.shape[1:] != example.shape[1:]:
         raise BadInput(
             f"the pool must hold inputs like those of the data, of shape "
             f"{example.shape[1:]}; got an array of shape {inputs.shape}"
         )
-    return inputs
+    return checked_inputs(inputs, model.bounds, name="the pool")
 
 
 def package_versions() -> dict[str, str]:

@@ -61,6 +61,8 @@ class Client:
             # What only shows when a connection is opened, and a request sent.
             _, host = parts.port, (parts.hostname or "").encode("idna")
             sent = parts.path + parts.query
+            if parts.scheme not in ("http", "https") or not host:
+                raise ValueError("it is of something else")
             if not (sent.isascii() and sent.isprintable()) or " " in sent:
                 raise ValueError("it cannot be sent as it is")
         except ValueError:
@@ -69,11 +71,6 @@ class Client:
                 "expected an address such as https://example.org/predict, its port up "
                 "to 65535 and other letters in its path and query as %XX"
             ) from None
-        if parts.scheme not in ("http", "https") or not host:
-            raise BadInput(
-                f"expected an address such as https://example.org/predict; got "
-                f"'{self.url}'"
-            )
         if "@" in parts.netloc:
             # Not repeated here, since it may be a key.
             raise BadInput(
