@@ -1,11 +1,13 @@
 """What numbers that a caller gives must be."""
 
+import math
 import operator
+from numbers import Real
 from typing import Any
 
 from robustkit.errors import BadInput
 
-__all__ = ["as_seed", "as_whole"]
+__all__ = ["as_number", "as_seed", "as_whole"]
 
 
 def as_whole(value: Any, what: str, least: int | None = None) -> int:
@@ -27,6 +29,37 @@ def as_whole(value: Any, what: str, least: int | None = None) -> int:
     number = operator.index(value)
     if least is not None and number < least:
         raise BadInput(f"{what} must be at least {least}; got {number}")
+    return number
+
+
+def as_number(
+    value: Any, what: str, *, least: float | None = None, above: float | None = None
+) -> float:
+    """A finite number.
+
+    Args:
+        value: Of any type that is one, also an array that holds nothing else.
+        what: It is, for the message.
+        least: What it must be at least; None: it may be any.
+        above: What it must be more than; None: it may be any.
+
+    Raises:
+        BadInput: It is something else, or less.
+
+    >>> as_number(0.5, "epsilon", above=0)
+    0.5
+    """
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise BadInput(f"{what} must be a number; got {value!r}")
+    number = float(value)
+    if not math.isfinite(number):
+        raise BadInput(f"{what} must be a finite number; got {value!r}")
+    if above is not None and number <= above:
+        raise BadInput(f"{what} must be more than {above:g}; got {number:g}")
+    if least is not None and number < least:
+        raise BadInput(f"{what} must be at least {least:g}; got {number:g}")
     return number
 
 

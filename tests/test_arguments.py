@@ -1,7 +1,12 @@
+import math
+import re
+from fractions import Fraction
+
 import numpy as np
 import pytest
+import torch
 
-from robustkit.arguments import as_seed, as_whole
+from robustkit.arguments import as_number, as_seed, as_whole
 from robustkit.errors import BadInput
 
 
@@ -20,6 +25,31 @@ def test_what_is_no_whole_number(value):
 def test_numbers_that_are_too_small():
     with pytest.raises(BadInput, match="the budget must be at least 1; got 0"):
         as_whole(0, "the budget", least=1)
+
+
+def test_numbers_of_any_kind():
+    for value in (3, np.float32(3), np.array(3.0), torch.tensor(3.0), Fraction(6, 2)):
+        found = as_number(value, "epsilon", above=0)
+        assert (found, type(found)) == (3.0, float)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a", "must be a number; got 'a'"),
+        (None, "must be a number; got None"),
+        (True, "must be a number; got True"),
+        ([0.1], "must be a number"),
+        (1j, "must be a number"),
+        (math.nan, "must be a finite number; got nan"),
+        (math.inf, "must be a finite number; got inf"),
+        (0, "must be more than 0; got 0"),
+        (0.5, "must be at least 1; got 0.5"),
+    ],
+)
+def test_what_is_no_such_number(value, message):
+    with pytest.raises(BadInput, match=f"epsilon {re.escape(message)}"):
+        as_number(value, "epsilon", least=1, above=0)
 
 
 @pytest.mark.parametrize("value", [-1, 2**63, "a", None, 1.0])

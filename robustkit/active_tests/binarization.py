@@ -1,6 +1,5 @@
 """The binarization test: does an attack find adversarials that are known to exist?"""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from robustkit.active_tests.native import PlainAttack
 from robustkit.active_tests.problems import Binarized
 from robustkit.active_tests.readouts import CLOSENESS, RANDOM_CLOSENESS, Fit, Head
 from robustkit.active_tests.verdict import ActiveTestResult
-from robustkit.arguments import as_seed
+from robustkit.arguments import as_number, as_seed, as_whole
 from robustkit.engine.attack import Attack
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.single import adapted_inputs
@@ -264,16 +263,11 @@ def _check(
     samples: int | None,
     seed: int,
 ) -> None:
-    least = 1.0 if norm.name == "l0" else 0.0
-    if not (math.isfinite(epsilon) and epsilon > 0 and epsilon >= least):
-        raise BadInput(
-            "epsilon must be a positive number of norm units (for l0, at least 1); got "
-            f"{epsilon}"
-        )
-    if not 0 < closeness < 1:
+    as_number(epsilon, "epsilon", above=0, least=1 if norm.name == "l0" else None)
+    if not 0 < as_number(closeness, "closeness") < 1:
         raise BadInput(f"closeness must lie between 0 and 1; got {closeness}")
     counts = {"votes": votes, "points": points, "tries": tries, "samples": samples}
     for name, count in counts.items():
-        if count is not None and count < 1:
-            raise BadInput(f"{name} must be at least 1; got {count}")
+        if count is not None:
+            as_whole(count, name, least=1)
     as_seed(seed)

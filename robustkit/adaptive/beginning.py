@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.arguments import as_number
 from robustkit.engine.criteria import Criterion
 from robustkit.errors import BadInput
 from robustkit.evaluation.goals import MakeCriterion
@@ -75,9 +76,7 @@ def samples(
 def size_of_interest(results: Results, norm: str, epsilon: float | None) -> float:
     """`epsilon`, or the largest at which half of the accuracy is left, or the least."""
     if epsilon is not None:
-        if not epsilon > 0:
-            raise BadInput(f"epsilon must be positive; got {epsilon}")
-        return epsilon
+        return as_number(epsilon, "epsilon", above=0)
     sizes = results.run["config"]["epsilons"][norm]
     half = results.clean_accuracy.estimate / 2
     left = [s for s in sizes if results.robust_accuracy(s, norm).estimate >= half]

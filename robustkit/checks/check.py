@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from robustkit.arguments import as_seed, as_whole
+from robustkit.arguments import as_number, as_seed, as_whole
 from robustkit.checks.effort_checks import check_effort
 from robustkit.checks.finding import Finding, Severity, as_json
 from robustkit.checks.model_checks import check_model
@@ -130,9 +130,9 @@ def check(
     opened, dataset = model_and_data(
         model, data, bounds, samples, device=device, mean=mean, std=std
     )
-    size = 8 / 255 * opened.bounds.width if epsilon is None else epsilon
-    if not size > 0:
-        raise BadInput(f"epsilon must be positive; got {size}")
+    size = 8 / 255 * opened.bounds.width
+    if epsilon is not None:
+        size = as_number(epsilon, "epsilon", above=0)
     examined = examine(opened, dataset.example)
     opened = isolated(opened, examined.classes)
     x, y = next(dataset.batches(samples))

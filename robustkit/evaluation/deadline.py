@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from robustkit.arguments import as_number
 from robustkit.errors import BadInput
 from robustkit.numerics.fused import is_building
 
@@ -27,12 +28,11 @@ def check_time_limit(seconds: float | None) -> None:
     """Whether `deadline` can keep that limit.
 
     Raises:
-        BadInput: It is not positive, or cannot be kept in this thread or system.
+        BadInput: It is no positive number, or cannot be kept in this thread or system.
     """
     if seconds is None:
         return
-    if not seconds > 0:
-        raise BadInput(f"the time limit must be a positive number; got {seconds}")
+    as_number(seconds, "the time limit", above=0)
     if threading.current_thread() is not threading.main_thread():
         raise BadInput("a time limit needs the main thread; call from there, or none")
     if not hasattr(signal, "setitimer"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.arguments import as_number
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.archive import inside, read_best
 from robustkit.evaluation.curve import (
@@ -227,9 +228,8 @@ class Results:
             epsilon: In norm units, not negative.
             norm: Which one, if there are several.
         """
-        if not epsilon >= 0:
-            raise BadInput(f"epsilon must not be negative; got {epsilon}")
-        return self.curve(norm).robust_accuracy(epsilon)
+        size = as_number(epsilon, "epsilon", least=0)
+        return self.curve(norm).robust_accuracy(size)
 
     def adversarials(self, norm: str | None = None) -> dict[str, Array]:
         """The verified adversarials of a norm, a row for each sample that has one.

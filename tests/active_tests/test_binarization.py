@@ -371,7 +371,10 @@ def test_a_model_that_never_changes_cannot_be_tested(inputs):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epsilon": 0.0}, "epsilon must be a positive number"),
+        ({"epsilon": 0.0}, "epsilon must be more than 0; got 0"),
+        ({"epsilon": "a"}, "epsilon must be a number; got 'a'"),
+        ({"votes": 1.5}, "votes must be a whole number; got 1.5"),
+        ({"closeness": "a"}, "closeness must be a number; got 'a'"),
         ({"epsilon": 0.5, "norm": "l0"}, "at least 1"),
         ({"mode": "herd"}, "did you mean 'hard'"),
         ({"inverted": True}, "detector"),

@@ -524,7 +524,7 @@ def test_bad_settings(behind, digits):
         rk.adapt(results, model, digits, total=0)
     with pytest.raises(BadInput, match="confirm nothing; got 3"):
         rk.adapt(results, model, digits, draws=3)
-    with pytest.raises(BadInput, match="epsilon must be positive"):
+    with pytest.raises(BadInput, match="epsilon must be more than 0; got 0"):
         rk.adapt(results, model, digits, epsilon=0)
     blind = evaluated(
         model, digits, ["boundary"], samples=4, access="decision", budget=9

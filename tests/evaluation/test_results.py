@@ -67,7 +67,7 @@ def test_a_newer_format_is_refused(results, tmp_path):
 
 
 def test_negative_epsilon(results):
-    with pytest.raises(BadInput, match="negative"):
+    with pytest.raises(BadInput, match="at least 0"):
         results.robust_accuracy(-0.1, "l2")
 
 
