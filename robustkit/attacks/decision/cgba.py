@@ -65,7 +65,7 @@ class Circle(Attack[State], ABC):
 
     tries: int
     probes: int
-    share: float
+    frequencies: float
     size: float
     tolerance: float
 
@@ -94,7 +94,7 @@ class Circle(Attack[State], ABC):
         """The points of the next circle, by the tangent of the angle (`semicircle`)."""
         count = np.full(p.size, self._count(t))
         size = self.size * magnitude(s.delta, 2)
-        drawn = noise(subspace_of(p, "frequencies", self.share))
+        drawn = noise(subspace_of(p, "frequencies", self.frequencies))
         normal = estimate_normal(p, p.x + s.delta, size, count, p.rng(t), drawn)
         return semicircle(p, s.delta, normal.direction)
 
@@ -114,7 +114,7 @@ class CGBA(Circle):
         tries: How many starting points of each kind to try (see `starting_point`).
         probes: In the first step; the square root of the step's number times as many
             later.
-        share: Of each side's frequencies that probes are made of.
+        frequencies: The share of each side's that probes are made of.
         size: Of the probes, as a share of the distance.
         tolerance: Of the place on the circle, as a share of the way to it.
 
@@ -139,7 +139,7 @@ class CGBA(Circle):
     steps: int = 100
     tries: int = 20
     probes: int = 30
-    share: float = 0.25
+    frequencies: float = 0.25
     size: float = 0.01
     tolerance: float = 0.02
 
@@ -170,7 +170,7 @@ class CGBAH(Circle):
         tries: How many starting points of each kind to try (see `starting_point`).
         probes: In the first step; the square root of the step's number times as many
             later.
-        share: Of each side's frequencies that probes are made of.
+        frequencies: The share of each side's that probes are made of.
         size: Of the probes, as a share of the distance.
         tolerance: Of the final bisection, as a share of the distance.
 
@@ -193,7 +193,7 @@ class CGBAH(Circle):
     steps: int = 100
     tries: int = 20
     probes: int = 30
-    share: float = 0.25
+    frequencies: float = 0.25
     size: float = 0.01
     tolerance: float = 2e-4
 

@@ -62,7 +62,7 @@ class GeoDA(Attack[State]):
         tries: How many starting points of each kind to try (see `starting_point`).
         probes: In the first step.
         growth: Of the number of probes from step to step.
-        share: Of each side's frequencies that probes are made of.
+        frequencies: The share of each side's that probes are made of.
         size: Of the probes, as a share of the distance.
         tolerance: Of the distance, as a share of it.
 
@@ -97,7 +97,7 @@ class GeoDA(Attack[State]):
     tries: int = 20
     probes: int = 40
     growth: float = 1.6
-    share: float = 0.25
+    frequencies: float = 0.25
     size: float = 0.01
     tolerance: float = 1e-3
 
@@ -112,7 +112,7 @@ class GeoDA(Attack[State]):
             self.size * magnitude(s.delta, 2),
             np.full(p.size, self._count(t)),
             p.rng(t),
-            noise(subspace_of(p, "frequencies", self.share)),
+            noise(subspace_of(p, "frequencies", self.frequencies)),
         ).direction
         # By which a plane through delta is reached.
         gain = total(normal * s.delta).abs()

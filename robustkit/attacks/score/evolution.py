@@ -62,7 +62,7 @@ class Evolution(Attack[State]):
     Args:
         steps: How many; `population` questions each, and 1 about the original.
         population: How many perturbations are drawn per step; in pairs of opposites.
-        share: Of each side's frequencies that are searched; 1: all.
+        frequencies: The share of each side's that are searched; 1: all.
         spread: First standard deviation, as a share of what a perturbation of the size
             of the ball has.
         rate: Learning rate of the mean.
@@ -90,7 +90,7 @@ class Evolution(Attack[State]):
 
     steps: int = 250
     population: int = 20
-    share: float = 0.25
+    frequencies: float = 0.25
     spread: float = 0.5
     rate: float = 1.0
 
@@ -140,7 +140,7 @@ class Evolution(Attack[State]):
         super().check(p)
 
     def _space(self, p: Problem) -> Subspace:
-        return low_frequencies(tuple(p.x.shape[1:]), self.share)
+        return low_frequencies(tuple(p.x.shape[1:]), self.frequencies)
 
     def _points(self, p: Problem, coefficients: Tensor, radius: PerSample) -> Tensor:
         """(n, population, ...) on the ball, of (n, population, *inner) coefficients."""

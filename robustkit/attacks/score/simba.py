@@ -65,7 +65,7 @@ class SimBA(FixedBudget[State]):
         epsilon: Radius of the ball, in norm units.
         steps: How many; 1 question each.
         basis: "pixel" or "dct".
-        share: Of each side's frequencies, for "dct".
+        frequencies: The share of each side's, for "dct".
         stride: Of a step, as a share of epsilon, in norm units.
         stop: Stop working on a sample once an adversarial within epsilon is known.
 
@@ -99,7 +99,7 @@ class SimBA(FixedBudget[State]):
     epsilon: float
     steps: int = 5000
     basis: str = "dct"
-    share: float = 0.25
+    frequencies: float = 0.25
     stride: float = 0.2
     stop: bool = True
 
@@ -150,7 +150,7 @@ class SimBA(FixedBudget[State]):
         shape = tuple(p.x.shape[1:])
         if self.basis == "pixel":
             return Subspace(shape, shape, (), ())
-        return low_frequencies(shape, self.share)
+        return low_frequencies(shape, self.frequencies)
 
     def _direction(self, p: Problem, order: Tensor, turn: Tensor) -> Batch:
         """(n, ...) of size 1 in the problem's norm."""

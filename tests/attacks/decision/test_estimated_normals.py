@@ -25,9 +25,9 @@ ATTACKS = {
     "hopskipjump": HopSkipJump(probes=30),
     "qeba": dataclasses.replace(qeba(share=0.9), probes=30),
     "resized": dataclasses.replace(qeba("resized", share=0.9), probes=30),
-    "cgba": CGBA(share=1.0),
-    "cgba-h": CGBAH(share=1.0),
-    "geoda": GeoDA(share=1.0),
+    "cgba": CGBA(frequencies=1.0),
+    "cgba-h": CGBAH(frequencies=1.0),
+    "geoda": GeoDA(frequencies=1.0),
     "sign-opt": SignOPT(probes=30),
     "compass": Compass(),
 }

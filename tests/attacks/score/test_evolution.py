@@ -13,7 +13,7 @@ ORDER = {"l1": np.inf, "l2": 2, "linf": 1}
 def test_comes_near_the_boundary(watched, norm):
     images = watched((1, 6, 6), bounds=(-50.0, 50.0))
     images.offset -= 0.5
-    ledger = run(Evolution(steps=150, share=1.0), images.problem(norm))
+    ledger = run(Evolution(steps=150, frequencies=1.0), images.problem(norm))
     exact = images.margin(images.x) / np.linalg.norm(images.w.ravel(), ord=ORDER[norm])
     ratio = ledger.distance.numpy() / exact
     assert (ratio >= 1 - 1e-9).all()

@@ -70,7 +70,7 @@ def test_smooth_directions_are_low_frequencies(watched):
     images.offset = -1e9
     images.x[:] = 1.0
     space = low_frequencies((1, 8, 8), 0.5)
-    run(SimBA(1.0, steps=30, share=0.5), images.problem("l2"))
+    run(SimBA(1.0, steps=30, frequencies=0.5), images.problem("l2"))
     delta = as_tensor(np.concatenate(images.asked) - 1.0)
     inside = space.images(space.coefficients(delta)).raw
     np.testing.assert_allclose(inside, delta.raw, atol=1e-12)
@@ -80,7 +80,7 @@ def test_smooth_directions_are_low_frequencies(watched):
 def test_comes_near_the_boundary(watched, basis):
     images = watched((1, 4, 4), samples=8)
     images.offset += 0.05
-    attack = Minimise(SimBA(1.0, steps=200, basis=basis, share=1.0), steps=2000)
+    attack = Minimise(SimBA(1.0, steps=200, basis=basis, frequencies=1.0), steps=2000)
     assert attack.access is Access.SCORE
     ledger = run(attack, images.problem("l2"))
     without_box = images.margin(images.x) / np.linalg.norm(images.w)
@@ -93,7 +93,7 @@ def test_comes_near_the_boundary(watched, basis):
 def test_depends_on_the_sample_and_the_seed_alone(watched, norm):
     images = watched()
     # Longer than the basis, so that it comes round again.
-    attack = SimBA(0.8, steps=30, share=0.4, stop=False)
+    attack = SimBA(0.8, steps=30, frequencies=0.4, stop=False)
 
     def last(rows, seed=0):
         return walked(attack, images.problem(norm, rows, seed))[-1].delta
@@ -105,7 +105,10 @@ def test_depends_on_the_sample_and_the_seed_alone(watched, norm):
 
 
 def test_minimised_each_sample_keeps_its_own_turn(watched):
-    images, attack = watched(), Minimise(SimBA(1.0, steps=40, share=1.0), steps=200)
+    images, attack = (
+        watched(),
+        Minimise(SimBA(1.0, steps=40, frequencies=1.0), steps=200),
+    )
     whole = run(attack, images.problem("l2")).distance.numpy()
     alone = [
         run(attack, images.problem("l2", np.array([row]))).distance.numpy()[0]
@@ -119,7 +122,7 @@ def test_minimised_each_sample_keeps_its_own_turn(watched):
     [
         ({"basis": "wavelet"}, "pixel and dct; got 'wavelet'"),
         ({"stride": 0.0}, "its stride to be above 0"),
-        ({"share": 2.0}, "above 0 and at most 1"),
+        ({"frequencies": 2.0}, "above 0 and at most 1"),
     ],
 )
 def test_bad_settings(watched, settings, message):
