@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from robustkit.attacks.gradient import pgd
 from robustkit.engine.attack import Attack, FixedBudget, broken
@@ -129,7 +129,7 @@ class Minimise(Attack[State[S]], Generic[S]):
         self.attack.check(p)
         super().check(p)
 
-    def within(self, budget: int) -> "Minimise[S]":
+    def within(self, budget: int) -> Self:
         """One question is about the original; a round takes at most a fifth.
 
         That at the first radius, if one was given, takes at most four fifths.
@@ -240,7 +240,7 @@ class Cascade(Attack[Stage]):
             raise BadInput(f"a cascade needs an epsilon >= 0; got {self.epsilon}")
         super().check(p)
 
-    def within(self, budget: int) -> "Cascade":
+    def within(self, budget: int) -> Self:
         """Each attack gets its share of the steps, the successor what others leave."""
         return dataclasses.replace(
             self,
@@ -322,7 +322,7 @@ class Part(Attack[Allotment[S]], Generic[S]):
         self.successor.check(p)
         super().check(p)
 
-    def within(self, budget: int) -> "Part[S]":
+    def within(self, budget: int) -> Self:
         """The attack is planned for its share, and may take as many steps as before."""
         planned = self.attack.within(max(int(self.share * budget), 1))
         # Every attack is a dataclass, which its type does not say.

@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput, suggestion
@@ -35,6 +35,7 @@ class Attack(ABC, Generic[S]):
         norms: Names of the norms it can minimise.
         cost: Model passes per step, in words.
         source: The paper or the algorithm.
+        aside: Questions per sample before the first step and after the last one.
         positive: Names of the settings that must be above zero, besides `steps`.
         steps: How many steps to take at most.
         successor: Goes on with the samples that this attack gives up; None: nobody, and
@@ -47,6 +48,7 @@ class Attack(ABC, Generic[S]):
     norms: ClassVar[frozenset[str]]
     cost: ClassVar[str] = "not stated"
     source: ClassVar[str] = "not stated"
+    aside: ClassVar[int] = 0
     positive: ClassVar[tuple[str, ...]] = ()
     steps: int
     successor: "Attack[Any] | None" = None
@@ -72,12 +74,13 @@ class Attack(ABC, Generic[S]):
         """Last questions about the samples that took all steps."""
         return None
 
-    def within(self, budget: int) -> "Attack[S]":
+    def within(self, budget: int) -> Self:
         """This attack planned for `budget` questions per sample.
 
-        One question per step unless a subclass knows better.
+        One question per step unless a subclass knows better, and those `aside`.
         """
-        return dataclasses.replace(self, steps=budget)  # type: ignore[type-var]
+        steps = max(budget - self.aside, 1)
+        return dataclasses.replace(self, steps=steps)  # type: ignore[type-var]
 
     def check(self, p: Problem) -> None:
         """Whether this attack can work on `p`.

@@ -3,7 +3,7 @@
 import dataclasses
 from abc import ABC
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class Circle(Attack[State], ABC):
     def finished(self, p: Problem, s: State) -> Mask:
         return p.ledger.found.logical_not()
 
-    def within(self, budget: int) -> "Circle":
+    def within(self, budget: int) -> Self:
         steps = steps_for(budget, self._count)
         return dataclasses.replace(self, steps=steps)  # type: ignore[type-var]
 

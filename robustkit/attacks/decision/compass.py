@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from scipy import ndimage
@@ -203,7 +203,7 @@ class Compass(Attack[State]):
     def finished(self, p: Problem, s: State) -> Mask:
         return p.ledger.found.logical_not()
 
-    def within(self, budget: int) -> "Compass":
+    def within(self, budget: int) -> Self:
         # Where it begins anew, steps cost no more than at first.
         steps = steps_for(budget, lambda _: self.probes)
         return dataclasses.replace(self, steps=steps)

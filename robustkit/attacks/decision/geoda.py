@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -131,7 +131,7 @@ class GeoDA(Attack[State]):
     def finished(self, p: Problem, s: State) -> Mask:
         return p.ledger.found.logical_not()
 
-    def within(self, budget: int) -> "GeoDA":
+    def within(self, budget: int) -> Self:
         return dataclasses.replace(self, steps=steps_for(budget, self._count))
 
     def _count(self, t: int) -> int:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -126,7 +126,7 @@ class HopSkipJump(Attack[State]):
     def finished(self, p: Problem, s: State) -> Mask:
         return p.ledger.found.logical_not()
 
-    def within(self, budget: int) -> "HopSkipJump":
+    def within(self, budget: int) -> Self:
         return dataclasses.replace(self, steps=steps_for(budget, self._count))
 
     def _count(self, t: int) -> int:

@@ -5,7 +5,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -158,7 +158,7 @@ class RayS(Attack[State]):
     stride: float = 1e-2
     restarts: int = 0
 
-    def within(self, budget: int) -> "RayS":
+    def within(self, budget: int) -> Self:
         return dataclasses.replace(self, steps=budget, restarts=budget)
 
     def init(self, p: Problem) -> State:

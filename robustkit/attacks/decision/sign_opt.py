@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -133,7 +133,7 @@ class SignOPT(Attack[State]):
     def finished(self, p: Problem, s: State) -> Mask:
         return p.ledger.found.logical_not()
 
-    def within(self, budget: int) -> "SignOPT":
+    def within(self, budget: int) -> Self:
         steps = steps_for(budget, lambda _: self.probes)
         return dataclasses.replace(self, steps=steps)
 

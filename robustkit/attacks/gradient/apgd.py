@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -212,7 +212,7 @@ class APGD(FixedBudget[State]):
             )
         super().check(p)
 
-    def within(self, budget: int) -> "APGD":
+    def within(self, budget: int) -> Self:
         """The last question is about the point that the last step leads to."""
         steps = max((budget - 1) // self.passes, 1)
         targets = min(self.targets, steps)

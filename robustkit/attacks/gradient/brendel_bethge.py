@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import GradientAnswer, Problem
@@ -158,7 +158,7 @@ class BrendelBethge(Attack[State]):
     def finalise(self, p: Problem, s: State) -> None:
         p.score(p.x + s.delta)
 
-    def within(self, budget: int) -> "BrendelBethge":
+    def within(self, budget: int) -> Self:
         """A fifth of the questions at most goes to the search for the first start."""
         tries = min(self.tries, max(budget // 20, 1))
         steps = max(budget - min(tries + 7, budget // 5) - 1, 1)

@@ -1,7 +1,7 @@
 """Carlini and Wagner's attacks: no bounds to heed, after a change of variables."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from robustkit.attacks.gradient import unbounded
 from robustkit.attacks.gradient.tradeoff import Tradeoff
@@ -103,7 +103,7 @@ class CarliniWagnerL2(Attack[StateL2]):
         variables = variables - self.stepsize * optimiser.direction
         return StateL2(variables, optimiser, tradeoff, won.logical_or(a.adversarial))
 
-    def within(self, budget: int) -> "CarliniWagnerL2":
+    def within(self, budget: int) -> Self:
         """Fewer rounds where they would be short, but two at least."""
         rounds = min(self.rounds, max(budget // _ROUND, 2))
         return replace(self, steps=budget, rounds=rounds)

@@ -1,6 +1,5 @@
 """DeepFool."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -63,6 +62,7 @@ class DeepFool(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l2", "linf"})
     cost: ClassVar[str] = "1 forward + 1 backward per way; 1 forward at the end"
     source: ClassVar[str] = "Moosavi-Dezfooli et al., CVPR 2016, algorithm 2"
+    aside: ClassVar[int] = 1
 
     steps: int = 50
     ways: int = 9
@@ -81,7 +81,3 @@ class DeepFool(Attack[State]):
 
     def finalise(self, p: Problem, s: State) -> None:
         p.score(p.x + s.delta)
-
-    def within(self, budget: int) -> "DeepFool":
-        """The last question is about the point that the last step leads to."""
-        return dataclasses.replace(self, steps=max(budget - 1, 1))

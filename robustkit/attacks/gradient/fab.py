@@ -1,6 +1,5 @@
 """Fast adaptive boundary attack, over the nearest ways or to one after another."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -91,6 +90,7 @@ class FAB(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward + 1 backward per way; 1 forward at the end"
     source: ClassVar[str] = "Croce, Hein, ICML 2020, algorithm 1"
+    aside: ClassVar[int] = 1
 
     steps: int = 50
     ways: int = 3
@@ -108,10 +108,6 @@ class FAB(Attack[State]):
 
     def finalise(self, p: Problem, s: State) -> None:
         p.score(p.x + s.delta)
-
-    def within(self, budget: int) -> "FAB":
-        """The last question is about the point that the last step leads to."""
-        return dataclasses.replace(self, steps=max(budget - 1, 1))
 
 
 @dataclass(frozen=True)
@@ -169,6 +165,7 @@ class TargetedFAB(Attack[TargetedState]):
         "1 forward at the end"
     )
     source: ClassVar[str] = "Croce, Hein, ICML 2020 (AutoAttack), section 4"
+    aside: ClassVar[int] = 2
 
     steps: int = 100
     targets: int = 3
@@ -201,10 +198,6 @@ class TargetedFAB(Attack[TargetedState]):
 
     def finalise(self, p: Problem, s: TargetedState) -> None:
         p.score(p.x + s.delta)
-
-    def within(self, budget: int) -> "TargetedFAB":
-        """One question comes before the steps, one after them."""
-        return dataclasses.replace(self, steps=max(budget - 2, 1))
 
 
 def _between(

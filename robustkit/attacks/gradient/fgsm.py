@@ -1,6 +1,5 @@
 """The fast gradient method: one gradient, and how far to follow it."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -79,6 +78,7 @@ class FGSM(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward; 1 forward + 1 backward at the start"
     source: ClassVar[str] = "Goodfellow et al., ICLR 2015, section 4"
+    aside: ClassVar[int] = 1
 
     steps: int = 20
     loss: str = "margin"
@@ -106,7 +106,3 @@ class FGSM(Attack[State]):
     def finished(self, p: Problem, s: State) -> Mask:
         hopeless = s.lower >= (1 - _CLOSE) * p.largest
         return hopeless.logical_or(s.upper * (1 - _CLOSE) <= s.lower)
-
-    def within(self, budget: int) -> "FGSM":
-        """The first question is about the original."""
-        return dataclasses.replace(self, steps=max(budget - 1, 1))

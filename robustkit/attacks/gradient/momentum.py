@@ -1,6 +1,5 @@
 """Iterative fast gradient method with momentum, within a given distance."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -79,6 +78,7 @@ class MIFGSM(FixedBudget[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward + 1 backward; 1 forward at the end"
     source: ClassVar[str] = "Dong et al., CVPR 2018, algorithm 1"
+    aside: ClassVar[int] = 1
 
     epsilon: float
     steps: int = 10
@@ -119,7 +119,3 @@ class MIFGSM(FixedBudget[State]):
                 f"decay={self.decay}, reach={self.reach}"
             )
         super().check(p)
-
-    def within(self, budget: int) -> "MIFGSM":
-        """The last question is about the point that the last step leads to."""
-        return dataclasses.replace(self, steps=max(budget - 1, 1))

@@ -1,6 +1,5 @@
 """Projected gradient descent within a given distance."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -65,6 +64,7 @@ class PGD(FixedBudget[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward + 1 backward; 1 forward at the end"
     source: ClassVar[str] = "Madry et al., ICLR 2018"
+    aside: ClassVar[int] = 1
 
     epsilon: float
     steps: int = 40
@@ -91,7 +91,3 @@ class PGD(FixedBudget[State]):
 
     def finalise(self, p: Problem, s: State) -> None:
         p.score(s.point)
-
-    def within(self, budget: int) -> "PGD":
-        """The last question is about the point that the last step leads to."""
-        return dataclasses.replace(self, steps=max(budget - 1, 1))

@@ -157,6 +157,7 @@ class Relay(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l0", "l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward + 1 backward; the same once at the start"
     source: ClassVar[str] = "this project"
+    aside: ClassVar[int] = 1
 
     steps: int = 100
     legs: tuple[Leg, ...] | None = None
@@ -184,10 +185,6 @@ class Relay(Attack[State]):
 
     def given_up(self, p: Problem, s: State) -> Mask:
         return s.trust.lost
-
-    def within(self, budget: int) -> "Relay":
-        """One question is asked about the original."""
-        return dataclasses.replace(self, steps=max(budget - 1, 1))
 
     def _start(
         self,

@@ -1,6 +1,5 @@
 """SuperDeepFool."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -74,6 +73,7 @@ class SuperDeepFool(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l2", "linf"})
     cost: ClassVar[str] = "1 forward + 1 backward per way; 1 forward at the end"
     source: ClassVar[str] = "Abdollahpour et al., NeurIPS 2024, algorithm 2"
+    aside: ClassVar[int] = 1
 
     steps: int = 50
     ways: int = 3
@@ -105,7 +105,3 @@ class SuperDeepFool(Attack[State]):
 
     def finalise(self, p: Problem, s: State) -> None:
         p.score(p.x + s.delta)
-
-    def within(self, budget: int) -> "SuperDeepFool":
-        """The last question is about the point that the last step leads to."""
-        return dataclasses.replace(self, steps=max(budget - 1, 1))

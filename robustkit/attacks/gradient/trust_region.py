@@ -1,6 +1,5 @@
 """Trust region attack."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -88,6 +87,7 @@ class TrustRegion(Attack[State]):
         "1 forward at the end"
     )
     source: ClassVar[str] = "Yao et al., CVPR 2019, algorithm 1"
+    aside: ClassVar[int] = 2
 
     steps: int = 100
     ways: int = 9
@@ -116,10 +116,6 @@ class TrustRegion(Attack[State]):
 
     def finalise(self, p: Problem, s: State) -> None:
         p.score(p.x + s.delta)
-
-    def within(self, budget: int) -> "TrustRegion":
-        """One question comes before the steps, one after them."""
-        return dataclasses.replace(self, steps=max(budget - 2, 1))
 
     def _next(
         self,

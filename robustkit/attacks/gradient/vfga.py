@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
@@ -88,7 +88,7 @@ class VFGA(Attack[State]):
     def finished(self, p: Problem, s: State) -> Mask | None:
         return p.ledger.found
 
-    def within(self, budget: int) -> "VFGA":
+    def within(self, budget: int) -> Self:
         return dataclasses.replace(
             self, steps=max(budget // (1 + 2 * self.candidates), 1)
         )

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -127,7 +127,7 @@ class Evolution(Attack[State]):
         radius = where(best < before, shrunk, grown)
         return State(mean, spread, radius, s.margin)
 
-    def within(self, budget: int) -> "Evolution":
+    def within(self, budget: int) -> Self:
         """As many whole populations as there is room for beside the first question."""
         population = min(self.population, max((budget - 1) // 2 * 2, 2))
         steps = max((budget - 1) // population, 1)

@@ -2,7 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import foolbox.attacks
 import numpy as np
@@ -151,7 +151,7 @@ class _Guest(Attack[_State]):
         half = 0.5 ** (t + 2)
         return _State(share=s.share + np.where(passed, -half, half))
 
-    def within(self, budget: int) -> "_Guest":
+    def within(self, budget: int) -> Self:
         # A run stops when the budget is spent; what it would cost is not known.
         return self
 
