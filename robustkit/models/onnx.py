@@ -22,6 +22,7 @@ from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to
 try:
     import onnx
     import onnxruntime
+    from onnx.external_data_helper import uses_external_data
 except ImportError as error:
     raise MissingPackage(str(error.name), "onnx", "an ONNX model") from error
 
@@ -84,11 +85,11 @@ class OnnxModel(Model):
                 raise BadInput(f"expected an ONNX file; there is no file '{path}'")
             content = path.read_bytes()
         self.name = name or (path.stem if path else "onnx")
-        self._digest = hashlib.sha256(content).hexdigest()
         self._session = self._open(str(path) if path else content, threads)
         self._input = self._only_input()
         self._dtype = _DTYPES[self._input.type]
         proto = onnx.load(path) if path else onnx.load_model_from_string(content)
+        self._digest = _digest(content, proto)
         self._output = self._logits_output()
         inner = before_softmax(proto, self._output)
         if inner != self._output:
@@ -229,6 +230,23 @@ class OnnxModel(Model):
         while out.ndim > 2 and out.shape[-1] == 1:
             out = out[..., 0]
         return out
+
+
+def _digest(content: bytes, loaded: onnx.ModelProto) -> str:
+    """A hash of a file, and of the weights that it keeps in files beside it."""
+    digest = hashlib.sha256(content)
+    pairs = zip(
+        _stored(onnx.load_model_from_string(content)), _stored(loaded), strict=True
+    )
+    for stored, whole in pairs:
+        if uses_external_data(stored):
+            digest.update(whole.raw_data)
+    return digest.hexdigest()
+
+
+def _stored(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    constants = [entry for node in proto.graph.node for entry in node.attribute]
+    return [*proto.graph.initializer, *(entry.t for entry in constants)]
 
 
 def _show(proto: onnx.ModelProto, name: str, beside: str) -> None:
