@@ -108,6 +108,11 @@ class JaxModel(Model):
                 f"the model '{self.name}' returned a {type(out).__name__}; expected a "
                 "JAX array of logits (n, classes)"
             )
+        if out.dtype.kind == "c":
+            raise BadInput(
+                f"the model '{self.name}' returned values of dtype {out.dtype}; "
+                "expected numbers, one per class"
+            )
         if out.shape[:1] != x.shape[:1]:
             raise BadInput(
                 f"the model '{self.name}' returned the shape {out.shape} for inputs of "

@@ -172,6 +172,7 @@ def test_integers_have_no_gradient():
         (lambda x: x.sum(), r"returned the shape \(\)"),
         (lambda x: x.reshape(-1, 2), "expected one row of logits for each input"),
         (lambda x: [x], "returned a list"),
+        (lambda x: x + 0j, "complex64; expected numbers"),
     ],
 )
 def test_outputs_that_are_no_logits_are_refused(function, match):
