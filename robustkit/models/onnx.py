@@ -16,7 +16,7 @@ from robustkit.models.onnx_torch import (
     differentiable,
 )
 from robustkit.models.torch import TorchModel
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
 
 try:
@@ -71,13 +71,13 @@ class OnnxModel(Model):
     def __init__(
         self,
         source: str | os.PathLike[str] | bytes,
-        bounds: Bounds | None = None,
+        bounds: Bounds | tuple[float, float] | None = None,
         *,
         name: str | None = None,
         threads: int = 1,
         straight_through: bool = False,
     ) -> None:
-        self.bounds = bounds or Bounds()
+        self.bounds = as_bounds(bounds)
         content, path = source, None
         if not isinstance(content, bytes):
             path = Path(content)

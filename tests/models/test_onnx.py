@@ -143,7 +143,7 @@ def test_answers_are_of_the_framework_of_the_question():
 def test_what_it_says_of_itself(tmp_path):
     file = tmp_path / "small.onnx"
     file.write_bytes(network())
-    model = OnnxModel(file, Bounds(0, 255), threads=2)
+    model = OnnxModel(file, (0, 255), threads=2)
     assert (model.access, model.name) == (Access.GRADIENT, "small")
     assert model.notes == ()
     assert model.bounds == Bounds(0, 255)
