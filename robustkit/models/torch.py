@@ -3,13 +3,14 @@
 import copy
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch._functorch import config as functorch
+from torch.nn.parameter import is_lazy
 
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
@@ -47,9 +48,10 @@ class TorchModel(Model):
         name: For people.
 
     Raises:
-        BadInput: The module was made under `torch.inference_mode`, or cannot be moved
-            or computed with as asked for. In questions: it is asked under that mode,
-            writes into its input, or returns no logits.
+        BadInput: The module has parameters yet to be made, was made under
+            `torch.inference_mode`, or cannot be moved or computed with as asked for. In
+            questions: it is asked under that mode, writes into its input, or returns no
+            logits.
 
     >>> module = torch.nn.Linear(4, 3).eval()
     >>> model = TorchModel(module)
@@ -83,11 +85,7 @@ class TorchModel(Model):
                 _move(module, device)
             self._layers = [] if training else list(module.modules())
             self._parameters = list(module.parameters())
-            if any(t.is_inference() for t in (*self._parameters, *module.buffers())):
-                raise BadInput(
-                    f"the module '{self.name}' was made under torch.inference_mode(), "
-                    "which keeps gradients from passing through it; make it outside"
-                )
+            self._check_tensors((*self._parameters, *module.buffers()))
         first = next(iter(self._parameters), None)
         found = "cpu" if first is None else first.device
         self._device = torch.device(device or found)
@@ -187,9 +185,10 @@ class TorchModel(Model):
         tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
         digest = hashlib.sha256()
         for key, value in sorted(tensors.items()):
-            flat = value.detach().cpu().contiguous().reshape(-1)
             digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
+            for part in _parts(value.detach().cpu()):
+                flat = part.resolve_conj().contiguous().reshape(-1)
+                digest.update(flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest() if tensors else None
 
     @contextmanager
@@ -246,6 +245,18 @@ class TorchModel(Model):
                 "expected numbers, one per class"
             )
         return out
+
+    def _check_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
+        if any(map(is_lazy, tensors)):
+            raise BadInput(
+                f"the module '{self.name}' has parameters that are made when it is "
+                "first called (lazy modules); call it once, or load its weights"
+            )
+        if any(tensor.is_inference() for tensor in tensors):
+            raise BadInput(
+                f"the module '{self.name}' was made under torch.inference_mode(), "
+                "which keeps gradients from passing through it; make it outside"
+            )
 
     def _state(self, raw: torch.Tensor) -> tuple[int, torch.Tensor | None]:
         """How often torch wrote into an input, and at the first question a copy of it.
@@ -312,6 +323,18 @@ class _Tap(torch.nn.Module):
                 "(n, ...) in every forward pass"
             )
         return seen[-1].flatten(1)
+
+
+def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The dense tensors that a sparse one is made of; of a dense one, itself."""
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return tensor.indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor,)
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -299,6 +299,31 @@ def test_fingerprint_sees_buffers_and_knows_when_there_is_nothing():
     assert TorchModel(torch.nn.Flatten().eval()).fingerprint() is None
 
 
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize(
+    "change",
+    [
+        torch.Tensor.to_sparse,
+        torch.Tensor.to_sparse_csr,
+        torch.Tensor.to_sparse_csc,
+        lambda table: (table + 1j).conj(),
+    ],
+)
+def test_fingerprint_sees_tensors_of_every_layout(change):
+    def fingerprint(values):
+        module = torch.nn.Flatten().eval()
+        module.register_buffer("table", change(torch.diag(torch.tensor(values))))
+        return TorchModel(module).fingerprint()
+
+    one, same, other = map(fingerprint, ([1.0, 2.0], [1.0, 2.0], [1.0, 3.0]))
+    assert one == same != other
+
+
+def test_modules_that_are_not_made_yet_are_refused():
+    with pytest.raises(BadInput, match="call it once"):
+        TorchModel(torch.nn.LazyLinear(3).eval())
+
+
 def test_names():
     def classify(x):
         return x
