@@ -33,7 +33,7 @@ from robustkit.models.user_code import (
     neighbours_importable,
     takes_nothing,
 )
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.tensors import Array, as_array
 
 __all__ = ["DataSet", "as_data", "load_data"]
@@ -141,7 +141,7 @@ class DataSet:
 
 def as_data(
     native: Any,
-    bounds: Bounds | None = None,
+    bounds: Bounds | tuple[float, float] | None = None,
     *,
     samples: int | None = None,
     name: str = "data",
@@ -166,8 +166,8 @@ def as_data(
     """
     _check_count(samples)
     if isinstance(native, DataSet):
-        return native.limited(bounds, samples)
-    bounds = bounds or Bounds()
+        return native.limited(None if bounds is None else as_bounds(bounds), samples)
+    bounds = as_bounds(bounds)
     made = call_user(native) if takes_nothing(native) else native
     if isinstance(made, tuple) and len(made) == 2:
         return _of_arrays(*made, bounds, samples, name)
@@ -187,7 +187,7 @@ def as_data(
 
 def load_data(
     spec: str | os.PathLike[str],
-    bounds: Bounds | None = None,
+    bounds: Bounds | tuple[float, float] | None = None,
     *,
     samples: int | None = None,
 ) -> DataSet:
@@ -210,7 +210,7 @@ def load_data(
     10
     """
     _check_count(samples)
-    spec, bounds = os.fspath(spec), bounds or Bounds()
+    spec, bounds = os.fspath(spec), as_bounds(bounds)
     path = Path(spec)
     if spec in demo.DATA:
         x, y = demo.load_data(spec)

@@ -173,7 +173,8 @@ class BPDA(Model):
         if self._step is None:
             return x
         with torch.no_grad():
-            return as_tensor(self._step(x.raw))
+            # Of its own, since steps may work in place.
+            return as_tensor(self._step((1.0 * x).raw))
 
     @contextmanager
     def _replacing(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,9 @@ def _tried(
         if "jax" in sys.modules and isinstance(out, sys.modules["jax"].Array):
             return "jax", out
         if isinstance(out, np.ndarray | np.generic | list | tuple | float | int):
-            return "numpy", out
+            # Several outputs make no array.
+            with suppress(Exception):
+                return "numpy", np.asarray(out)
         raise BadInput(
             f"expected logits (n, classes) as an array of NumPy, torch or JAX; "
             f"'{called}' returned a {type(out).__name__}"

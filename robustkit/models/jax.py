@@ -1,5 +1,6 @@
 """JAX functions."""
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,9 @@ _UNTRACEABLE = (
     jax.errors.UnexpectedTracerError,
 )
 
+# In what JAX writes of a program.
+_ADDRESS = re.compile("0x[0-9a-f]+")
+
 
 class JaxModel(Model):
     """A function from a JAX batch to logits, compiled.
@@ -36,7 +40,9 @@ class JaxModel(Model):
     a quarter, a sixteenth or a 64th of it, so that samples leaving the batch compile it
     four times at most; growing batches compile it for powers of two. A function that
     cannot be compiled, because its Python depends on values, runs as it is, with a
-    warning.
+    warning; so does one whose Python is random or remembers something, as compiled it
+    would answer as it did the first time for good. Whether it is, tracing it twice
+    tells.
 
     Args:
         function: (n, ...) to logits (n, classes), or to an object with such `.logits`;
@@ -61,7 +67,7 @@ class JaxModel(Model):
         self.bounds = as_bounds(bounds)
         self.name = name or native_name(function)
         self._function = function
-        self._compiles = True
+        self._compiles, self._traced = True, False
         self._padding = Padding()
         self._compiled_scores = jax.jit(self._scores)
         self._compiled_linearisation = jax.jit(self._linearisation)
@@ -108,6 +114,11 @@ class JaxModel(Model):
                 f"the model '{self.name}' returned a {type(out).__name__}; expected a "
                 "JAX array of logits (n, classes)"
             )
+        if out.dtype.kind == "c":
+            raise BadInput(
+                f"the model '{self.name}' returned values of dtype {out.dtype}; "
+                "expected numbers, one per class"
+            )
         if out.shape[:1] != x.shape[:1]:
             raise BadInput(
                 f"the model '{self.name}' returned the shape {out.shape} for inputs of "
@@ -135,16 +146,31 @@ class JaxModel(Model):
     ) -> Any:
         if self._compiles:
             try:
-                return compiled(x)
-            except _UNTRACEABLE as error:
-                self._compiles = False
-                warnings.warn(
-                    f"the model '{self.name}' cannot be compiled by JAX "
-                    f"({type(error).__name__}) and runs uncompiled, which is slow; "
-                    "jax.jit(model) shows where its Python depends on values",
-                    stacklevel=4,
+                if self._traced or self._is_fixed(x):
+                    self._traced = True
+                    return compiled(x)
+                trouble = (
+                    "must not be compiled by JAX, since it is another one each time "
+                    "that its Python runs,"
                 )
+                hint = "randomness of jax.random, from a key, can be compiled"
+            except _UNTRACEABLE as error:
+                trouble = f"cannot be compiled by JAX ({type(error).__name__})"
+                hint = "jax.jit(model) shows where its Python depends on values"
+            self._compiles = False
+            warnings.warn(
+                f"the model '{self.name}' {trouble} and runs uncompiled, which is "
+                f"slow; {hint}",
+                stacklevel=4,
+            )
         return plain(x)
+
+    def _is_fixed(self, x: jax.Array) -> bool:
+        """Whether the function comes to the same operations and constants twice."""
+        # New functions, since JAX would know an old one again.
+        one, other = (jax.make_jaxpr(lambda x: self._call(x))(x) for _ in range(2))
+        texts = (_ADDRESS.sub("", str(program)) for program in (one, other))
+        return next(texts) == next(texts) and all(map(_same, one.consts, other.consts))
 
     def _filled(self, raw: jax.Array) -> jax.Array:
         count = raw.shape[0]
@@ -152,6 +178,14 @@ class JaxModel(Model):
             return raw
         more: jax.Array = filled(raw, self._padding.size(count))
         return more
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+        one, other = jax.random.key_data(one), jax.random.key_data(other)
+    return np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
 def _pull_back(way_back: Callable[..., Any], slopes: jax.Array) -> jax.Array:

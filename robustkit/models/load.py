@@ -22,7 +22,7 @@ from robustkit.models.user_code import (
     takes_nothing,
 )
 from robustkit.models.wrappers import Preprocessed, per_channel
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.tensors import Array
 
 __all__ = ["ExampleNeeded", "as_model", "load_model", "register_adapter"]
@@ -61,7 +61,7 @@ def register_adapter(package: str, adapter: Adapter | str) -> None:
 
 def as_model(
     native: Any,
-    bounds: Bounds | None = None,
+    bounds: Bounds | tuple[float, float] | None = None,
     *,
     example: Array | None = None,
     device: str | torch.device | None = None,
@@ -100,7 +100,7 @@ def as_model(
                 f"'{native_name(made)}', which again has to be called; return the model"
             )
         native, name = made, name or native_name(native)
-    model = _adapted(native, bounds, example, device, name)
+    model = _adapted(native, _given(bounds), example, device, name)
     if device is not None and not isinstance(model, TorchModel):
         raise BadInput(
             f"device '{device}' was given, but only torch models can be moved; "
@@ -116,7 +116,7 @@ def as_model(
 
 def load_model(
     spec: str | os.PathLike[str],
-    bounds: Bounds | None = None,
+    bounds: Bounds | tuple[float, float] | None = None,
     *,
     example: Array | None = None,
     device: str | torch.device | None = None,
@@ -152,7 +152,7 @@ def load_model(
     >>> load_model("digits").name
     'digits'
     """
-    spec = os.fspath(spec)
+    spec, bounds = os.fspath(spec), _given(bounds)
     suffix = Path(spec).suffix.lower()
     native: Any
     name: str | None
@@ -186,6 +186,10 @@ def load_model(
             std=std,
             name=name,
         )
+
+
+def _given(bounds: Bounds | tuple[float, float] | None) -> Bounds | None:
+    return None if bounds is None else as_bounds(bounds)
 
 
 def _adapted(

@@ -16,12 +16,13 @@ from robustkit.models.onnx_torch import (
     differentiable,
 )
 from robustkit.models.torch import TorchModel
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
 
 try:
     import onnx
     import onnxruntime
+    from onnx.external_data_helper import uses_external_data
 except ImportError as error:
     raise MissingPackage(str(error.name), "onnx", "an ONNX model") from error
 
@@ -70,13 +71,13 @@ class OnnxModel(Model):
     def __init__(
         self,
         source: str | os.PathLike[str] | bytes,
-        bounds: Bounds | None = None,
+        bounds: Bounds | tuple[float, float] | None = None,
         *,
         name: str | None = None,
         threads: int = 1,
         straight_through: bool = False,
     ) -> None:
-        self.bounds = bounds or Bounds()
+        self.bounds = as_bounds(bounds)
         content, path = source, None
         if not isinstance(content, bytes):
             path = Path(content)
@@ -84,11 +85,11 @@ class OnnxModel(Model):
                 raise BadInput(f"expected an ONNX file; there is no file '{path}'")
             content = path.read_bytes()
         self.name = name or (path.stem if path else "onnx")
-        self._digest = hashlib.sha256(content).hexdigest()
         self._session = self._open(str(path) if path else content, threads)
         self._input = self._only_input()
         self._dtype = _DTYPES[self._input.type]
         proto = onnx.load(path) if path else onnx.load_model_from_string(content)
+        self._digest = _digest(content, proto)
         self._output = self._logits_output()
         inner = before_softmax(proto, self._output)
         if inner != self._output:
@@ -229,6 +230,23 @@ class OnnxModel(Model):
         while out.ndim > 2 and out.shape[-1] == 1:
             out = out[..., 0]
         return out
+
+
+def _digest(content: bytes, loaded: onnx.ModelProto) -> str:
+    """A hash of a file, and of the weights that it keeps in files beside it."""
+    digest = hashlib.sha256(content)
+    pairs = zip(
+        _stored(onnx.load_model_from_string(content)), _stored(loaded), strict=True
+    )
+    for stored, whole in pairs:
+        if uses_external_data(stored):
+            digest.update(whole.raw_data)
+    return digest.hexdigest()
+
+
+def _stored(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    constants = [entry for node in proto.graph.node for entry in node.attribute]
+    return [*proto.graph.initializer, *(entry.t for entry in constants)]
 
 
 def _show(proto: onnx.ModelProto, name: str, beside: str) -> None:

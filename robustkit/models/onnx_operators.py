@@ -165,7 +165,8 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 }
 """What can be rebuilt, by the name that ONNX gives it.
 
-Softmax and LogSoftmax also take `opset`, the version of the operators in the file.
+Softmax and LogSoftmax also take `opset`, the version of the operators in the file, and
+Split always takes `num_outputs`.
 """
 
 STEPS = frozenset({"Ceil", "Floor", "Round", "Sign"})

@@ -87,7 +87,7 @@ def _gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     indices = indices.long()
     indices = torch.where(indices < 0, indices + x.shape[axis], indices)
     taken = x.index_select(axis, indices.reshape(-1))
-    return taken.reshape(*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    return taken.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
 def _pad(
@@ -150,12 +150,11 @@ def _split(
     split: Tensor | list[int] | None = None,
     *,
     axis: int = 0,
-    num_outputs: int | None = None,
+    num_outputs: int,
 ) -> tuple[Tensor, ...]:
     if split is not None:
         return torch.split(x, integers(split), axis)
-    refuse(num_outputs is None, "split")
-    return torch.split(x, -(-x.shape[axis] // (num_outputs or 1)), axis)
+    return torch.split(x, -(-x.shape[axis] // num_outputs), axis)
 
 
 def _squeeze(x: Tensor, axes: Tensor | list[int] | None = None) -> Tensor:

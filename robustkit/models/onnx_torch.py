@@ -231,6 +231,8 @@ def _node(proto: Any, opset: int, straight_through: bool) -> _Node:
         )
     if "opset" in known:
         settings["opset"] = opset
+    if "num_outputs" in known:
+        settings["num_outputs"] = len(proto.output)
     if straight_through and proto.op_type in STEPS:
         function = _straight(function)
     return _Node(proto.op_type, function, proto.input, proto.output, settings)

@@ -19,7 +19,7 @@ from robustkit.models.cache import AnswerCache
 from robustkit.models.encodings import Encoding, Numbers
 from robustkit.models.http import Client
 from robustkit.models.labels import Classes
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
 
 __all__ = ["RemoteModel", "Template", "filled_headers"]
@@ -199,7 +199,7 @@ class RemoteModel(Model):
     def __init__(
         self,
         url: str,
-        bounds: Bounds | None = None,
+        bounds: Bounds | tuple[float, float] | None = None,
         *,
         classes: Sequence[str] | int | None = None,
         access: Access = Access.SCORE,
@@ -219,7 +219,7 @@ class RemoteModel(Model):
             raise BadInput(f"the batch size must be at least 1; got {batch_size}")
         if access > Access.SCORE:
             raise BadInput("a remote model shows decisions or scores, no gradients")
-        self.bounds, self.access = bounds or Bounds(), access
+        self.bounds, self.access = as_bounds(bounds), access
         # A query may hold a key.
         self.name = name or url.partition("?")[0]
         self.inputs_sent = 0

@@ -3,13 +3,14 @@
 import copy
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch._functorch import config as functorch
+from torch.nn.parameter import is_lazy
 
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
@@ -46,6 +47,12 @@ class TorchModel(Model):
             seconds to minutes, and on a CPU a C++ compiler.
         name: For people.
 
+    Raises:
+        BadInput: The module has parameters yet to be made, was made under
+            `torch.inference_mode`, or cannot be moved or computed with as asked for. In
+            questions: it is asked under that mode, writes into its input, or returns no
+            logits.
+
     >>> module = torch.nn.Linear(4, 3).eval()
     >>> model = TorchModel(module)
     >>> tuple(model.logits(as_tensor(torch.zeros(2, 4))).shape)
@@ -70,7 +77,7 @@ class TorchModel(Model):
         self.name = name or native_name(module)
         self._module = module
         self._autocast, self._channels_last = autocast, channels_last
-        self._open = False
+        self._open, self._untouched = False, False
         self._layers: list[torch.nn.Module] = []
         self._parameters: list[torch.nn.Parameter] = []
         if isinstance(module, torch.nn.Module):
@@ -78,10 +85,13 @@ class TorchModel(Model):
                 _move(module, device)
             self._layers = [] if training else list(module.modules())
             self._parameters = list(module.parameters())
+            self._check_tensors((*self._parameters, *module.buffers()))
         first = next(iter(self._parameters), None)
         found = "cpu" if first is None else first.device
         self._device = torch.device(device or found)
-        self._dtype = first.dtype if first is not None else None
+        # Tables of integers, and complex weights, are beside the inputs' precision.
+        floats = (p.dtype for p in self._parameters if p.is_floating_point())
+        self._dtype = next(floats, None)
         self._fast: Callable[..., Any] = module
         if autocast is not None:
             _check_autocast(autocast, self._device)
@@ -109,16 +119,15 @@ class TorchModel(Model):
 
     def logits(self, x: Batch) -> Tensor:
         raw = x.raw
-        version = raw._version
+        before = self._state(raw)
         with self.session(), torch.no_grad():
             out = self._call(raw)
-        if raw._version != version:
-            raise self._works_in_place()
+        self._check_untouched(raw, *before)
         return as_tensor(out.to(raw.dtype))
 
     def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
+        before = self._state(x.raw)
         raw = x.raw.detach().requires_grad_()
-        version = raw._version
         with self.session(), torch.enable_grad():
             try:
                 out = self._call(raw)
@@ -127,8 +136,7 @@ class TorchModel(Model):
                 if "leaf Variable that requires grad" in str(error):
                     raise self._works_in_place() from error
                 raise
-        if raw._version != version:
-            raise self._works_in_place()
+        self._check_untouched(raw, *before)
         if not out.requires_grad:
             raise NoGradient(self._no_gradient())
 
@@ -177,9 +185,10 @@ class TorchModel(Model):
         tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
         digest = hashlib.sha256()
         for key, value in sorted(tensors.items()):
-            flat = value.detach().cpu().contiguous().reshape(-1)
             digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(flat.view(torch.uint8).numpy().tobytes())
+            for part in _parts(value.detach().cpu()):
+                flat = part.resolve_conj().contiguous().reshape(-1)
+                digest.update(flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest() if tensors else None
 
     @contextmanager
@@ -230,7 +239,45 @@ class TorchModel(Model):
                 f"the model '{self.name}' returned a {type(out).__name__}; expected a "
                 "torch tensor of logits (n, classes)"
             )
+        if out.is_complex():
+            raise BadInput(
+                f"the model '{self.name}' returned values of dtype {out.dtype}; "
+                "expected numbers, one per class"
+            )
         return out
+
+    def _check_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
+        if any(map(is_lazy, tensors)):
+            raise BadInput(
+                f"the module '{self.name}' has parameters that are made when it is "
+                "first called (lazy modules); call it once, or load its weights"
+            )
+        if any(tensor.is_inference() for tensor in tensors):
+            raise BadInput(
+                f"the module '{self.name}' was made under torch.inference_mode(), "
+                "which keeps gradients from passing through it; make it outside"
+            )
+
+    def _state(self, raw: torch.Tensor) -> tuple[int, torch.Tensor | None]:
+        """How often torch wrote into an input, and at the first question a copy of it.
+
+        Raises:
+            BadInput: torch is told to keep no such count.
+        """
+        if torch.is_inference_mode_enabled():
+            raise BadInput(
+                f"the model '{self.name}' is asked under torch.inference_mode(), in "
+                "which torch takes no gradients; leave that out, or use torch.no_grad()"
+            )
+        return raw._version, None if self._untouched else raw.detach().clone()
+
+    def _check_untouched(
+        self, raw: torch.Tensor, version: int, copy: torch.Tensor | None
+    ) -> None:
+        # NumPy, and what goes by `.data`, write without being counted.
+        if raw._version != version or (copy is not None and not _equal(raw, copy)):
+            raise self._works_in_place()
+        self._untouched = True
 
     def _works_in_place(self) -> BadInput:
         return BadInput(
@@ -276,6 +323,22 @@ class _Tap(torch.nn.Module):
                 "(n, ...) in every forward pass"
             )
         return seen[-1].flatten(1)
+
+
+def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The dense tensors that a sparse one is made of; of a dense one, itself."""
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return tensor.indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor,)
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 def _move(module: torch.nn.Module, device: str | torch.device) -> None:

@@ -16,7 +16,7 @@ from eagerpy.tensor.base import BaseTensor
 from eagerpy.tensor.pytorch import PyTorchTensor
 from eagerpy.tensor.tensor import Tensor
 
-from robustkit.errors import BadInput
+from robustkit.errors import BadInput, in_one_line
 
 __all__ = [
     "Array",
@@ -139,7 +139,7 @@ def as_array(values: Any, name: str) -> Array:
         name: Of the values, for the message.
 
     Raises:
-        BadInput: They have no common shape.
+        BadInput: They have no common shape, or are no dense numbers.
 
     >>> as_array([[1, 2], [3, 4]], "x").shape
     (2, 2)
@@ -152,7 +152,13 @@ def as_array(values: Any, name: str) -> Array:
         except ValueError as error:
             raise BadInput(f"expected '{name}' as one array: {error}") from error
     known = not str(tensor.dtype).endswith("bfloat16")
-    return to_numpy(tensor if known else tensor.float32())
+    try:
+        return to_numpy(tensor if known else tensor.float32())
+    # Tensors of torch that are sparse, or hold no values.
+    except (RuntimeError, TypeError) as error:
+        raise BadInput(
+            f"expected '{name}' as one array: {in_one_line(error)}"
+        ) from error
 
 
 def to_numpy(x: Tensor) -> Array:

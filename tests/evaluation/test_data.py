@@ -34,6 +34,17 @@ def split(x, y, *places):
     return list(zip(np.split(x, places), np.split(y, places), strict=True))
 
 
+def test_bounds_may_be_a_pair_of_numbers(tmp_path):
+    x, y = arrays()
+    np.savez(tmp_path / "data.npz", x=9 * x, y=y)
+    for data in (
+        load_data(tmp_path / "data.npz", (0, 9)),
+        as_data((9 * x, y), (0, 9)),
+        as_data(as_data((9 * x, y), Bounds(0, 9)), (0, 9)),
+    ):
+        same(data, 9 * x, y)
+
+
 class TestForms:
     @pytest.mark.parametrize("size", [1, 3, 7, 50])
     def test_arrays(self, size):

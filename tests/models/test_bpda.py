@@ -170,6 +170,14 @@ def test_a_preprocessing_step_in_numpy():
         np.testing.assert_allclose(found, factor * STRAIGHT.numpy(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("ask", ["logits", "linearise"])
+def test_a_preprocessing_step_in_place_leaves_the_input(ask):
+    model = BPDA(TorchModel(Net(lambda x: x)), lambda x: x.mul_(4).round_().div_(4))
+    x = as_tensor(X.clone())
+    getattr(model, ask)(x)
+    assert torch.equal(x.raw, X)
+
+
 def test_it_composes_with_other_wrappers():
     def shaken(x):
         return rounded(x + 0.01 * torch.randn_like(x))

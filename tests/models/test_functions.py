@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 import torch
 
+from robustkit.errors import BadInput
 from robustkit.models.load import as_model
 
 
@@ -36,3 +38,11 @@ def test_the_example_is_not_written_to(batch):
     before = batch.copy()
     as_model(careless, example=batch)
     np.testing.assert_array_equal(batch, before)
+
+
+@pytest.mark.parametrize(
+    "more", [np.zeros((5, 7)), None, torch.ones(1).requires_grad_()]
+)
+def test_several_outputs_are_told(batch, more):
+    with pytest.raises(BadInput, match="returned a tuple"):
+        as_model(lambda x: (x.reshape(5, -1), more), example=batch)

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 
@@ -20,14 +22,18 @@ WEIGHTS = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
 
 
 class Counted:
-    """tanh(x) W: its Python runs once per compilation."""
+    """tanh(x) W: its Python runs once per compilation, and twice before the first."""
 
     def __init__(self):
-        self.shapes = []
+        self.runs = []
 
     def __call__(self, x):
-        self.shapes.append(x.shape)
+        self.runs.append(x.shape)
         return jnp.tanh(x) @ WEIGHTS
+
+    @property
+    def shapes(self):
+        return self.runs[2:]
 
 
 def inputs(count):
@@ -116,6 +122,37 @@ def test_single_samples_are_not_filled_up():
     assert set(function.shapes) == {(1, 4)}
 
 
+@pytest.mark.parametrize("ask", ["logits", "linearise"])
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        lambda generator, x: x + generator.normal(size=x.shape).astype(np.float32),
+        lambda generator, x: x * generator.random(),
+        lambda generator, x: (
+            x + jax.random.normal(jax.random.key(generator.integers(2**30)), x.shape)
+        ),
+    ],
+)
+def test_python_that_is_random_stays_random_with_one_warning(drawn, ask):
+    generator = np.random.default_rng(0)
+    model = JaxModel(lambda x: drawn(generator, x), name="noisy")
+    x = model.to_tensor(inputs(3))
+    with pytest.warns(UserWarning, match="'noisy' must not be compiled") as caught:
+        answers = [getattr(model, ask)(x) for _ in range(2)]
+    assert len(caught) == 1
+    one, other = (a if ask == "logits" else a[0] for a in answers)
+    assert (to_numpy(one) != to_numpy(other)).all()
+
+
+def test_randomness_of_a_key_is_compiled():
+    def noisy(x):
+        return jax.nn.relu(x + jax.random.normal(jax.random.key(0), x.shape))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ask(JaxModel(noisy), inputs(3))
+
+
 def test_python_that_depends_on_values_runs_uncompiled_with_one_warning():
     def branching(x):
         return jnp.tanh(x) @ WEIGHTS if x.sum() > 0 else x @ WEIGHTS
@@ -172,6 +209,7 @@ def test_integers_have_no_gradient():
         (lambda x: x.sum(), r"returned the shape \(\)"),
         (lambda x: x.reshape(-1, 2), "expected one row of logits for each input"),
         (lambda x: [x], "returned a list"),
+        (lambda x: x + 0j, "complex64; expected numbers"),
     ],
 )
 def test_outputs_that_are_no_logits_are_refused(function, match):

@@ -25,7 +25,7 @@ class TestAsModel:
     def test_a_model_stays_itself(self):
         model = NumPyModel(lambda x: x, Bounds(0, 2))
         assert as_model(model) is model
-        assert as_model(model, Bounds(0, 2)) is model
+        assert as_model(model, Bounds(0, 2)) is as_model(model, (0, 2)) is model
         with pytest.raises(BadInput, match="Leave the bounds out"):
             as_model(model, Bounds(0, 1))
         with pytest.raises(BadInput, match="only torch models can be moved"):

@@ -72,6 +72,24 @@ def scores(x):
     return x.reshape(len(x), 6) @ WEIGHTS
 
 
+def test_sizes_may_be_taken_from_the_input():
+    """As exporters write `x.view(x.size(0), -1)`."""
+    nodes = [
+        helper.make_node("Shape", ["scores"], ["sizes"]),
+        helper.make_node("Constant", [], ["first"], value_int=0),
+        helper.make_node("Gather", ["sizes", "first"], ["count"]),
+        helper.make_node("Constant", [], ["axis"], value_ints=[0]),
+        helper.make_node("Unsqueeze", ["count", "axis"], ["counts"]),
+        helper.make_node("Constant", [], ["rest"], value_ints=[-1]),
+        helper.make_node("Concat", ["counts", "rest"], ["shape2"], axis=0),
+        helper.make_node("Reshape", ["scores", "shape2"], ["out"]),
+    ]
+    model, x = OnnxModel(network(nodes=nodes, output="out")), inputs(3)
+    assert model.notes == ()
+    logits, _ = model.linearise(model.to_tensor(x))
+    np.testing.assert_allclose(to_numpy(logits), scores(x), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -125,7 +143,7 @@ def test_answers_are_of_the_framework_of_the_question():
 def test_what_it_says_of_itself(tmp_path):
     file = tmp_path / "small.onnx"
     file.write_bytes(network())
-    model = OnnxModel(file, Bounds(0, 255), threads=2)
+    model = OnnxModel(file, (0, 255), threads=2)
     assert (model.access, model.name) == (Access.GRADIENT, "small")
     assert model.notes == ()
     assert model.bounds == Bounds(0, 255)
@@ -133,6 +151,26 @@ def test_what_it_says_of_itself(tmp_path):
     assert OnnxModel(network()).fingerprint() == model.fingerprint()
     assert OnnxModel(network(dtype=np.float64)).fingerprint() != model.fingerprint()
     assert not as_tensor(model.to_tensor(inputs(2)).raw).raw.requires_grad
+
+
+def test_weights_in_a_file_beside_are_part_of_the_fingerprint(tmp_path):
+    def saved(name, factor):
+        proto = onnx.load_model_from_string(network())
+        weights = numpy_helper.from_array(
+            factor * WEIGHTS.astype(np.float32), "weights"
+        )
+        proto.graph.initializer[1].CopyFrom(weights)
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "small.onnx"
+        onnx.save(
+            proto, file, save_as_external_data=True, location="w", size_threshold=64
+        )
+        return file
+
+    files = [saved("one", 1), saved("same", 1), saved("other", 2)]
+    assert len({file.read_bytes() for file in files}) == 1
+    one, same, other = (OnnxModel(file).fingerprint() for file in files)
+    assert one == same != other
 
 
 def after(*operators):

@@ -185,6 +185,8 @@ CASES = [
     case("Slice", ints(0, 1), ints(1, 2**62)),
     case("Slice", ints(4), ints(2), ints(1)),
     case("Slice", opset=9, starts=[1], ends=[-1], axes=[1]),
+    case("Split", axis=1),
+    case("Split", opset=11, axis=1),
     case("Split", ints(2, 4), axis=1),
     case("Split", opset=11, split=[2, 4], axis=1),
     case("Split", opset=18, num_outputs=2, axis=1),
@@ -327,7 +329,6 @@ def test_what_is_not_known_is_named(operator, constants, settings, named):
             {"kernel_shape": [2, 2], "dilations": [2, 2]},
             "dilations",
         ),
-        ("Split", (X,), {}, "split"),
     ],
 )
 def test_settings_that_are_not_known_are_named(operator, inputs, settings, named):

@@ -114,7 +114,7 @@ class TestAnswers:
 
     def test_batches(self):
         with Server() as server:
-            model = RemoteModel(server.url, batch_size=2)
+            model = RemoteModel(server.url, (0, 1), batch_size=2)
             np.testing.assert_allclose(
                 asked(model, images()), server.scores(images()), rtol=1e-6
             )

@@ -132,6 +132,30 @@ def test_writing_without_gradients_into_the_input_is_refused():
         TorchModel(sneaky).linearise(as_tensor(torch.ones(2, 3)))
 
 
+def halved_by_numpy(x):
+    values = x.detach().numpy()
+    values *= 0.5
+    return torch.from_numpy(values) + 0 * x
+
+
+def halved_by_data(x):
+    x.data.mul_(0.5)
+    return 1 * x
+
+
+@pytest.mark.parametrize("ask", ["logits", "linearise"])
+@pytest.mark.parametrize("function", [halved_by_numpy, halved_by_data])
+def test_writing_behind_the_back_of_torch_is_refused(function, ask):
+    x = as_tensor(torch.ones(2, 3))
+    with pytest.raises(BadInput, match="in place"):
+        getattr(TorchModel(function), ask)(x)
+
+
+def test_inputs_that_are_no_numbers_are_no_sign_of_writing():
+    x = as_tensor(torch.full((2, 3), torch.nan))
+    assert TorchModel(lambda x: 2 * x).logits(x).raw.isnan().all()
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -163,6 +187,22 @@ def test_double_precision_modules_take_single_precision_inputs():
     torch.testing.assert_close(
         found, module.weight.detach().sum(0).float().expand(2, 3)
     )
+
+
+@pytest.mark.parametrize("first", [torch.arange(3), torch.ones(3) + 0j])
+def test_inputs_have_the_precision_of_the_first_floats(first):
+    class Tabled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Parameter(first, requires_grad=False)
+            self.inner = linear().double()
+
+        def forward(self, x):
+            return self.inner(x)
+
+    module, x = Tabled().eval(), torch.full((2, 3), 0.5)
+    out = TorchModel(module).logits(as_tensor(x)).raw
+    torch.testing.assert_close(out, module(x.double()).float())
 
 
 def test_device():
@@ -200,6 +240,29 @@ def test_gradient_is_that_of_autograd(weights, batch, slopes):
     )
 
 
+@pytest.mark.parametrize("ask", ["logits", "linearise"])
+def test_complex_outputs_are_refused(ask):
+    model = TorchModel(lambda x: x + 0j)
+    with pytest.raises(BadInput, match="complex64; expected numbers"):
+        getattr(model, ask)(as_tensor(torch.ones(2, 3)))
+
+
+@pytest.mark.parametrize("ask", ["logits", "linearise"])
+def test_no_question_is_asked_in_inference_mode(ask):
+    module = linear().eval()
+    model = TorchModel(module)
+    with torch.inference_mode(), pytest.raises(BadInput, match="inference_mode"):
+        getattr(model, ask)(model.to_tensor(np.ones((2, 3), np.float32)))
+    assert state(module) == ([False], [True, True])
+
+
+def test_modules_made_in_inference_mode_are_refused():
+    with torch.inference_mode():
+        module = linear().eval()
+    with pytest.raises(BadInput, match="inference_mode"):
+        TorchModel(module)
+
+
 def test_outputs_with_logits_and_other_outputs():
     class Output:
         def __init__(self, logits):
@@ -234,6 +297,31 @@ def test_fingerprint_sees_buffers_and_knows_when_there_is_nothing():
     assert None not in prints
     assert TorchModel(lambda x: x).fingerprint() is None
     assert TorchModel(torch.nn.Flatten().eval()).fingerprint() is None
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize(
+    "change",
+    [
+        torch.Tensor.to_sparse,
+        torch.Tensor.to_sparse_csr,
+        torch.Tensor.to_sparse_csc,
+        lambda table: (table + 1j).conj(),
+    ],
+)
+def test_fingerprint_sees_tensors_of_every_layout(change):
+    def fingerprint(values):
+        module = torch.nn.Flatten().eval()
+        module.register_buffer("table", change(torch.diag(torch.tensor(values))))
+        return TorchModel(module).fingerprint()
+
+    one, same, other = map(fingerprint, ([1.0, 2.0], [1.0, 2.0], [1.0, 3.0]))
+    assert one == same != other
+
+
+def test_modules_that_are_not_made_yet_are_refused():
+    with pytest.raises(BadInput, match="call it once"):
+        TorchModel(torch.nn.LazyLinear(3).eval())
 
 
 def test_names():

@@ -5,11 +5,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.testing import assert_allclose, assert_array_equal
 
+from robustkit.errors import BadInput
 from robustkit.numerics import tensors
 from robustkit.numerics.tensors import Array, Tensor
 
@@ -588,3 +590,9 @@ def test_no_inner_product_depends_on_other_rows(convert, columns):
     for row in range(5):
         alone = tensors.inner_product(convert(x[[row]]), convert(y[[row]]))
         assert alone.numpy()[0] == together[row]
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda x: x.to("meta")])
+def test_what_is_no_dense_array_is_told(change):
+    with pytest.raises(BadInput, match="expected 'x' as one array"):
+        tensors.as_array(change(torch.eye(2)), "x")
