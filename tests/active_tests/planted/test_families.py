@@ -386,3 +386,16 @@ def test_the_way_out_of_a_cube_is_one_feature():
     problem = hypercube(seed=1)
     moved = (problem.nearest("l2") != problem.x).sum(axis=1)
     assert (moved == 1).all()
+
+
+@every_family
+def test_bounds_that_single_precision_has_other_numbers_for(name):
+    """-0.1 and 0.7 are, there, a little outside and inside of what they are here."""
+    try:
+        problem = FAMILIES[name](4, samples=4, bounds=(-0.1, 0.7), dtype=np.float32)
+    except BadInput:
+        pytest.skip("no inputs")
+    alike = problem.with_model(problem.model, "in double precision")
+    object.__setattr__(alike, "x", problem.x.astype(np.float64).clip(-0.1, 0.7))
+    for norm in sorted(problem.norms):
+        assert problem.exact(norm) == pytest.approx(alike.exact(norm), rel=1e-4)
