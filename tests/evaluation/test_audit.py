@@ -194,6 +194,18 @@ def test_a_sample_that_has_two_rows_is_named(run, planted, honest):
     assert re.fullmatch(r"sample 0, l2, \S+: two rows", sentence)
 
 
+def test_what_is_not_checked_is_told(run, planted, honest):
+    """A verdict that nobody gave, and the summary that follows from it."""
+    forged = {"verdict": "PASS", "epsilon": 0.1, "rule": "because"}
+    warrants = {"schema": 1, "norms": {"l2": {"fmn": forged}}}
+    (run / "warrants.json").write_text(json.dumps(warrants))
+    write_json(run / "summary.json", Results(run).summary())
+    audit = verified(run, planted, honest[1])
+    assert audit.holds
+    notes = claim_of(audit, "the summary follows").notes
+    assert notes == ["what warrants.json says is not checked"]
+
+
 def edit_queries(run, change):
     with open(run / "queries.csv", newline="") as file:
         reader = csv.DictReader(file)
