@@ -103,7 +103,7 @@ def exact_distance(
         )
     if not timeout > 0:
         raise BadInput(f"the timeout must be above 0 seconds; got {timeout}")
-    box = as_bounds(bounds)
+    box = as_bounds(bounds).rounded_to(np.asarray(x).dtype)
     point = np.array(x, dtype=np.float64)
     lowered = as_network(network, point.shape, box)
     _check(point, y, target, box, len(lowered.layers[-1][1]))

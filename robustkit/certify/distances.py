@@ -124,7 +124,7 @@ class Certifier:
         self, x: Array, label: int, norm: str | Norm, target: int, method: Method
     ) -> Callable[[float], bool] | None:
         """What tells whether a radius is certified; None: not even zero is."""
-        name, bounds = repr(get_norm(norm)), self._model.bounds
+        name, bounds = repr(get_norm(norm)), self._model.bounds.rounded_to(x.dtype)
         if x.shape != self._shape or not (
             (x >= bounds.lower).all() and (x <= bounds.upper).all()
         ):
@@ -158,8 +158,8 @@ class Certifier:
 
     def _size_of_box(self, x: Array, norm: str | Norm) -> float:
         """The largest distance from an input within the bounds."""
-        bounds = self._model.bounds
-        far = np.maximum(x - bounds.lower, bounds.upper - x).astype(np.float64)
+        bounds, x = self._model.bounds.rounded_to(x.dtype), x.astype(np.float64)
+        far = np.maximum(x - bounds.lower, bounds.upper - x)
         sizes = {"linf": far.max(), "l2": np.sqrt((far**2).sum()), "l1": far.sum()}
         return float(sizes.get(repr(get_norm(norm)), far.max()))
 

@@ -16,7 +16,7 @@ from robustkit.evaluation.claims import Claim
 from robustkit.evaluation.goals import adversarial_from_start, make_criterion
 from robustkit.evaluation.opening import model_and_data
 from robustkit.evaluation.preflight import examine
-from robustkit.evaluation.results import Results
+from robustkit.evaluation.results import WARRANTS, Results
 from robustkit.evaluation.selection import selected
 from robustkit.evaluation.store import read_json, unfinished
 from robustkit.evaluation.verify import confirm
@@ -30,6 +30,8 @@ __all__ = ["Audit", "Claim", "verify"]
 # Double precision and another order of summation.
 _ROUNDING = 1e-9
 _LEVELS = 255
+_BESIDE = (WARRANTS, "findings.json", "adaptive.json")
+"""What rests on more than the adversarials: active tests, checks, and remedies."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def verify(
     counts; and the distances of attacks that another attack beat (no adversarials of
     theirs are kept). Lower bounds by "interval" or "crown" are
     certified anew, at the radius claimed; those from elsewhere are only held against
-    the distances.
+    the distances. What active tests, checks and `adapt` left in the folder is not
+    checked; the claim about the summary has a note for each.
 
     At the nearest point of the boundary, rounding that differs between machines may
     undo an adversarial by a hair. Such a point counts, with a note, if it holds after
@@ -413,6 +416,8 @@ def _summary(results: Results) -> Claim:
         if isinstance(a, float | int) and isinstance(b, float | int):
             same = bool(np.isclose(a, b, rtol=_ROUNDING, atol=0))
         claim.expect(same, f"{name}: {a} in summary.json, {b} from the table")
+    beside = [name for name in _BESIDE if (results.path / name).exists()]
+    claim.notes += [f"what {name} says is not checked" for name in beside]
     return claim
 
 

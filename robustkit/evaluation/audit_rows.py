@@ -33,6 +33,7 @@ def rows_claims(results: Results) -> Iterator[Claim]:
     counts = Claim("numbers of passes are possible, and within the budget")
     after = Claim("the distances after so many passes lead to those reported")
     known = (results.path / "queries.csv").exists()
+    seen: set[tuple[str, ...]] = set()
     if not known:
         after.notes.append("there is no queries.csv")
     try:
@@ -40,6 +41,9 @@ def rows_claims(results: Results) -> Iterator[Claim]:
             at = ""
             if row:
                 at = f"sample {row['index']}, {row['norm']}, {row['attack']}"
+                key = (str(int(row["index"])), row["norm"], row["attack"])
+                rows.expect(key not in seen, f"{at}: two rows")
+                seen.add(key)
                 _check_row(rows, row, at, results)
                 _check_counts(counts, row, at)
             if not known:

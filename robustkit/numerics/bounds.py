@@ -2,6 +2,9 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from robustkit.errors import BadInput
 from robustkit.numerics.tensors import Batch, clip
@@ -40,6 +43,26 @@ class Bounds:
     def width(self) -> float:
         """Upper minus lower bound, in input units."""
         return self.upper - self.lower
+
+    def rounded_to(self, dtype: Any) -> "Bounds":
+        """The box of inputs of a float dtype, whose ends are numbers of it.
+
+        Single precision has another number for 0.1, a larger one, and inputs that are
+        clipped to 0.1 hold that.
+
+        Args:
+            dtype: As NumPy takes it; for integers the bounds stay as they are.
+
+        Raises:
+            BadInput: Both ends are the same number of that dtype.
+
+        >>> Bounds(0, 0.1).rounded_to("float32").upper
+        0.10000000149011612
+        """
+        if np.dtype(dtype).kind != "f":
+            return self
+        ends = np.array([self.lower, self.upper]).astype(dtype)
+        return Bounds(*ends.astype(np.float64).tolist())
 
     def clip(self, x: Batch, *, reuse: bool = False) -> Batch:
         """`x` with every value moved to the nearest valid one.

@@ -30,6 +30,7 @@ __all__ = ["FRAMEWORKS", "Function", "Ours", "Outcome", "Settings", "Subject"]
 FRAMEWORKS = ("torch", "numpy")
 _POOL = 8
 _OPTIONAL = ("norm", "bounds", "targets", "starts", "epsilon", "seed", "steps")
+_SELDOM = ("targets", "starts", "steps", "budget")
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +190,7 @@ class Function(Subject):
         norms: That it minimises, or within which it searches.
         access: What it needs to see.
         framework: Of the model and the arrays that it gets: "torch" or "numpy".
+        budget: The most passes per sample where a law gives no other; None: its own.
     """
 
     function: Callable[..., Any]
@@ -196,6 +198,7 @@ class Function(Subject):
     norms: frozenset[str]
     access: Access
     framework: str
+    budget: int | None = None
 
     def __post_init__(self) -> None:
         if self.framework not in FRAMEWORKS:
@@ -203,7 +206,17 @@ class Function(Subject):
                 f"unknown framework '{self.framework}'; "
                 f"{suggestion(self.framework, FRAMEWORKS)}"
             )
-        takes = _keywords(self.function)
+        takes, required = _keywords(self.function)
+        if self.budget is not None and "budget" not in takes:
+            raise BadInput(
+                f"'{self.name}' takes no argument 'budget', so it cannot be given one"
+            )
+        given = () if self.budget is None else ("budget",)
+        for missing in sorted(required & {*_SELDOM}.difference(given)):
+            raise BadInput(
+                f"'{self.name}' needs a default for its argument '{missing}', which "
+                "most laws do not give"
+            )
         if "norm" not in takes and len(self.norms) != 1:
             raise BadInput(
                 f"'{self.name}' takes no argument 'norm', so it can be tested in one "
@@ -212,7 +225,6 @@ class Function(Subject):
             )
         object.__setattr__(self, "takes", takes)
         object.__setattr__(self, "billed", False)
-        object.__setattr__(self, "budget", None)
         object.__setattr__(self, "bounded", "epsilon" in takes)
         object.__setattr__(self, "dtype", np.float32)
 
@@ -229,7 +241,7 @@ class Function(Subject):
             "epsilon": settings.epsilon,
             "seed": settings.seed,
             "steps": settings.steps,
-            "budget": settings.budget,
+            "budget": self.budget if settings.budget is None else settings.budget,
         }
         given = {
             name: value
@@ -282,7 +294,7 @@ def subject_of(
         raise BadInput(
             f"say what the function '{called}' minimises, such as norms=['l2']"
         )
-    return Function(attack, called, frozenset(norms), access, framework)
+    return Function(attack, called, frozenset(norms), access, framework, budget)
 
 
 def _pool(task: Planted) -> Array:
@@ -292,13 +304,15 @@ def _pool(task: Planted) -> Array:
     return points.astype(task.x.dtype)
 
 
-def _keywords(function: Callable[..., Any]) -> frozenset[str]:
-    """Which of the settings a function can be given by keyword."""
+def _keywords(function: Callable[..., Any]) -> tuple[frozenset[str], frozenset[str]]:
+    """Which of the settings a function takes by keyword, and which it must be given."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
-        return frozenset()
-    return frozenset(parameters) & {*_OPTIONAL, "budget"}
+        return frozenset(), frozenset()
+    known = frozenset(parameters) & {*_OPTIONAL, "budget"}
+    none = inspect.Parameter.empty
+    return known, frozenset(name for name in known if parameters[name].default is none)
 
 
 def _host(values: Any) -> Array:

@@ -101,7 +101,8 @@ def conformance(
     more laws can be asked: `norm` (its name), `bounds` (lower, upper), `targets` (n,),
     `starts` (n, 1, 4, 4) adversarial points to start from, `epsilon` (then the function
     is one that searches within that distance), `seed`, `steps`, `budget` (forward
-    passes per sample).
+    passes per sample). Most laws give no targets, starts, steps or budget, so these
+    need defaults.
 
     Args:
         attack: An attack, the name of one, or a function.
@@ -115,7 +116,8 @@ def conformance(
         framework: Of a function's model and arrays, "torch" or "numpy".
         budget: The most passes per sample in each run of an attack, which is planned
             for that. None: 100 for one given by its name that follows gradients, 400
-            for one that does not; an attack given as an object has its own settings.
+            for one that does not; an attack given as an object has its own settings,
+            and a function, whose argument `budget` it is, its own default.
         samples: How many inputs a task has, at least 2.
         patience: The most forward passes per sample before an attack is given up: it
             has failed, not hung.

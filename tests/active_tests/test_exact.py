@@ -124,6 +124,19 @@ def test_linear_networks_and_inputs_of_any_shape():
         assert result.witness.shape == (1, 2, 3)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_inputs_in_single_precision_at_a_bound_it_has_another_number_for(norm):
+    """0.1 is larger there, and an input that was clipped to 0.1 holds that."""
+    network = ReluNetwork([(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 0.05]))])
+    x = np.array([0.1, 0.0], np.float32)
+    assert float(x.max()) > 0.1
+    found = exact_distance(network, x, 0, norm, bounds=(0.0, 0.1))
+    assert found.status == "exact"
+    assert found.upper == pytest.approx({"l0": 1, "l1": 0.05, "linf": 0.025}[norm])
+    with pytest.raises(BadInput, match="within the bounds"):
+        exact_distance(network, x.astype(np.float64), 0, norm, bounds=(0.0, 0.1))
+
+
 def test_convolutions_in_a_network_are_lowered():
     torch_rng = torch.Generator().manual_seed(0)
     net = torch.nn.Sequential(

@@ -11,6 +11,8 @@ import robustkit as rk
 from robustkit.engine.criteria import TopK
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import read_best
+from robustkit.evaluation.results import Results
+from robustkit.evaluation.store import write_json
 from robustkit.numerics.tensors import as_tensor
 
 
@@ -181,6 +183,27 @@ def test_a_sample_made_robust_is_named(run, planted, honest):
     left = [s for s in sentences if "summary.json" not in s]
     assert left
     assert all(s.startswith("sample 5, l2, ") for s in left)
+
+
+def test_a_sample_that_has_two_rows_is_named(run, planted, honest):
+    """In every table, and with the summary that follows from them."""
+    edit_table(run, lambda rows: rows[:1] + rows)
+    edit_queries(run, lambda rows: rows[:1] + rows)
+    write_json(run / "summary.json", Results(run).summary())
+    (sentence,) = broken(verified(run, planted, honest[1]))
+    assert re.fullmatch(r"sample 0, l2, \S+: two rows", sentence)
+
+
+def test_what_is_not_checked_is_told(run, planted, honest):
+    """A verdict that nobody gave, and the summary that follows from it."""
+    forged = {"verdict": "PASS", "epsilon": 0.1, "rule": "because"}
+    warrants = {"schema": 1, "norms": {"l2": {"fmn": forged}}}
+    (run / "warrants.json").write_text(json.dumps(warrants))
+    write_json(run / "summary.json", Results(run).summary())
+    audit = verified(run, planted, honest[1])
+    assert audit.holds
+    notes = claim_of(audit, "the summary follows").notes
+    assert notes == ["what warrants.json says is not checked"]
 
 
 def edit_queries(run, change):

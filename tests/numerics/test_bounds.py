@@ -60,3 +60,14 @@ def test_pairs_are_bounds():
     for wrong in ((1,), "01", 3):
         with pytest.raises(BadInput, match="two numbers"):
             as_bounds(wrong)
+
+
+def test_single_precision_has_other_numbers_for_some_bounds():
+    rounded = Bounds(-0.3, 0.1).rounded_to(np.float32)
+    assert (rounded.lower, rounded.upper) == (np.float32(-0.3), np.float32(0.1))
+    assert rounded.lower < -0.3 < 0.1 < rounded.upper
+    assert Bounds(-0.3, 0.1).rounded_to(np.float64) == Bounds(-0.3, 0.1)
+    assert Bounds(-0.3, 0.1).rounded_to(np.int64) == Bounds(-0.3, 0.1)
+    assert Bounds(-3, 5).rounded_to("float16") == Bounds(-3, 5)
+    with pytest.raises(BadInput, match="lower < upper"):
+        Bounds(100, 100.01).rounded_to(np.float16)

@@ -202,7 +202,7 @@ def goes_on_from_adversarials(model, x, y):
     return search(model, x, y, parts=Parts(starts_wrong_too=False))
 
 
-def ignores_its_budget(model, x, y, budget):
+def ignores_its_budget(model, x, y, budget=75):
     return search(model, x, y, steps=2 * budget)
 
 

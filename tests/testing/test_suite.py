@@ -134,6 +134,27 @@ def test_what_is_no_batch_is_said_to_be_none():
         check()
 
 
+@pytest.mark.parametrize("argument", ["targets", "starts", "steps", "budget"])
+def test_what_most_laws_do_not_give_needs_a_default(argument):
+    scope = {}
+    exec(f"def needs(model, x, y, {argument}): return x", scope)
+    with pytest.raises(BadInput, match=f"needs a default for its .*'{argument}'"):
+        next(conformance(scope["needs"], "l2"))
+
+
+def test_the_budget_of_the_suite_is_that_of_a_function():
+    asked = []
+
+    def counts(model, x, y, budget):
+        asked.append(budget)
+        return x
+
+    examine(counts, "l2", budget=40, laws=["finite", "budget-respected"])
+    assert set(asked) == {40, 30}
+    with pytest.raises(BadInput, match="takes no argument 'budget'"):
+        next(conformance(defects.sound, "l2", budget=40))
+
+
 @pytest.mark.parametrize(
     "found",
     [

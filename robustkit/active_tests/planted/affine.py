@@ -57,7 +57,7 @@ class Affine:
             ]
         others = [j for j in range(classes) if j != target]
         slopes = (w[:, others] - w[:, [target]]).T
-        return [polyhedron(slopes, b[others] - b[target])]
+        return [polyhedron(slopes, b[others] - b[target], strict=True)]
 
 
 def affine(

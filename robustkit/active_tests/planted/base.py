@@ -117,19 +117,19 @@ class Planted:
         if name not in self._known:
             distances = np.full(len(self.x), np.inf)
             points = np.array(self.x, dtype=np.float64)
+            box = self.bounds.rounded_to(self.x.dtype)
             for row, union in enumerate(self.regions):
                 flat = points[row].reshape(-1)
-                distance, point = self._nearest_of(flat, union, name)
+                distance, point = self._nearest_of(flat, union, name, box)
                 distances[row] = distance
                 points[row] = point.reshape(points[row].shape)
             self._known[name] = distances, points
         return self._known[name]
 
     def _nearest_of(
-        self, x: Array, union: Sequence[Region], norm: str
+        self, x: Array, union: Sequence[Region], norm: str, bounds: Bounds
     ) -> tuple[float, Array]:
         """The nearest point of several regions; those surely farther are left out."""
-        bounds = self.bounds
         best, point = np.inf, x
         floors = [region.at_least(x, norm, bounds) for region in union]
         for place in np.argsort(floors, kind="stable"):

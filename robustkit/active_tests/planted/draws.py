@@ -93,7 +93,7 @@ def draw(
         logits = scores.logits(x)
         y = logits.argmax(axis=1)
         clear = margins(logits, y)
-        good = clear >= np.median(clear)
+        good = (clear >= np.median(clear)) & (clear > 0)
         if accept is not None:
             good &= accept(x, y)
         kept_x.append(x[good])

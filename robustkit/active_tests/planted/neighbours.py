@@ -65,7 +65,7 @@ class _Neighbours:
             # |z - nearer|^2 <= |z - farther|^2.
             slopes = 2 * (farther - nearer)
             offsets = nearer @ nearer - (farther**2).sum(axis=1)
-            union.append(polyhedron(slopes, offsets))
+            union.append(polyhedron(slopes, offsets, strict=True))
         return union
 
 

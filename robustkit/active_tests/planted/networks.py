@@ -173,6 +173,6 @@ def _behind(matrix: Array, network: ReluNetwork) -> ReluNetwork:
 
 def _regions(slopes: Array, offsets: Array, sign: int) -> list[Region]:
     if sign < 0:
-        return [polyhedron(-slopes, -offsets)]
+        return [polyhedron(-slopes, -offsets, strict=True)]
     rows = zip(slopes, offsets, strict=True)
     return [HalfSpace(slope, float(offset)) for slope, offset in rows]

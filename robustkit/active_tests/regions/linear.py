@@ -41,7 +41,8 @@ class HalfSpace(Region):
     def nearest(self, x: Array, norm: str, bounds: Bounds) -> Array | None:
         margin = self.margin(x)
         if margin <= 0:
-            return x.copy()
+            # A tie everywhere is not adversarial anywhere.
+            return x.copy() if margin < 0 or self.slope.any() else None
         steep = np.abs(self.slope)
         room = np.where(self.slope > 0, x - bounds.lower, bounds.upper - x)
         gain = steep * room
@@ -97,10 +98,13 @@ class Polyhedron(Region):
     Args:
         slopes: (rows, d).
         offsets: (rows,).
+        strict: What counts is whether points with values below 0 are near, so where
+            there are none in the box, there is no nearest point either.
     """
 
     slopes: Array
     offsets: Array
+    strict: bool = False
 
     def __post_init__(self) -> None:
         # Solvers judge by absolute tolerances.
@@ -110,6 +114,8 @@ class Polyhedron(Region):
         object.__setattr__(self, "offsets", self.offsets / scale)
 
     def nearest(self, x: Array, norm: str, bounds: Bounds) -> Array | None:
+        if self.strict and self._lowest(bounds) > -_PRECISION * bounds.width:
+            return None
         margins = self.slopes @ x + self.offsets
         if (margins <= 0).all():
             return x.copy()
@@ -129,12 +135,25 @@ class Polyhedron(Region):
         rows = zip(self.slopes, self.offsets, strict=True)
         return max(HalfSpace(a, b).at_least(x, norm, bounds) for a, b in rows)
 
+    def _lowest(self, bounds: Bounds) -> float:
+        """The least that the largest of the rows can be in the box, by a program."""
+        count = self.slopes.shape[1]
+        found = linprog(
+            np.append(np.zeros(count), 1.0),
+            np.hstack([self.slopes, -np.ones((len(self.offsets), 1))]),
+            -self.offsets,
+            bounds=[(bounds.lower, bounds.upper)] * count + [(None, None)],
+            options=_PRECISE,
+        )
+        lowest = _checked(found, lambda v: v[count:])
+        return np.inf if lowest is None else float(lowest[0])
 
-def polyhedron(slopes: Array, offsets: Array) -> Region:
+
+def polyhedron(slopes: Array, offsets: Array, *, strict: bool = False) -> Region:
     """The region of these rows; one row alone is a half-space, in closed form."""
     if len(offsets) == 1:
         return HalfSpace(slopes[0], float(offsets[0]))
-    return Polyhedron(slopes, offsets)
+    return Polyhedron(slopes, offsets, strict)
 
 
 # Each of these finds the smallest delta within [low, high] that has
@@ -144,6 +163,8 @@ _PRECISE = {
     "primal_feasibility_tolerance": 1e-10,
     "dual_feasibility_tolerance": 1e-10,
 }
+_PRECISION = 1e-9
+"""Of the width of the box: less than that is not told from nothing."""
 
 
 def _least_sum(slopes: Array, margins: Array, low: Array, high: Array) -> Array | None:

@@ -113,8 +113,9 @@ def read_spec(source: str | Path) -> Spec:
 
     Understood are declarations of real constants X_0, X_1, ... and Y_0, Y_1, ..., and
     assertions of <= and >= between linear terms (numbers, constants, +, -, *), joined
-    by `and` and `or` as deeply as one likes. Each X needs a lower and an upper bound of
-    its own; what ties several inputs together, or inputs to outputs, is refused.
+    by `and` and `or`, in at most 50 brackets in each other. Each X needs a lower and an
+    upper bound of its own; what ties several inputs together, or inputs to outputs, is
+    refused.
 
     Args:
         source: Of the file.
@@ -127,7 +128,8 @@ def read_spec(source: str | Path) -> Spec:
         content = path.read_bytes()
         if path.suffix == ".gz":
             content = gzip.decompress(content)
-        text = content.decode()
+        # As editors save it: with a mark of the encoding, and any ends of lines.
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise BadInput(f"cannot read the spec '{path}': {error}") from error
     return _Reader(str(path)).read(text)

@@ -386,3 +386,44 @@ def test_the_way_out_of_a_cube_is_one_feature():
     problem = hypercube(seed=1)
     moved = (problem.nearest("l2") != problem.x).sum(axis=1)
     assert (moved == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "settings"),
+    [
+        # Pieces that meet in a point; a class that wins where three lines cross.
+        ("max-of-affines", 311, {"features": 1, "pieces": 4}),
+        ("max-of-affines", 169, {"features": 2, "pieces": 6}),
+        ("affine-targeted", 1, {"features": 1, "classes": 3}),
+        # Prototypes of two classes in one place.
+        ("nearest-neighbour", 47, {"features": 2}),
+        ("nearest-neighbour", 1, {"features": 1}),
+        ("nearest-prototype", 1, {"features": 1, "classes": 2}),
+    ],
+)
+def test_where_there_are_ties_only_nothing_is_adversarial(name, seed, settings):
+    problem = FAMILIES[name](seed, samples=4, **settings)
+    rng = np.random.default_rng(0)
+    assert (margin(problem, problem.x) > 0).all()
+    every = [problem.exact(norm) for norm in sorted(problem.norms)]
+    assert (np.array(every) > 0).all()
+    found = np.isfinite(every[-1])
+    # All over the box, and around the points that are said to be the nearest.
+    points = problem.nearest("linf")
+    tried = [rng.random(points.shape) for _ in range(2000)]
+    near = [points + rng.normal(size=points.shape) * 1e-3 for _ in range(2000)]
+    lowest = np.min([margin(problem, z.clip(0, 1)) for z in tried + near], axis=0)
+    assert ((lowest < 0) == found).all()
+
+
+@every_family
+def test_bounds_that_single_precision_has_other_numbers_for(name):
+    """-0.1 and 0.7 are, there, a little outside and inside of what they are here."""
+    try:
+        problem = FAMILIES[name](4, samples=4, bounds=(-0.1, 0.7), dtype=np.float32)
+    except BadInput:
+        pytest.skip("no inputs")
+    alike = problem.with_model(problem.model, "in double precision")
+    object.__setattr__(alike, "x", problem.x.astype(np.float64).clip(-0.1, 0.7))
+    for norm in sorted(problem.norms):
+        assert problem.exact(norm) == pytest.approx(alike.exact(norm), rel=1e-4)

@@ -109,6 +109,19 @@ def test_variables_have_one_name(read):
         read("", head="(declare-const X_00 Real)")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_files_as_any_editor_saves_them(tmp_path, end):
+    """A comment ends with its line: what is below it counts."""
+    path = tmp_path / "spec.vnnlib"
+    text = HEAD + BOX + "; the goal\n(assert (<= Y_0 0))\n"
+    path.write_bytes(text.replace("\n", end).encode("utf-8-sig"))
+    ((case,),) = (region.cases for region in read_spec(path).regions)
+    assert case.slopes.tolist() == [[1.0, 0.0]]
+    path.write_bytes((text + "(assert (= Y_0 0))").replace("\n", end).encode())
+    with pytest.raises(BadInput, match="line 12 of"):
+        read_spec(path)
+
+
 def test_compressed_files(tmp_path):
     path = tmp_path / "spec.vnnlib.gz"
     path.write_bytes(gzip.compress((HEAD + BOX + "(assert (<= Y_0 0))").encode()))
