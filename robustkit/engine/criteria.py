@@ -13,19 +13,15 @@ from itertools import pairwise
 import numpy as np
 
 from robustkit.errors import BadInput
+from robustkit.numerics.logits import ahead, at_label, lead, one_hot, one_less_another
 from robustkit.numerics.tensors import (
     PerSample,
     Tensor,
-    ahead,
     as_array,
-    at_label,
     differentiate,
     highest,
-    lead,
     maximum,
     minimum,
-    one_hot,
-    one_less_another,
     stack_columns,
     where,
 )

@@ -9,14 +9,8 @@ from typing import TypeAlias
 
 from robustkit.engine.criteria import Criterion, Targeted
 from robustkit.errors import BadInput, suggestion
-from robustkit.numerics.tensors import (
-    PerSample,
-    Tensor,
-    highest,
-    magnitude,
-    one_less_another,
-    where,
-)
+from robustkit.numerics.logits import one_less_another
+from robustkit.numerics.tensors import PerSample, Tensor, highest, magnitude, where
 from robustkit.numerics.thresholds import nonzero
 
 __all__ = ["LOSSES", "Loss", "aimed_loss", "get_loss"]

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
+from robustkit.numerics.logits import at_label
 from robustkit.numerics.tensors import (
     Batch,
     Mask,
     PerSample,
     Tensor,
-    at_label,
     expand,
     finite_or_zero,
     highest,

@@ -11,6 +11,7 @@ from robustkit.errors import BadInput
 from robustkit.models.base import Model, PullBack
 from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
+from robustkit.numerics.logits import one_hot
 from robustkit.numerics.tensors import (
     Array,
     Batch,
@@ -18,7 +19,6 @@ from robustkit.numerics.tensors import (
     just_below,
     maximum,
     minimum,
-    one_hot,
     stack_columns,
     where,
 )

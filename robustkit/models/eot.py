@@ -10,12 +10,12 @@ import numpy as np
 from robustkit.arguments import as_seed
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, PullBack
+from robustkit.numerics.logits import lead
 from robustkit.numerics.random import sample_keys, seeded
 from robustkit.numerics.tensors import (
     Array,
     Batch,
     Tensor,
-    lead,
     like,
     stack_rows,
     take,

@@ -11,6 +11,7 @@ import numpy as np
 from robustkit.arguments import as_seed
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, Model, PullBack
+from robustkit.numerics.logits import one_hot
 from robustkit.numerics.random import Rng, sample_keys
 from robustkit.numerics.tensors import (
     Array,
@@ -19,7 +20,6 @@ from robustkit.numerics.tensors import (
     expand,
     flatten,
     like,
-    one_hot,
     stack_rows,
     to_numpy,
     where,

@@ -8,15 +8,8 @@ import numpy as np
 
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, PullBack
-from robustkit.numerics.tensors import (
-    Array,
-    Batch,
-    Tensor,
-    as_array,
-    like,
-    one_hot,
-    where,
-)
+from robustkit.numerics.logits import one_hot
+from robustkit.numerics.tensors import Array, Batch, Tensor, as_array, like, where
 
 __all__ = ["MajorityVote", "Preprocessed", "WithStrategy", "per_channel"]
 

@@ -1,7 +1,8 @@
 """What eagerpy lacks or gets wrong, mended once for all four frameworks.
 
-Everything above this module speaks eagerpy tensors and the functions here. Only this
-module and the model adapters touch `.raw`, the framework's own tensor.
+Everything above this layer speaks eagerpy tensors and the functions here. Attacks never
+touch `.raw`, the framework's own tensor; adapters, and what is written for one
+framework, do.
 """
 
 import dataclasses
@@ -24,13 +25,10 @@ __all__ = [
     "Mask",
     "PerSample",
     "Tensor",
-    "ahead",
     "any_nan",
     "any_true",
     "as_array",
     "as_tensor",
-    "at_label",
-    "best_other",
     "choose",
     "class_names",
     "clip",
@@ -49,7 +47,6 @@ __all__ = [
     "inner_product",
     "is_symbolic",
     "just_below",
-    "lead",
     "like",
     "magnitude",
     "matmul",
@@ -57,8 +54,7 @@ __all__ = [
     "minimum",
     "minus",
     "minus_rows",
-    "one_hot",
-    "one_less_another",
+    "on_host",
     "plus",
     "plus_outer",
     "plus_times",
@@ -90,9 +86,8 @@ Mask: TypeAlias = Tensor
 
 T = TypeVar("T")
 
-# Numbers that Python goes through faster than NumPy is called: for several looks, and
-# for one.
-_FEW, _SMALL = 128, 512
+# Numbers that Python goes through faster than NumPy is called.
+_SMALL = 512
 # Numbers that are copied in the time that Python takes to say so.
 _LONG = 512
 # Numbers that are written and read again without leaving a core.
@@ -175,7 +170,7 @@ def together(*parts: PerSample) -> list[Array]:
     Args:
         parts: (n,) each, of one dtype.
     """
-    if framework_of(parts[0]) == "torch" and not _on_host(parts[0]):
+    if framework_of(parts[0]) == "torch" and not on_host(parts[0]):
         import torch
 
         return list(to_numpy(as_tensor(torch.stack([part.raw for part in parts]))))
@@ -184,7 +179,7 @@ def together(*parts: PerSample) -> list[Array]:
 
 def like(reference: Tensor, values: Array) -> Tensor:
     """`values` in the framework and on the device of `reference`, dtype unchanged."""
-    if _on_host(reference):
+    if on_host(reference):
         import torch
 
         # Many times faster than what eagerpy calls.
@@ -389,7 +384,7 @@ def floor(x: Tensor) -> Tensor:
 
 def inner_product(x: Batch, y: Batch) -> PerSample:
     """The inner product of each sample of `x` with that of `y`."""
-    if framework_of(x) == "numpy" or _on_host(x):
+    if framework_of(x) == "numpy" or on_host(x):
         # Twice as fast as a product and its sum.
         one, other = (to_numpy(flatten(part)) for part in (x, y))
         if one.shape[1] <= _EINSUM_BUFFER:
@@ -455,7 +450,7 @@ def finite_or_zero(x: Tensor) -> Tensor:
     if framework_of(x) == "torch" and not is_symbolic(x):
         # One broken value makes the sum no number, and a sum is cheap, except that a
         # device would have to be waited for.
-        if _on_host(x) and math.isfinite(x.raw.sum().item()):
+        if on_host(x) and math.isfinite(x.raw.sum().item()):
             return x
         return type(x)(x.raw.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0))
     return where(x.abs() < math.inf, x, 0.0)
@@ -490,41 +485,9 @@ def just_below(x: Tensor) -> Tensor:
     return plus_times(finite, size, -float(limits.eps))
 
 
-def one_hot(labels: Tensor, classes: int) -> Tensor:
-    """(n, classes) booleans, true at each label."""
-    numbers = eagerpy.arange(labels, classes)
-    if numbers.dtype != labels.dtype:
-        numbers = numbers.astype(labels.dtype)
-    return labels.expand_dims(1) == numbers
-
-
-def ahead(logits: Tensor, labels: Tensor) -> PerSample:
-    """How far each row's entry at its label is above the best other one (n,)."""
-    if logits.shape[0] > _FEW or not _on_host(logits):
-        return at_label(logits, labels) - best_other(logits, labels)[0]
-    values, own = to_numpy(logits), to_numpy(labels)
-    rows, others = np.arange(len(values)), values.copy()
-    others[rows, own] = -math.inf
-    # Column by column: NumPy takes long for the maximum of short rows.
-    best = np.maximum.reduce(others.T.copy())
-    # Infinity less infinity is no number, which is an answer and no reason to warn.
-    with np.errstate(invalid="ignore"):
-        return like(logits, values[rows, own] - best)
-
-
-def best_other(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
-    """The highest entry (n,) of each row except at its label, and its place (n,)."""
-    if framework_of(logits) == "torch":
-        others = logits.raw.scatter(1, labels.raw.unsqueeze(1), -math.inf)
-        value, place = others.max(dim=1)
-        return type(logits)(value), type(logits)(place)
-    others = where(one_hot(labels, logits.shape[1]), -math.inf, logits)
-    return others.max(axis=1), others.argmax(axis=1)
-
-
 def top(x: Tensor, count: int) -> Tensor:
     """The `count` highest entries of each row of a matrix, descending."""
-    if framework_of(x) == "numpy" or _on_host(x):
+    if framework_of(x) == "numpy" or on_host(x):
         # Faster than torch's own selection, and eagerpy's is wrong for wide rows.
         rows, start = to_numpy(x), x.shape[1] - count
         if 4 * count < x.shape[1]:
@@ -536,7 +499,7 @@ def top(x: Tensor, count: int) -> Tensor:
 def highest(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` highest entries of each row of a matrix, descending, and places."""
     wide = x.shape[1] > 256 and 4 * count < x.shape[1]
-    if wide and _on_host(x):
+    if wide and on_host(x):
         # Several times faster than torch's own.
         start = x.shape[1] - count
         candidates = like(x, np.argpartition(to_numpy(x), start, axis=1)[:, start:])
@@ -573,68 +536,6 @@ def spread(values: Tensor, places: Tensor, size: int) -> Tensor:
     raw = np.zeros((values.shape[0], size), values.dtype)
     raw[rows, places.raw] = values.raw
     return type(values)(raw)
-
-
-def one_less_another(logits: Tensor, plus: Tensor, minus: Tensor) -> Tensor:
-    """Like `logits` (n, classes): 1 at `plus` (n,), -1 at `minus` (n,), else 0."""
-    if framework_of(logits) == "torch":
-        out = logits.raw.new_zeros(logits.shape)
-        out.scatter_(1, plus.raw.unsqueeze(1), 1.0)
-        return type(logits)(out.scatter_(1, minus.raw.unsqueeze(1), -1.0))
-    classes, dtype = logits.shape[1], logits.dtype
-    return one_hot(plus, classes).astype(dtype) - one_hot(minus, classes).astype(dtype)
-
-
-def lead(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
-    """How far each row's entry at its label is above the best other one (n,).
-
-    And the slopes of that: 1 at the label, -1 at the best other, else 0.
-    """
-    if framework_of(logits) == "numpy" or _on_host(logits):
-        # Tiny arrays: one call of a framework costs as much as all of this.
-        count, classes = logits.shape
-        few = _lead_of_few(logits, labels) if count * classes <= _FEW else None
-        return _lead_of_many(logits, labels) if few is None else few
-    best, rival = best_other(logits, labels)
-    gap = at_label(logits, labels) - best
-    return gap, one_less_another(logits, labels, rival)
-
-
-def _lead_of_few(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor] | None:
-    """By plain Python, whose code is at hand; None where a value is no number."""
-    gaps, slopes = [], []
-    values = to_numpy(logits)
-    for row, label in zip(values.tolist(), to_numpy(labels).tolist(), strict=True):
-        if not math.isfinite(sum(row)):
-            return None
-        value, row[label] = row[label], -math.inf
-        best = max(row)
-        slope = [0.0] * len(row)
-        slope[label], slope[row.index(best)] = 1.0, -1.0
-        gaps.append(value - best)
-        slopes.append(slope)
-    # By way of NumPy: to make a tensor of a list takes torch four times longer.
-    out = (like(logits, np.array(part, values.dtype)) for part in (gaps, slopes))
-    return next(out), next(out)
-
-
-def _lead_of_many(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
-    values, own = to_numpy(logits), to_numpy(labels)
-    rows, others = np.arange(len(values)), np.array(values)
-    others[rows, own] = -math.inf
-    rival = others.argmax(axis=1)
-    slopes = np.zeros_like(values)
-    slopes[rows, own] = 1
-    slopes[rows, rival] = -1
-    gap = values[rows, own] - others[rows, rival]
-    return like(logits, gap), like(logits, slopes)
-
-
-def at_label(logits: Tensor, labels: Tensor) -> PerSample:
-    """The entry of each row of `logits` (n, classes) at its label."""
-    if framework_of(logits) == "torch":
-        return type(logits)(logits.raw.gather(1, labels.raw[:, None])[:, 0])
-    return logits.take_along_axis(labels.expand_dims(1), axis=1).squeeze(axis=1)
 
 
 def differentiate(
@@ -744,7 +645,7 @@ def put(x: Batch, rows: Array, values: Batch, *, reuse: bool = False) -> Batch:
     """
     if framework_of(x) == "torch":
         out = x if reuse else type(x)(x.raw.clone())
-        if _on_host(x):
+        if on_host(x):
             # Twice as fast as torch's own.
             to_numpy(out)[rows] = to_numpy(values)
         else:
@@ -808,7 +709,7 @@ def _rows_are_long(x: Batch) -> bool:
     """
     if framework_of(x) == "numpy":
         return bool(x.raw.size >= _LONG * x.shape[0])
-    return _on_host(x) and x.raw.numel() >= _LONG * x.shape[0]
+    return on_host(x) and x.raw.numel() >= _LONG * x.shape[0]
 
 
 def _torch_magnitude(x: Tensor, order: float) -> Any:
@@ -856,7 +757,7 @@ def _reusable(x: Tensor) -> bool:
     return framework_of(x) == "torch" and not is_symbolic(x)
 
 
-def _on_host(x: Tensor) -> bool:
+def on_host(x: Tensor) -> bool:
     """Whether NumPy can look at a tensor of torch where it lies.
 
     Not where torch notes what becomes of it, since it would lose sight of that.

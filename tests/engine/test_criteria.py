@@ -18,7 +18,8 @@ from robustkit.engine.criteria import (
     TopK,
 )
 from robustkit.errors import BadInput
-from robustkit.numerics.tensors import as_tensor, at_label, take
+from robustkit.numerics.logits import at_label
+from robustkit.numerics.tensors import as_tensor, take
 
 
 def tensor(values):

@@ -182,32 +182,6 @@ class TestPerSample:
         agrees(tensors.cumulative_sum(convert(MIXED)), expected, like=convert(MIXED))
 
 
-class TestLabels:
-    LOGITS = [[0.1, 0.2, 0.3], [1.0, 2.0, 3.0]]
-
-    @pytest.mark.parametrize("dtype", [np.int32, np.int64])
-    def test_one_hot(self, convert, dtype):
-        if convert(0.0).__class__.__name__ == "JAXTensor":
-            dtype = np.int32
-        labels = convert(np.array([2, 0], dtype=dtype))
-        found = tensors.one_hot(labels, 3)
-        assert found.numpy().tolist() == [[False, False, True], [True, False, False]]
-        assert found.numpy().dtype == np.bool_
-
-    def test_at_label(self, convert):
-        labels = convert(np.array([2, 0]))
-        agrees(
-            tensors.at_label(convert(self.LOGITS), labels),
-            [0.3, 1.0],
-            like=convert(self.LOGITS),
-        )
-
-    def test_an_empty_batch(self, convert):
-        labels = convert(np.zeros(0, dtype=np.int64))
-        assert tensors.one_hot(labels, 3).shape == (0, 3)
-        assert tensors.at_label(convert(np.zeros((0, 3))), labels).shape == (0,)
-
-
 class TestDifferentiate:
     AT = [[0.5, -1.0, 2.0], [1.5, 0.25, -0.5]]
 
@@ -368,44 +342,6 @@ class TestPut:
         assert_array_equal(tensors.take(put, others).numpy(), x[others])
 
 
-def test_best_other_and_one_less_another(convert):
-    logits = np.array([[3.0, 1.0, 2.0], [0.0, 5.0, 5.0]], dtype=np.float32)
-    scores, own = convert(logits), convert(np.array([0, 1]))
-    value, place = tensors.best_other(scores, own)
-    assert_array_equal(tensors.to_numpy(value), [2.0, 5.0])
-    assert_array_equal(tensors.to_numpy(place), [2, 2])
-    slopes = tensors.one_less_another(scores, own, convert(np.array([2, 0])))
-    assert_array_equal(tensors.to_numpy(slopes), [[1, 0, -1], [-1, 1, 0]])
-
-
-def test_lead(convert):
-    logits = np.array([[3.0, 1.0, 2.0], [0.0, 5.0, 7.0]], dtype=np.float32)
-    scores = convert(logits)
-    gap, slopes = tensors.lead(scores, convert(np.array([0, 1])))
-    agrees(gap, [1.0, -2.0], scores)
-    agrees(slopes, [[1, 0, -1], [0, 1, -1]], scores)
-    assert_array_equal(scores.numpy(), logits)
-
-
-@pytest.mark.parametrize("count", [2, 400])
-def test_lead_of_few_and_of_many(convert, count):
-    """Plain Python and NumPy agree, and what is no number is none in both."""
-    rng = np.random.default_rng(0)
-    logits = rng.normal(size=(count, 7)).astype(np.float32)
-    labels = rng.integers(7, size=count)
-    gap, slopes = tensors.lead(convert(logits), convert(labels))
-    for row, label in enumerate(labels):
-        others = np.delete(logits[row], label)
-        agrees(gap[row : row + 1], [logits[row, label] - others.max()], gap)
-        expected = np.zeros(7)
-        expected[label] = 1
-        expected[np.flatnonzero(logits[row] == others.max())] = -1
-        assert_array_equal(tensors.to_numpy(slopes)[row], expected)
-    logits[1, (labels[1] + 3) % 7] = np.nan
-    gap, _ = tensors.lead(convert(logits), convert(labels))
-    assert np.isnan(tensors.to_numpy(gap)).tolist() == [n == 1 for n in range(count)]
-
-
 @pytest.mark.parametrize("count", [0, 3, 1000])
 def test_looks_at_small_and_large_arrays(count):
     values = np.random.default_rng(0).normal(size=count)
@@ -446,19 +382,6 @@ def test_minus_rows(convert, features):
     agrees(out, x[rows] - y[others], like=given[0])
     assert_array_equal(tensors.to_numpy(given[0]), x)
     assert_array_equal(tensors.to_numpy(given[1]), y)
-
-
-@pytest.mark.parametrize("count", [3, 300])
-def test_ahead(convert, count):
-    rng = np.random.default_rng(0)
-    logits = rng.normal(size=(count, 4)).astype(np.float32)
-    logits[0, 2], labels = np.nan, rng.integers(4, size=count)
-    others = np.where(np.arange(4) == labels[:, None], -np.inf, logits)
-    expected = logits[np.arange(count), labels] - others.max(axis=1)
-    given = convert(logits.copy())
-    out = tensors.ahead(given, tensors.like(given, labels))
-    assert_array_equal(tensors.to_numpy(out), expected)
-    assert_array_equal(tensors.to_numpy(given), logits)
 
 
 def test_signed(convert):

@@ -6,6 +6,7 @@ from typing import TypeAlias
 from robustkit.active_tests.planted.base import Planted
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Model, NoGradient, PullBack
+from robustkit.numerics.logits import one_hot
 from robustkit.numerics.random import Rng, sample_keys
 from robustkit.numerics.tensors import (
     Array,
@@ -14,7 +15,6 @@ from robustkit.numerics.tensors import (
     Tensor,
     expand,
     magnitude,
-    one_hot,
     to_numpy,
     where,
 )

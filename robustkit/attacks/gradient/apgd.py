@@ -14,6 +14,7 @@ from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.fused import fused
+from robustkit.numerics.logits import at_label
 from robustkit.numerics.norms import L0, Norm
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
@@ -21,7 +22,6 @@ from robustkit.numerics.tensors import (
     Mask,
     PerSample,
     Tensor,
-    at_label,
     choose,
     expand,
     finite_or_zero,

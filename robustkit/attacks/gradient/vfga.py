@@ -8,7 +8,8 @@ from typing import ClassVar, Self
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.models.base import Access
-from robustkit.numerics.tensors import Batch, Mask, flatten, one_hot, where
+from robustkit.numerics.logits import one_hot
+from robustkit.numerics.tensors import Batch, Mask, flatten, where
 
 __all__ = ["VFGA"]
 

@@ -11,17 +11,16 @@ from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.frequencies import Subspace, low_frequencies
+from robustkit.numerics.logits import at_label, one_hot
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
     Batch,
     Mask,
     PerSample,
     Tensor,
-    at_label,
     expand,
     full,
     like,
-    one_hot,
     to_numpy,
     where,
 )
