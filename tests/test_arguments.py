@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robustkit.arguments import as_seed, as_whole
+from robustkit.arguments import as_number, as_seed, as_whole
 from robustkit.errors import BadInput
 
 
@@ -26,3 +26,21 @@ def test_numbers_that_are_too_small():
 def test_what_is_no_seed(value):
     with pytest.raises(BadInput, match="the seed must be"):
         as_seed(value)
+
+
+def test_numbers_of_any_kind():
+    for value in (0.5, np.float32(0.5), np.array(0.5)):
+        found = as_number(value, "the share", least=0)
+        assert (found, type(found)) == (0.5, float)
+    assert as_number(np.inf, "the epsilon") == np.inf
+
+
+@pytest.mark.parametrize("value", ["0.5", None, True, np.nan, 1j, [0.5, 0.5]])
+def test_what_is_no_number(value):
+    with pytest.raises(BadInput, match="the share must be a number; got"):
+        as_number(value, "the share")
+
+
+def test_numbers_below_the_least():
+    with pytest.raises(BadInput, match=r"at least 0; got -0\.5"):
+        as_number(-0.5, "the share", least=0)

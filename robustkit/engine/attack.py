@@ -1,9 +1,11 @@
 """What an attack is: hyper-parameters, a first state, and a step."""
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
 
+from robustkit.arguments import as_number, as_whole
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access
@@ -36,6 +38,7 @@ class Attack(ABC, Generic[S]):
         cost: Model passes per step, in words.
         source: The paper or the algorithm.
         positive: Names of the settings that must be above zero, besides `steps`.
+        signed: Names of those that may be below; all others are at least zero.
         steps: How many steps to take at most.
         successor: Goes on with the samples that this attack gives up; None: nobody, and
             none is given up.
@@ -48,6 +51,7 @@ class Attack(ABC, Generic[S]):
     cost: ClassVar[str] = "not stated"
     source: ClassVar[str] = "not stated"
     positive: ClassVar[tuple[str, ...]] = ()
+    signed: ClassVar[tuple[str, ...]] = ()
     steps: int
     successor: "Attack[Any] | None" = None
     budget: int | None = None
@@ -83,7 +87,8 @@ class Attack(ABC, Generic[S]):
         """Whether this attack can work on `p`.
 
         Raises:
-            BadInput: It cannot minimise the norm, or the model shows too little.
+            BadInput: It cannot minimise the norm, the model shows too little, or a
+                setting that its class annotates as a number is none, or too small.
         """
         name = type(self).__name__
         if p.norm.name not in self.norms:
@@ -98,12 +103,24 @@ class Attack(ABC, Generic[S]):
                 "another attack (robustkit attacks lists them) or an adapter that "
                 "shows more"
             )
+        self._check_numbers()
         if self.steps < 1:
             raise BadInput(f"{name} needs at least 1 step; got {self.steps}")
         for setting in self.positive:
             value = getattr(self, setting)
             if not value > 0:
                 raise BadInput(f"{name} needs its {setting} to be above 0; got {value}")
+
+    def _check_numbers(self) -> None:
+        # These have messages of their own.
+        free = {"steps", *self.positive, *self.signed}
+        for field in getattr(self, "__dataclass_fields__", {}).values():
+            value, least = getattr(self, field.name), None if field.name in free else 0
+            what = f"the {field.name} of {type(self).__name__}"
+            if field.type in (int, "int"):
+                as_whole(value, what, least)
+            elif field.type in (float, "float"):
+                as_number(value, what, least)
 
 
 class FixedBudget(Attack[S]):
@@ -143,9 +160,10 @@ class FixedBudget(Attack[S]):
         return self.advance(p, s, full(p.x, t / self.steps), p.rng(t))
 
     def check(self, p: Problem) -> None:
-        if not self.epsilon > 0:
+        name = type(self).__name__
+        if not 0 < as_number(self.epsilon, f"the epsilon of {name}") < math.inf:
             raise BadInput(
-                f"{type(self).__name__} needs an epsilon above 0, in units of the norm "
+                f"{name} needs an epsilon above 0, and finite, in units of the norm "
                 f"{p.norm}; got {self.epsilon}"
             )
         super().check(p)
