@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from robustkit.arguments import as_number, as_whole
 from robustkit.attacks.gradient import pgd
 from robustkit.engine.attack import Attack, FixedBudget, broken
 from robustkit.engine.problem import Problem
@@ -63,15 +64,16 @@ class Minimise(Attack[State[S]], Generic[S]):
     Args:
         attack: Its `steps` are those of one round; its `epsilon` is not used.
         steps: Of all rounds together, each at the cost of a step of the attack.
-        share: Where between the two ends the next radius lies. Above a half, because
-            a round that fails costs more than one that succeeds.
+        share: Where between the two ends the next radius lies, above 0 and below 1.
+            Above a half, because a round that fails costs more than one that succeeds.
         first: The first radius, in norm units, where one is of more interest than
             others; None: as above.
         patience: How many steps the round at that radius may take; None: as many as
             the others.
 
     Raises:
-        BadInput: The first radius is not above zero.
+        BadInput: The share is no such share, or the first radius or the patience is
+            not above zero.
 
     >>> from robustkit.attacks.gradient.pgd import PGD
     >>> Minimise(PGD(epsilon=1.0, steps=20), steps=200).within(101).steps
@@ -85,8 +87,12 @@ class Minimise(Attack[State[S]], Generic[S]):
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        if self.first is not None and not self.first > 0:
-            raise BadInput(f"the first radius must be above 0; got {self.first}")
+        if not 0 < as_number(self.share, "the share") < 1:
+            raise BadInput(f"the share must be above 0 and below 1; got {self.share}")
+        if self.first is not None:
+            as_number(self.first, "the first radius", above=0)
+        if self.patience is not None:
+            as_whole(self.patience, "the patience", least=1)
         for name in ("access", "norms", "cost", "source"):
             object.__setattr__(self, name, getattr(self.attack, name))
 

@@ -290,6 +290,21 @@ def test_real_networks_whose_exact_distances_are_known(shared, norm, excess):
     assert np.median(ratios) <= excess
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"share": 0.0}, "share must be above 0 and below 1; got 0.0"),
+        ({"share": 1.0}, "share must be above 0 and below 1; got 1.0"),
+        ({"share": None}, "share must be a number; got None"),
+        ({"first": "x"}, "first radius must be a number; got 'x'"),
+        ({"patience": 0}, "patience must be at least 1; got 0"),
+    ],
+)
+def test_settings_of_the_search_over_the_radius(settings, message):
+    with pytest.raises(BadInput, match=message):
+        Minimise(PGD(epsilon=1.0), **settings)
+
+
 def test_the_first_radius_may_be_given(plant):
     planted = plant(seed=1)
     asked = []
@@ -308,7 +323,7 @@ def test_the_first_radius_may_be_given(plant):
     attack = Minimise(Square(epsilon=1.0, steps=50), steps=1, first=0.25)
     run(attack.within(2), problem)
     assert np.abs(asked[0] - planted.x).max(axis=1) == pytest.approx(0.25)
-    with pytest.raises(BadInput, match="first radius must be above 0"):
+    with pytest.raises(BadInput, match="first radius must be more than 0"):
         Minimise(Square(epsilon=1.0), first=0.0)
 
 

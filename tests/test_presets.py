@@ -172,3 +172,25 @@ def test_by_name_the_plan_is_that_for_the_budget_too(norm, access):
     for budget in (1, 30, 300):
         chosen = choose_attacks("auto", get_norm(norm), access, budget)
         assert chosen == {"auto": auto(norm, budget, access)}
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf", "l1", "l0"])
+def test_auto_asks_about_numbers_where_a_probability_vanishes(norm):
+    weights = np.random.default_rng(3).normal(size=(12, 4))
+    x = np.random.default_rng(4).uniform(0.3, 0.7, size=(3, 12))
+    x[:, 3] = 0.6
+    y = (x @ weights).argmax(axis=1)
+    shown = []
+
+    def logits(x):
+        shown.append(np.isfinite(x).all())
+        scores = x @ weights
+        scores[x[:, 3] < 0.45, y[0]] = -np.inf
+        return scores
+
+    model = rk.NumPyModel(logits, gradient=lambda x, slopes: slopes @ weights.T)
+    with np.errstate(invalid="ignore"):
+        found = rk.run(auto(norm, 60), model, x, y, norm=norm, budget=60)
+    assert all(shown)
+    assert found.found.all()
+    assert not found.ledger.unknown.any()

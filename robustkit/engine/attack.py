@@ -4,6 +4,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from robustkit.arguments import as_number, as_whole
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access
@@ -37,6 +38,7 @@ class Attack(ABC, Generic[S]):
         source: The paper or the algorithm.
         aside: Questions per sample before the first step and after the last one.
         positive: Names of the settings that must be above zero, besides `steps`.
+        signed: Names of those that may be below; all others are at least zero.
         steps: How many steps to take at most.
         successor: Goes on with the samples that this attack gives up; None: nobody, and
             none is given up.
@@ -50,6 +52,7 @@ class Attack(ABC, Generic[S]):
     source: ClassVar[str] = "not stated"
     aside: ClassVar[int] = 0
     positive: ClassVar[tuple[str, ...]] = ()
+    signed: ClassVar[tuple[str, ...]] = ()
     steps: int
     successor: "Attack[Any] | None" = None
     budget: int | None = None
@@ -86,7 +89,8 @@ class Attack(ABC, Generic[S]):
         """Whether this attack can work on `p`.
 
         Raises:
-            BadInput: It cannot minimise the norm, or the model shows too little.
+            BadInput: It cannot minimise the norm, the model shows too little, or a
+                setting that its class annotates as a number is none, or too small.
         """
         name = type(self).__name__
         if p.norm.name not in self.norms:
@@ -101,12 +105,24 @@ class Attack(ABC, Generic[S]):
                 "another attack (robustkit attacks lists them) or an adapter that "
                 "shows more"
             )
+        self._check_numbers()
         if self.steps < 1:
             raise BadInput(f"{name} needs at least 1 step; got {self.steps}")
         for setting in self.positive:
             value = getattr(self, setting)
             if not value > 0:
                 raise BadInput(f"{name} needs its {setting} to be above 0; got {value}")
+
+    def _check_numbers(self) -> None:
+        # These have messages of their own.
+        free = {"steps", *self.positive, *self.signed}
+        for field in getattr(self, "__dataclass_fields__", {}).values():
+            value, least = getattr(self, field.name), None if field.name in free else 0
+            what = f"the {field.name} of {type(self).__name__}"
+            if field.type in (int, "int"):
+                as_whole(value, what, least)
+            elif field.type in (float, "float"):
+                as_number(value, what, least=least)
 
 
 class FixedBudget(Attack[S]):
@@ -146,9 +162,10 @@ class FixedBudget(Attack[S]):
         return self.advance(p, s, full(p.x, t / self.steps), p.rng(t))
 
     def check(self, p: Problem) -> None:
-        if not self.epsilon > 0:
+        name = type(self).__name__
+        if not as_number(self.epsilon, f"the epsilon of {name}") > 0:
             raise BadInput(
-                f"{type(self).__name__} needs an epsilon above 0, in units of the norm "
+                f"{name} needs an epsilon above 0, in units of the norm "
                 f"{p.norm}; got {self.epsilon}"
             )
         super().check(p)

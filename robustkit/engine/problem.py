@@ -24,6 +24,7 @@ from robustkit.numerics.tensors import (
     PerSample,
     Tensor,
     any_nan,
+    any_true,
     finite_or_zero,
     like,
     maximum,
@@ -108,6 +109,9 @@ _Samples: TypeAlias = tuple[
 
 # How many probes the model is shown at once, if the batch has no more rows itself.
 _AT_ONCE = 256
+# What a margin of minus infinity counts as, such as that of the logarithm of a label's
+# probability that vanishes: infinity less infinity would be no number.
+_LOWEST = -1e30
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Answer:
         distance: (n,) its size, in norm units.
         adversarial: (n,) whether the margin is below zero.
         margin: (n,) of the criterion, in units of the logits; infinite where the
-            model's answer is not a number.
+            model's answer is not a number, and never minus infinity.
     """
 
     point: Batch
@@ -597,6 +601,7 @@ class Problem:
         if unknown.any():
             margin[unknown] = math.inf
             self.ledger.unknown[samples] += unknown.sum(axis=1)
+        margin[margin == -math.inf] = _LOWEST
         adversarial = margin < 0
         self.ledger.record_probes(
             points,
@@ -662,6 +667,8 @@ class Problem:
             margin = where(like(margin, unknown), math.inf, margin)
             self.ledger.unknown[slice(None) if rows is None else rows] += unknown
         below = margins < 0
+        if any_true(below) and margins.min() == -math.inf:
+            margin = where(like(margin, margins == -math.inf), _LOWEST, margin)
         self.ledger.record(point, distances, below, rows, backward=backward)
         for listener in self._listeners:
             listener.after_question(self, margins, distances, rows)

@@ -127,7 +127,7 @@ def starting_point(p: Problem, rng: Rng, tries: int = 20) -> tuple[Batch, Mask]:
         for place in range(order.shape[1]):
             approach(p, take(p.pool, order[:, place]), tolerance=ROUGH)
     for attempt in range(tries):
-        searching = p.ledger.found.logical_not()
+        searching = p.ledger.found.logical_not().logical_and(_unspent(p))
         if not bool(searching.any()):
             break
         approach(p, _noise(p, rng, attempt), searching, ROUGH)

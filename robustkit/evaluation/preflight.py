@@ -10,7 +10,7 @@ from robustkit.models.base import Access, Model
 from robustkit.numerics.fused import compiler_missing
 from robustkit.numerics.tensors import Array, framework_of, to_numpy
 
-__all__ = ["Examined", "check_labels", "examine", "no_compiler"]
+__all__ = ["Examined", "check_labels", "check_logits", "examine", "no_compiler"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def examine(model: Model, x: Array) -> Examined:
             f"dtype {x.dtype}: {_short(failures[0])}{hint}"
         ) from failures[0]
     logits = np.concatenate(
-        [_checked(model, a) for a in answers if not isinstance(a, Exception)]
+        [check_logits(model, a, 1) for a in answers if not isinstance(a, Exception)]
     )
     if len(logits) > 1:
         together = _ask(model, x)
@@ -133,6 +133,31 @@ def check_labels(labels: Array, classes: int, start: int) -> None:
         )
 
 
+def check_logits(model: Model, logits: Array, count: int) -> Array:
+    """The answer to `count` inputs, if it can be one.
+
+    Raises:
+        BadInput: It is not one row of two or more numbers for each.
+    """
+    if logits.ndim != 2 or logits.shape[0] != count:
+        inputs = "one input" if count == 1 else f"{count} inputs"
+        raise BadInput(
+            f"the model '{model.name}' returned an output of shape {logits.shape} for "
+            f"{inputs}; expected logits of shape ({count}, classes): one row per sample"
+        )
+    if logits.shape[1] < 2:
+        raise BadInput(
+            f"the model '{model.name}' returns one number per input; expected one per "
+            "class. For a binary score s, return the columns (0, s)"
+        )
+    if logits.dtype.kind not in "fiu":
+        raise BadInput(
+            f"the model '{model.name}' returned values of dtype {logits.dtype}; "
+            "expected numbers, one per class"
+        )
+    return logits
+
+
 def _ask(model: Model, x: Array) -> Array | Exception:
     try:
         return to_numpy(model.logits(model.to_tensor(x)))
@@ -165,25 +190,6 @@ def _same(one: Array | Exception, other: Array | Exception) -> bool:
     if isinstance(one, Exception) or isinstance(other, Exception):
         return isinstance(one, Exception) and isinstance(other, Exception)
     return np.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True)
-
-
-def _checked(model: Model, logits: Array) -> Array:
-    if logits.ndim != 2 or logits.shape[0] != 1:
-        raise BadInput(
-            f"the model '{model.name}' returned an output of shape {logits.shape} for "
-            "one input; expected logits of shape (1, classes): one row per sample"
-        )
-    if logits.shape[1] < 2:
-        raise BadInput(
-            f"the model '{model.name}' returns one number per input; expected one per "
-            "class. For a binary score s, return the columns (0, s)"
-        )
-    if logits.dtype.kind not in "fiu":
-        raise BadInput(
-            f"the model '{model.name}' returned values of dtype {logits.dtype}; "
-            "expected numbers, one per class"
-        )
-    return logits
 
 
 def _probability_note(model: Model, logits: Array) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.evaluation.arrays import checked_inputs
 from robustkit.evaluation.goals import misclassified, of_model
-from robustkit.evaluation.preflight import check_labels
+from robustkit.evaluation.preflight import check_labels, check_logits
 from robustkit.models.base import Model
 from robustkit.models.load import as_model, load_model
 from robustkit.numerics.bounds import Bounds, as_bounds
@@ -96,7 +96,8 @@ def run(
     adapted, given, host = adapted_inputs(model, x, bounds)
     originals = adapted.to_tensor(host)
     logits = adapted.logits(originals)
-    count, classes = len(host), int(logits.shape[1])
+    count = len(host)
+    classes = check_logits(adapted, to_numpy(logits), count).shape[1]
     if not isinstance(criterion, Criterion):
         labels = _labels(criterion, count, classes - adapted.unlabelled)
         criterion = misclassified(adapted, adapted.to_tensor(labels))

@@ -408,6 +408,38 @@ def test_a_decision_attack_gets_decisions_only(plant, question):
     assert np.array_equal(ledger.decisions, ledger.forwards)
 
 
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (FMN(stepsize=-1.0), "the stepsize of FMN must be at least 0; got -1"),
+        (FMN(gamma=np.nan), "the gamma of FMN must be a finite number; got nan"),
+        (FMN(gamma="x"), "the gamma of FMN must be a number; got 'x'"),
+        (FMN(steps=2.5), "the steps of FMN must be a whole number; got 2.5"),
+        (FMN(steps=None), "the steps of FMN must be a whole number; got None"),
+        (FMN(steps=-1), "FMN needs at least 1 step; got -1"),
+        (VFGA(candidates=-1), "VFGA needs its candidates to be above 0; got -1"),
+        (VFGA(candidates=1.5), "the candidates of VFGA must be a whole number"),
+    ],
+)
+def test_settings_are_numbers_within_their_range(plant, attack, message):
+    with pytest.raises(BadInput, match=message):
+        run(attack, problem_of(plant(), sorted(attack.norms)[0]))
+
+
+def test_settings_may_be_below_zero_where_their_class_says_so(plant):
+    @dataclass(frozen=True)
+    class Shifted(Wander):
+        shift: float = -1.0
+
+    @dataclass(frozen=True)
+    class Signed(Shifted):
+        signed = ("shift",)
+
+    with pytest.raises(BadInput, match="the shift of Shifted must be at least 0"):
+        run(Shifted(), problem_of(plant()))
+    assert run(Signed(), problem_of(plant())).forwards.all()
+
+
 def test_bad_settings(plant):
     planted = plant()
     with pytest.raises(BadInput, match="the budget must be at least 1; got 0"):

@@ -282,6 +282,25 @@ def test_probes_that_are_no_numbers_are_no_adversarials(planted):
     assert not p.ledger.found.numpy().any()
 
 
+def test_margins_are_never_minus_infinity():
+    def logits(x):
+        # Logarithms of probabilities, one of which vanishes.
+        own = np.where(x[:, 0] < 0.5, -np.inf, -0.1)
+        return np.stack([own, np.full(len(x), -2.0)], axis=1)
+
+    model = NumPyModel(logits, gradient=lambda x, slopes: np.ones_like(x))
+    x, y = as_tensor(np.full((2, 3), 0.6)), as_tensor(np.zeros(2, int))
+    p = Problem(model, x, Misclassification(y), get_norm("l2"))
+    points = np.array([[0.4, 0.6, 0.6], [0.6, 0.6, 0.6]])
+    for margin in (
+        p.score(as_tensor(points)).margin.numpy(),
+        p.gradient(as_tensor(points)).margin.numpy(),
+        p.probe_scores(as_tensor(points[:, None])).numpy()[:, 0],
+    ):
+        assert np.isfinite(margin).all()
+        assert (margin < 0).tolist() == [True, False]
+
+
 @pytest.mark.parametrize("clipped", [False, True])
 def test_some_samples_may_be_asked_about_alone(planted, clipped):
     """By their rows, as if all were asked about with a mask."""

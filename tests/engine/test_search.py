@@ -216,3 +216,13 @@ def test_a_sample_gets_the_same_start_in_any_company():
     assert (starts([5, 2, 0, 1, 4, 3]) == together[[5, 2, 0, 1, 4, 3]]).all()
     for row in range(6):
         assert (starts([row])[0] == together[row]).all()
+
+
+def test_no_noise_is_drawn_once_the_budget_is_spent():
+    log = []
+    model = half_space(np.ones(3), -1.0, Bounds(0, 1), log)
+    p = problem(model, np.full((2, 3), 0.5), budget=3)
+    # Drawing so many would take hours.
+    _, found = starting_point(p, p.rng(-1), 10**9)
+    assert counted(log) == 6
+    assert not found.numpy().any()

@@ -179,3 +179,21 @@ def test_auto_by_name_is_the_plan_for_the_budget(plant):
         )
         assert (named.ledger.forwards == budget).all()
         assert (named.distance == made.distance).all()
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [
+        (lambda x: x[:, :1], "one number per input"),
+        (lambda x: x[:, 0], r"shape \(24,\) for 24 inputs"),
+        (lambda x: x[:1], r"expected logits of shape \(24, classes\)"),
+        (lambda x: x > 0.5, "values of dtype bool"),
+    ],
+)
+def test_a_model_must_return_two_or_more_numbers_for_each_input(
+    planted, logits, message
+):
+    model = rk.NumPyModel(logits, (planted.lower, planted.upper))
+    for criterion in (np.zeros(24, int), rk.Misclassification(np.zeros(24, int))):
+        with pytest.raises(BadInput, match=message):
+            rk.run("boundary", model, planted.x, criterion, norm="l2", budget=20)

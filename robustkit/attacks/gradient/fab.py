@@ -4,19 +4,26 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from robustkit.engine.attack import Attack
 from robustkit.engine.planes import Linearised, Plane
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.models.base import Access
+from robustkit.numerics.logits import at_label
 from robustkit.numerics.schedules import geometric
 from robustkit.numerics.tensors import (
+    Array,
     Batch,
+    PerSample,
     Tensor,
     expand,
     full,
+    like,
     minimum,
     stack_columns,
+    to_numpy,
     total,
     where,
 )
@@ -104,7 +111,8 @@ class FAB(Attack[State]):
     def step(self, p: Problem, s: State, t: int) -> State:
         here = Linearised(p, p.x + s.delta)
         plane = here.nearest(self.ways)
-        return State(_between(p, here, plane, self, t / self.steps))
+        progress = np.full(p.size, t / self.steps)
+        return State(_between(p, here, plane, self, progress))
 
     def finalise(self, p: Problem, s: State) -> None:
         p.score(p.x + s.delta)
@@ -117,10 +125,12 @@ class TargetedState:
     Attributes:
         delta: (n, ...) perturbation, in input units.
         ways: (n, targets) integers, which of the criterion's ways to go, in turn.
+        turns: (n,) integers, how many of them: those that are open, but one at least.
     """
 
     delta: Batch
     ways: Tensor
+    turns: Tensor
 
 
 @dataclass(frozen=True)
@@ -177,24 +187,28 @@ class TargetedFAB(Attack[TargetedState]):
     def init(self, p: Problem) -> TargetedState:
         if self.targets < 1:
             raise BadInput(f"TargetedFAB needs at least 1 target; got {self.targets}")
-        ways, reach = [], []
+        ways, reach, are_open = [], [], np.zeros(p.size, dtype=np.int64)
         for plane in Linearised(p, p.x).likeliest(self.ways):
             ways.append(plane.way.expand_dims(1))
             distance = p.norm.to_boundary(plane.margin, plane.gradient)
             reach.append(distance.expand_dims(1))
+            are_open += to_numpy(plane.margin) < math.inf
         order = stack_columns(reach).argsort(axis=1)[:, : self.targets]
         chosen = stack_columns(ways).take_along_axis(order, axis=1)
-        return TargetedState(delta=p.x.zeros_like(), ways=chosen)
+        # Of each sample's own, however many ways are open to others.
+        turns = are_open.clip(1, min(self.targets, self.steps))
+        return TargetedState(p.x.zeros_like(), chosen, like(p.x, turns))
 
     def step(self, p: Problem, s: TargetedState, t: int) -> TargetedState:
-        turns = min(s.ways.shape[1], self.steps)
+        turns = to_numpy(s.turns)
         turn = t * turns // self.steps
         # The first step of this turn and that of the next, rounded up.
         first, after = (-(-k * self.steps // turns) for k in (turn, turn + 1))
-        here = Linearised(p, p.x if t == first else p.x + s.delta)
-        plane = here.plane(s.ways[:, turn])
+        delta = where(like(p.x, np.asarray(t == first)), 0.0, s.delta)
+        here = Linearised(p, p.x + delta)
+        plane = here.plane(at_label(s.ways, like(p.x, turn)))
         delta = _between(p, here, plane, self, (t - first) / (after - first))
-        return TargetedState(delta, s.ways)
+        return TargetedState(delta, s.ways, s.turns)
 
     def finalise(self, p: Problem, s: TargetedState) -> None:
         p.score(p.x + s.delta)
@@ -205,18 +219,29 @@ def _between(
     here: Linearised,
     plane: Plane,
     attack: FAB | TargetedFAB,
-    progress: float,
+    progress: Array,
 ) -> Batch:
     """The next perturbation: between the two projections, from a part of the way back.
 
     A closed way's gradient is zero, which leads nowhere, and so must its margin be.
+
+    Args:
+        p: The problem.
+        here: Where the step starts.
+        plane: Of the model there.
+        attack: Whose settings it is by.
+        progress: (n,) from 0 to below 1.
     """
-    shrink = geometric(progress, 1.0, _LAST)
-    beyond = 1 + shrink * attack.overshoot
+
+    def of_each(values: Array) -> PerSample:
+        return like(p.x, values).astype(p.x.dtype)
+
+    falling = np.array([geometric(share, 1.0, _LAST) for share in progress])
+    shrink, beyond = of_each(falling), of_each(1 + falling * attack.overshoot)
     margin = where(plane.margin < math.inf, plane.margin, 0.0)
     along = total(plane.gradient * here.delta)
     original = margin - along
-    back = where(here.adversarial, full(p.x, shrink * attack.back), 0.0)
+    back = where(here.adversarial, of_each(falling * attack.back), 0.0)
     delta, margin = here.delta * expand(1 - back, here.delta), margin - back * along
     # The tangent may be met from either side.
     side = where(margin < 0, full(p.x, -1.0), 1.0)

@@ -53,7 +53,7 @@ class _PrimalDual(Attack[State]):
     access: ClassVar[Access] = Access.GRADIENT
     cost: ClassVar[str] = "1 forward + 1 backward"
     source: ClassVar[str] = "Matyasko, Chau, arXiv:2106.01538, 2021"
-    positive: ClassVar[tuple[str, ...]] = ("stepsize",)
+    positive: ClassVar[tuple[str, ...]] = ("stepsize", "ratio")
 
     steps: int = 400
     stepsize: float = 0.1
@@ -83,7 +83,7 @@ class _PrimalDual(Attack[State]):
         a = p.gradient(p.place(s.delta))
         if t == 0:
             steepest = nonzero(p.norm.dual(a.gradient) * width)
-            price = -(self.ratio * steepest).log()
+            price = -(self.ratio * steepest).log().clip(-_WIDEST, _WIDEST)
             s = dataclasses.replace(s, log_price=price, share=_norm_share(price))
         # The margin's loss is log(1 + exp(margin)).
         slope = a.gradient * expand((a.margin / 2).tanh() / 2 + 0.5, a.gradient) * width

@@ -223,10 +223,17 @@ def test_the_best_known_is_a_start_and_no_business_of_others(plant):
     assert (state.radius <= plain.radius * (1 + 1e-2)).all()
 
 
-@pytest.mark.parametrize("tolerance", [0.0, -1e-3, float("nan")])
-def test_bad_settings(plant, tolerance):
+@pytest.mark.parametrize(
+    ("tolerance", "message"),
+    [
+        (0.0, "its tolerance to be above 0"),
+        (-1e-3, "its tolerance to be above 0"),
+        (float("nan"), "the tolerance of RayS must be a finite number"),
+    ],
+)
+def test_bad_settings(plant, tolerance, message):
     planted = plant(classes=2)
-    with pytest.raises(BadInput, match="its tolerance to be above 0"):
+    with pytest.raises(BadInput, match=message):
         attacked(
             planted.model(), planted.x, planted.y, attack=RayS(tolerance=tolerance)
         )

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+import robustkit as rk
 from robustkit.attacks.gradient.fab import FAB, TargetedFAB
 from robustkit.engine.criteria import AnyOf, Misclassification, Targeted, TopK
 from robustkit.engine.loop import run
@@ -118,3 +119,29 @@ def test_real_networks_whose_exact_distances_are_known(shared, kind, norm):
         ratios.extend(distance / known["distance"])
     assert np.isfinite(ratios).mean() >= 0.98
     assert np.median(ratios) <= 1.02
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
+def test_ways_that_are_closed_to_some_do_not_matter_to_others(norm):
+    """One sample has two open ways and goes each for half of the steps."""
+    rng = np.random.default_rng(3)
+    weights, bends = rng.normal(size=(2, 12, 6))
+    x = rng.uniform(0.3, 0.7, size=(2, 12))
+    x[:, 0] = 0.2, 0.8
+
+    def logits(x):
+        scores = np.tanh(2 * x - 1) @ weights + x**2 @ bends
+        scores[np.ix_(x[:, 0] < 0.5, [2, 3, 4])] = -np.inf
+        return scores
+
+    def gradient(x, slopes):
+        bent = 2 * (1 - np.tanh(2 * x - 1) ** 2) * (slopes @ weights.T)
+        return bent + 2 * x * (slopes @ bends.T)
+
+    model = rk.NumPyModel(logits, gradient=gradient)
+    y = logits(x).argmax(axis=1)
+    together, alone = (
+        rk.run(TargetedFAB(steps=20), model, x[:n], y[:n], norm=norm) for n in (2, 1)
+    )
+    gap = np.abs(together.x_adversarial[:1] - alone.x_adversarial).max()
+    assert gap < 1e-12

@@ -75,6 +75,14 @@ def test_the_scale_of_the_logits_does_not_decide(plant, laws, kind, norm):
     assert np.median(distance / exact) <= 1.05
 
 
+@every
+def test_huge_logits_in_single_precision(plant, laws, kind, norm):
+    planted = plant(seed=8, classes=2)
+    planted.x = planted.x.astype(np.float32)
+    planted.w, planted.b = planted.w * 1e12, planted.b * 1e12
+    assert laws.attack(kind(steps=400), planted, norm).found.numpy().all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "norm"), [(PDGD, "l2"), (PDPGD, "l1"), (PDPGD, "linf")]

@@ -122,7 +122,9 @@ def test_bad_settings(plant):
     planted = plant()
     with pytest.raises(BadInput, match="epsilon above 0"):
         run(PGD(epsilon=0.0), problem_of(planted, "l2"))
-    with pytest.raises(BadInput, match="epsilon above 0"):
+    with pytest.raises(BadInput, match="the epsilon of PGD must be a finite number"):
+        run(PGD(epsilon=float("inf")), problem_of(planted, "l2"))
+    with pytest.raises(BadInput, match="the epsilon of PGD must be a finite number"):
         run(PGD(epsilon=float("nan")), problem_of(planted, "l2"))
     with pytest.raises(BadInput, match="cannot minimise the norm l0"):
         run(PGD(epsilon=1.0), problem_of(planted, "l0"))
