@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import betaincinv
 
 from robustkit.engine.attack import ROUNDING
+from robustkit.errors import BadInput
 from robustkit.numerics.tensors import Array
 
 __all__ = ["CONFIDENCE", "ROUNDING", "Curve", "Interval", "proportion"]
@@ -70,7 +71,12 @@ class Curve:
 
         With its exact (Clopper-Pearson) interval, which holds at this one size. A point
         on the edge of the ball in single precision counts as inside (`ROUNDING`).
+
+        Args:
+            epsilon: In norm units, not negative.
         """
+        if not epsilon >= 0:
+            raise BadInput(f"epsilon must not be negative; got {epsilon}")
         edge = epsilon * (1 + ROUNDING)
         return proportion(int((self.distance > edge).sum()), len(self.distance))
 
@@ -97,7 +103,13 @@ class Curve:
         )
 
     def quantile(self, share: float) -> float:
-        """The distance that a `share` of all samples does not pass; may be infinite."""
+        """The distance that a `share` of all samples does not pass; may be infinite.
+
+        Args:
+            share: Between 0 and 1.
+        """
+        if not 0 <= share <= 1:
+            raise BadInput(f"the share must be between 0 and 1; got {share}")
         if len(self.distance) == 0:
             return math.nan
         ordered = np.sort(np.nan_to_num(self.distance, nan=0.0, posinf=np.inf))

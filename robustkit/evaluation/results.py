@@ -227,8 +227,6 @@ class Results:
             epsilon: In norm units, not negative.
             norm: Which one, if there are several.
         """
-        if not epsilon >= 0:
-            raise BadInput(f"epsilon must not be negative; got {epsilon}")
         return self.curve(norm).robust_accuracy(epsilon)
 
     def adversarials(self, norm: str | None = None) -> dict[str, Array]:
