@@ -50,6 +50,12 @@ def own(tmp_path_factory):
         "    net.weight.data = weights.sin() * 3\n"
         "    net.bias.data = torch.zeros(3)\n"
         "    return net\n"
+        "def loud():\n"
+        "    print('I am a model')\n"
+        "    return build()\n"
+        "def data():\n"
+        "    print('I am data')\n"
+        "    return tuple(np.load('data.npz').values())\n"
         "def flat():\n"
         "    net = build()\n"
         "    return lambda x: net((x * 4).round() / 4)\n"
@@ -122,6 +128,29 @@ def test_json_is_all_that_stdout_holds(own, tmp_path):
     summary = json.loads(done.stdout)
     assert summary["samples"] == 12
     assert summary["norms"]["linf"]["attacks"]["fmn"]["forward_passes"] <= 20 * 12
+
+
+def test_what_models_and_data_print_is_no_output(own, tmp_path):
+    run = tmp_path / "run"
+    named = ("net.py:loud", "--data", "net.py:data", "--json")
+    few = ("--attacks", "fmn", "--budget", "20", "--norm", "linf")
+    adapted = ("--adaptive", "--adaptive-budget", "40", "--warrant", "--lower", "crown")
+    for command in (
+        ("eval", *named, *few, *adapted, "--out", run),
+        ("check", *named, "--trials", "0", "--run", run),
+        ("test", *named, "--attack", "fgsm", "--epsilon", "0.1"),
+        ("exact", *named, "--samples", "1"),
+        ("verify", run, "--model", *named),
+        ("merge", tmp_path / "whole", run, "--json"),
+    ):
+        done = robustkit(*command, cwd=own)
+        assert done.exit_code in (0, 4), done.stderr
+        assert json.loads(done.stdout)
+        assert "I am a model" in done.stderr
+        assert "I am data" in done.stderr
+    page = ("report", run, "--data", "net.py:data")
+    assert robustkit(*page, cwd=own).stdout == f"{run / 'report.html'}\n"
+    assert robustkit(*page, "--latex", cwd=own).stdout.startswith("%")
 
 
 def test_a_run_can_be_verified_by_others(own, tmp_path):

@@ -193,7 +193,8 @@ def check_results(results: Results, samples: int = 32) -> Findings:
 
     Args:
         results: A run whose model and data have names (`robustkit eval`).
-        samples: To ask the model about.
+        samples: To ask the model about; no more than the run was to evaluate, since
+            nobody looked at what follows them in the data.
 
     Raises:
         BadInput: The model of that name is not the one that was evaluated any more.
@@ -201,6 +202,7 @@ def check_results(results: Results, samples: int = 32) -> Findings:
     config, asked = results.run["config"], results.run["asked"]
     if config["access"] != "gradient":
         return _ordered(_of_run(results), 0)
+    samples = min(samples, config["samples"] or samples)
     model, data = model_and_data(
         asked["model"],
         asked["data"],

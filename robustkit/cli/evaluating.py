@@ -261,59 +261,64 @@ def evaluate_command(
         from robustkit.evaluation.resume import resume as go_on
 
         names, wanted = attacks.split(","), split(norms) or ["linf"]
-        if lower:
-            # Now, since an evaluation may take hours.
-            if resume:
-                _check_lower_of_run(lower, Path(resume))
-            else:
-                _check_lower(lower, model, data, wanted, {**settings, "bounds": bounds})
-        if adaptive and not resume:
-            names = _attacks_that_run(
-                model, data, names, wanted, bounds, headers, settings
-            )
-        worker = chosen_engine(engine, workers, num_gpus, ray_address)
-        try:
-            # What models and workers print is not among the results.
-            with progress_bar() as progress, contextlib.redirect_stdout(sys.stderr):
+        # What models, data and workers print is not among the results.
+        with contextlib.redirect_stdout(sys.stderr):
+            if lower:
+                # Now, since an evaluation may take hours.
                 if resume:
-                    results = go_on(resume, engine=worker, progress=progress)
+                    _check_lower_of_run(lower, Path(resume))
                 else:
-                    results = evaluate(
-                        model,
-                        data,
-                        norm=wanted,
-                        attacks=names,
-                        epsilons=sizes(epsilons),
-                        headers=dict(headers) or None,
-                        bounds=bounds,
-                        engine=worker,
-                        out=folder,
-                        progress=progress,
-                        **settings,
+                    _check_lower(
+                        lower, model, data, wanted, {**settings, "bounds": bounds}
                     )
-        except BaseException:
-            # A report of what was finished; why it is no more, is said by the error.
-            with contextlib.suppress(Exception):
-                if ours:
-                    Results(folder).report()
-            raise
+            if adaptive and not resume:
+                names = _attacks_that_run(
+                    model, data, names, wanted, bounds, headers, settings
+                )
+            worker = chosen_engine(engine, workers, num_gpus, ray_address)
+            try:
+                with progress_bar() as progress:
+                    if resume:
+                        results = go_on(resume, engine=worker, progress=progress)
+                    else:
+                        results = evaluate(
+                            model,
+                            data,
+                            norm=wanted,
+                            attacks=names,
+                            epsilons=sizes(epsilons),
+                            headers=dict(headers) or None,
+                            bounds=bounds,
+                            engine=worker,
+                            out=folder,
+                            progress=progress,
+                            **settings,
+                        )
+            except BaseException:
+                # A report of what was finished; the error says why it is no more.
+                with contextlib.suppress(Exception):
+                    if ours:
+                        Results(folder).report()
+                raise
 
-        def say(what: str) -> None:
-            click.echo(what, err=True)
+            def say(what: str) -> None:
+                click.echo(what, err=True)
 
-        if resume:
-            asked = results.run["asked"]
-            model, data, names = (asked[name] for name in ("model", "data", "attacks"))
-        if lower:
-            from robustkit.active_tests.lower import bound_below
+            if resume:
+                asked = results.run["asked"]
+                model, data, names = (
+                    asked[name] for name in ("model", "data", "attacks")
+                )
+            if lower:
+                from robustkit.active_tests.lower import bound_below
 
-            bound_below(results, model, data, lower, progress=say)
-        if warrant:
-            from robustkit.active_tests.warrant import warrant as warranted
+                bound_below(results, model, data, lower, progress=say)
+            if warrant:
+                from robustkit.active_tests.warrant import warrant as warranted
 
-            warranted(results, model, data, names, progress=say)
-        findings = _findings(results)
-        adapted = _adapted(results, adaptive_budget) if adaptive else None
+                warranted(results, model, data, names, progress=say)
+            findings = _findings(results)
+            adapted = _adapted(results, adaptive_budget) if adaptive else None
         show(results, as_json, Console(), findings, adapted)
     if strict and findings.invalid:
         sys.exit(3)
@@ -337,8 +342,11 @@ def merge_command(out: str, runs: tuple[str, ...], as_json: bool) -> None:
 
         from robustkit.evaluation.merge import merge
 
-        results = merge(runs, out)
-        show(results, as_json, Console(), _findings(results))
+        # What models and data print is not among the results.
+        with contextlib.redirect_stdout(sys.stderr):
+            results = merge(runs, out)
+            findings = _findings(results)
+        show(results, as_json, Console(), findings)
 
 
 def _findings(results: "Results") -> "Findings":

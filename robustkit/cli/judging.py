@@ -1,5 +1,6 @@
 """Can a number be believed? `check`, `test` and `exact`."""
 
+import contextlib
 import json
 import math
 import sys
@@ -106,9 +107,11 @@ def check_command(
         from robustkit.checks.check import check
         from robustkit.report.table import print_findings
 
-        found = check(
-            model, data, epsilon=epsilon and epsilon[0], bounds=box, **settings
-        )
+        # What models and data print is not among the findings.
+        with contextlib.redirect_stdout(sys.stderr):
+            found = check(
+                model, data, epsilon=epsilon and epsilon[0], bounds=box, **settings
+            )
         if as_json:
             click.echo(json.dumps(found.to_json(), indent=2))
         else:
@@ -181,20 +184,22 @@ def test_command(
         from robustkit.numerics.bounds import Bounds
 
         valid = None if box is None else Bounds(*box)
-        adapted, dataset = model_and_data(
-            model, data, valid, samples, device=device, mean=mean, std=std
-        )
-        if detector is not None:
-            with neighbours_importable(detector):
-                settings["detector"] = import_object(detector)
-        result = active_test(
-            adapted,
-            np.concatenate([x for x, _ in dataset.batches(samples)]),
-            attack,
-            epsilon=epsilon[0],
-            samples=samples,
-            **settings,
-        )
+        # What models and data print is not part of the verdict.
+        with contextlib.redirect_stdout(sys.stderr):
+            adapted, dataset = model_and_data(
+                model, data, valid, samples, device=device, mean=mean, std=std
+            )
+            if detector is not None:
+                with neighbours_importable(detector):
+                    settings["detector"] = import_object(detector)
+            result = active_test(
+                adapted,
+                np.concatenate([x for x, _ in dataset.batches(samples)]),
+                attack,
+                epsilon=epsilon[0],
+                samples=samples,
+                **settings,
+            )
         click.echo(
             result.to_json() if as_json else f"{result.verdict}\n\n{result.paragraph()}"
         )
@@ -239,27 +244,33 @@ def exact_command(
         bounds = two(settings.pop("bounds"))
         header = f"{'sample':>6} {'label':>5} {'lower':>12} {'upper':>12}"
         rows = []
-        found = exact_distances(model, data, bounds=bounds, samples=samples, **settings)
-        for place, label, result in found:
-            if as_json:
-                rows.append(
-                    {
-                        "sample": place,
-                        "label": label,
-                        "lower": _finite(result.lower),
-                        "upper": _finite(result.upper),
-                        "status": result.status,
-                        "seconds": round(result.seconds, 3),
-                    }
-                )
-                continue
-            if header:
-                click.echo(f"{header}  {'status':13} {'seconds':>7}")
-                header = ""
-            click.echo(
-                f"{place:6} {label:5} {result.lower:12.7g} {result.upper:12.7g}  "
-                f"{result.status:13} {result.seconds:7.1f}"
+        output = sys.stdout
+        # What models and data print is not among the rows, which come one by one.
+        with contextlib.redirect_stdout(sys.stderr):
+            found = exact_distances(
+                model, data, bounds=bounds, samples=samples, **settings
             )
+            for place, label, result in found:
+                if as_json:
+                    rows.append(
+                        {
+                            "sample": place,
+                            "label": label,
+                            "lower": _finite(result.lower),
+                            "upper": _finite(result.upper),
+                            "status": result.status,
+                            "seconds": round(result.seconds, 3),
+                        }
+                    )
+                    continue
+                if header:
+                    click.echo(f"{header}  {'status':13} {'seconds':>7}", output)
+                    header = ""
+                click.echo(
+                    f"{place:6} {label:5} {result.lower:12.7g} {result.upper:12.7g}  "
+                    f"{result.status:13} {result.seconds:7.1f}",
+                    output,
+                )
         if as_json:
             click.echo(json.dumps(rows, indent=2))
 

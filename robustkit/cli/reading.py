@@ -1,5 +1,6 @@
 """Of run folders that are there: `compare` and `verify`."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -97,14 +98,16 @@ def verify_command(
     with reporting_errors(lambda: None):
         from robustkit.evaluation.audit import verify
 
-        audit = verify(
-            run,
-            model,
-            data,
-            device=device,
-            headers=dict(headers) or None,
-            rounded=rounded,
-        )
+        # What models and data print is not among the claims.
+        with contextlib.redirect_stdout(sys.stderr):
+            audit = verify(
+                run,
+                model,
+                data,
+                device=device,
+                headers=dict(headers) or None,
+                rounded=rounded,
+            )
         if as_json:
             click.echo(json.dumps(audit.to_json(), indent=2))
         else:

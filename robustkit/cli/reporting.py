@@ -1,5 +1,7 @@
 """From run folders to what people read: `report`."""
 
+import contextlib
+import sys
 from pathlib import Path
 
 import click
@@ -79,24 +81,29 @@ def report_command(
             click.echo("\n".join(filled_in(run) for run in runs), nl=False)
             return
         opened = [Results(run) for run in runs]
-        originals = None
-        if data is not None:
-            bounds = Bounds(*opened[0].run["config"]["bounds"])
-            originals = load_data(data, bounds)
         folder = Path(out or (runs[0] if len(runs) == 1 else "report"))
         page = folder / "report.html"
         alone = folder.suffix.lower() in (".html", ".htm") and not folder.is_dir()
         if alone:
             folder, page = folder.parent, folder
+        plain = figures is None and not (alone or markdown or latex)
+        # What the data prints is no part of the report.
+        with contextlib.redirect_stdout(sys.stderr):
+            originals = None
+            if data is not None:
+                bounds = Bounds(*opened[0].run["config"]["bounds"])
+                originals = load_data(data, bounds)
+            if plain:
+                page = write_report(opened, folder, originals)
+            else:
+                content = gather(opened, originals)
+        if plain:
+            click.echo(page)
+            return
         if markdown or latex:
-            content = gather(opened, originals)
             write = markup.markdown if markdown else markup.latex
             click.echo(write(content), nl=False)
-        elif figures is None and not alone:
-            click.echo(write_report(opened, folder, originals))
-            return
         else:
-            content = gather(opened, originals)
             click.echo(write_page(content, page))
         if figures is not None:
             for file in write_figures(content, folder, figures.split(",")):

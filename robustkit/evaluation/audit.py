@@ -19,7 +19,7 @@ from robustkit.evaluation.preflight import examine
 from robustkit.evaluation.results import WARRANTS, Results
 from robustkit.evaluation.selection import selected
 from robustkit.evaluation.store import read_json, unfinished
-from robustkit.evaluation.verify import confirm
+from robustkit.evaluation.verify import confirm, furthest_move
 from robustkit.models.base import Model
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
@@ -150,7 +150,7 @@ def verify(
     claims = [
         _same("the model is the one that was evaluated", "model", results, opened),
         _same("the data are those that were evaluated", "data", results, dataset),
-        *rows_claims(results),
+        *rows_claims(results, furthest_move(opened)),
         *auditor.claims(rounded),
         *lower.claims(),
         _summary(results),

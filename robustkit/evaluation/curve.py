@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import betaincinv
 
+from robustkit.arguments import as_number
 from robustkit.engine.attack import ROUNDING
+from robustkit.errors import BadInput
 from robustkit.numerics.tensors import Array
 
 __all__ = ["CONFIDENCE", "ROUNDING", "Curve", "Interval", "proportion"]
@@ -70,8 +72,11 @@ class Curve:
 
         With its exact (Clopper-Pearson) interval, which holds at this one size. A point
         on the edge of the ball in single precision counts as inside (`ROUNDING`).
+
+        Args:
+            epsilon: In norm units, not negative.
         """
-        edge = epsilon * (1 + ROUNDING)
+        edge = as_number(epsilon, "epsilon", least=0) * (1 + ROUNDING)
         return proportion(int((self.distance > edge).sum()), len(self.distance))
 
     def steps(self) -> tuple[Array, Array]:
@@ -97,7 +102,13 @@ class Curve:
         )
 
     def quantile(self, share: float) -> float:
-        """The distance that a `share` of all samples does not pass; may be infinite."""
+        """The distance that a `share` of all samples does not pass; may be infinite.
+
+        Args:
+            share: Between 0 and 1.
+        """
+        if not 0 <= as_number(share, "the share") <= 1:
+            raise BadInput(f"the share must be between 0 and 1; got {share}")
         if len(self.distance) == 0:
             return math.nan
         ordered = np.sort(np.nan_to_num(self.distance, nan=0.0, posinf=np.inf))

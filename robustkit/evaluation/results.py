@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from robustkit.arguments import as_number
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.archive import inside, read_best
 from robustkit.evaluation.curve import (
@@ -228,8 +227,7 @@ class Results:
             epsilon: In norm units, not negative.
             norm: Which one, if there are several.
         """
-        size = as_number(epsilon, "epsilon", least=0)
-        return self.curve(norm).robust_accuracy(size)
+        return self.curve(norm).robust_accuracy(epsilon)
 
     def adversarials(self, norm: str | None = None) -> dict[str, Array]:
         """The verified adversarials of a norm, a row for each sample that has one.

@@ -9,7 +9,7 @@ from robustkit.models.base import Model
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array, as_tensor, take, to_numpy
 
-__all__ = ["UNDONE", "confirm", "confirm_repeatedly", "held"]
+__all__ = ["UNDONE", "confirm", "confirm_repeatedly", "furthest_move", "held"]
 
 UNDONE = "at a fresh forward pass, not below 0"
 """What is said of an adversarial that did not hold when the model was asked again."""
@@ -41,9 +41,7 @@ def confirm(
         The points (n, ...) confirmed, their distances (n,) recomputed in double
         precision, in norm units, and for each what is wrong with it (empty: nothing).
     """
-    precise = model.precise()
-    pushes = _PUSHES if precise is model else (*_PUSHES, *_FURTHER_PUSHES)
-    model = precise
+    pushes, model = _pushes(model), model.precise()
     points = np.array(adversarial)
     wrong = [_flaw(points[i], x[i], model) for i in range(len(points))]
     open_rows = np.array(
@@ -69,6 +67,20 @@ def confirm(
         open_rows = open_rows[~holds]
     delta = points.astype(np.float64) - x.astype(np.float64)
     return points, to_numpy(norm(as_tensor(delta))), wrong
+
+
+def furthest_move(model: Model) -> float:
+    """By what share of its perturbation `confirm` may move a point outwards.
+
+    >>> from robustkit import load_model
+    >>> furthest_move(load_model("digits"))
+    0.001
+    """
+    return max(_pushes(model))
+
+
+def _pushes(model: Model) -> tuple[float, ...]:
+    return _PUSHES if model.precise() is model else (*_PUSHES, *_FURTHER_PUSHES)
 
 
 def confirm_repeatedly(

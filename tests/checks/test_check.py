@@ -1,9 +1,13 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 import robustkit as rk
+from robustkit import demo
 from robustkit.checks.check import FINDINGS
 from robustkit.cli import main
 from robustkit.errors import BadInput
@@ -72,3 +76,24 @@ def test_a_resumed_run_is_not_checked_on_another_model(tmp_path, monkeypatch):
         assert "is not what the run in" in done.output
         assert (run / FINDINGS).read_bytes() == before
         assert not (run / WARRANTS).exists()
+
+
+def test_a_run_of_some_samples_is_checked_on_no_others(tmp_path):
+    x, y = demo.load_data("digits")
+    folder = tmp_path / "images"
+    for label in range(3):
+        (folder / str(label)).mkdir(parents=True)
+        picture = Image.fromarray(np.uint8(255 * x[y == label][0, 0]))
+        picture.save(folder / str(label) / "a.png")
+        picture.convert("RGB").save(folder / str(label) / "b.png")
+    x[3] = np.nan
+    np.savez(tmp_path / "damaged.npz", x=x, y=y)
+    for data in ("images", "damaged.npz"):
+        run = tmp_path / f"run on {data}"
+        few = ["--samples", "3", "--attacks", "fmn", "--budget", "10"]
+        done = CliRunner().invoke(
+            main,
+            ["eval", "digits", "--data", str(tmp_path / data), *few, "--out", str(run)],
+        )
+        assert done.exit_code == 0, done.output
+        assert json.loads((run / FINDINGS).read_text())["samples"] == 3

@@ -6,13 +6,16 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 import robustkit as rk
+from robustkit import demo
 from robustkit.engine.criteria import TopK
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import read_best
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.store import write_json
+from robustkit.models.torch import TorchModel
 from robustkit.numerics.tensors import as_tensor
 
 
@@ -133,6 +136,16 @@ def test_points_that_hold_only_after_a_move_have_distances_too(run, planted, hon
     assert points.holds
     assert any("only after a move" in note for note in points.notes)
     assert len(claims["every distance is that of its adversarial"].broken) == 12
+
+
+def test_points_moved_when_they_were_verified_are_no_other_points(tmp_path):
+    model = TorchModel(demo.load_model("digits"), autocast=torch.bfloat16)
+    few = {"samples": 12, "attacks": ["fmn"], "budget": 40}
+    results = rk.evaluate(model, "digits", out=tmp_path / "run", **few)
+    traced = results.traced("fmn")
+    seen = np.nanmin(traced.trace.best_distance, axis=1)
+    assert (seen < 0.998 * results.distance[traced.index]).any()
+    assert broken(rk.verify(tmp_path / "run", model, "digits")) == []
 
 
 def test_a_point_that_is_not_adversarial_is_named(run, planted, honest):

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from robustkit.errors import BadInput
 from robustkit.evaluation.curve import Curve, proportion
 
 
@@ -74,3 +75,15 @@ def test_the_band_holds_the_whole_curve_as_often_as_it_says():
         gap = max(np.abs(accuracies - truth).max(), np.abs(before - truth).max())
         misses += gap > curve.band()
     assert 0 < misses <= 0.05 * 400 + 3 * math.sqrt(400 * 0.05 * 0.95)
+
+
+@pytest.mark.parametrize("epsilon", [-1, math.nan, "a"])
+def test_no_accuracy_at_what_is_no_size(epsilon):
+    with pytest.raises(BadInput, match="epsilon must be"):
+        Curve(np.array([0.0, 0.5])).robust_accuracy(epsilon)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, 50, math.nan, "a"])
+def test_no_quantile_of_what_is_no_share(share):
+    with pytest.raises(BadInput, match="the share must be"):
+        Curve(np.array([0.0, 0.5])).quantile(share)
