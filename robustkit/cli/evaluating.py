@@ -21,6 +21,7 @@ from robustkit.cli.options import (
     split,
     two,
 )
+from robustkit.cli.output import prints_aside
 from robustkit.cli.progress import progress_bar, progress_option
 from robustkit.cli.vnnlib import TIMEOUT, answer_specs
 from robustkit.errors import BadInput
@@ -261,8 +262,7 @@ def evaluate_command(
         from robustkit.evaluation.resume import resume as go_on
 
         names, wanted = attacks.split(","), split(norms) or ["linf"]
-        # What models, data and workers print is not among the results.
-        with contextlib.redirect_stdout(sys.stderr):
+        with prints_aside():
             if lower:
                 # Now, since an evaluation may take hours.
                 if resume:
@@ -342,8 +342,7 @@ def merge_command(out: str, runs: tuple[str, ...], as_json: bool) -> None:
 
         from robustkit.evaluation.merge import merge
 
-        # What models and data print is not among the results.
-        with contextlib.redirect_stdout(sys.stderr):
+        with prints_aside():
             results = merge(runs, out)
             findings = _findings(results)
         show(results, as_json, Console(), findings)

@@ -1,6 +1,5 @@
 """Can a number be believed? `check`, `test` and `exact`."""
 
-import contextlib
 import json
 import math
 import sys
@@ -10,6 +9,7 @@ import click
 
 from robustkit.cli.ending import reporting_errors
 from robustkit.cli.options import Numbers, defaults, two
+from robustkit.cli.output import prints_aside
 from robustkit.errors import BadInput
 
 __all__ = ["check_command", "exact_command", "test_command"]
@@ -107,8 +107,7 @@ def check_command(
         from robustkit.checks.check import check
         from robustkit.report.table import print_findings
 
-        # What models and data print is not among the findings.
-        with contextlib.redirect_stdout(sys.stderr):
+        with prints_aside():
             found = check(
                 model, data, epsilon=epsilon and epsilon[0], bounds=box, **settings
             )
@@ -184,8 +183,7 @@ def test_command(
         from robustkit.numerics.bounds import Bounds
 
         valid = None if box is None else Bounds(*box)
-        # What models and data print is not part of the verdict.
-        with contextlib.redirect_stdout(sys.stderr):
+        with prints_aside():
             adapted, dataset = model_and_data(
                 model, data, valid, samples, device=device, mean=mean, std=std
             )
@@ -245,8 +243,7 @@ def exact_command(
         header = f"{'sample':>6} {'label':>5} {'lower':>12} {'upper':>12}"
         rows = []
         output = sys.stdout
-        # What models and data print is not among the rows, which come one by one.
-        with contextlib.redirect_stdout(sys.stderr):
+        with prints_aside():
             found = exact_distances(
                 model, data, bounds=bounds, samples=samples, **settings
             )

@@ -1,6 +1,5 @@
 """Of run folders that are there: `compare` and `verify`."""
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import click
 
 from robustkit.cli.ending import reporting_errors
 from robustkit.cli.options import Header
+from robustkit.cli.output import prints_aside
 
 __all__ = ["compare_command", "verify_command"]
 
@@ -98,8 +98,7 @@ def verify_command(
     with reporting_errors(lambda: None):
         from robustkit.evaluation.audit import verify
 
-        # What models and data print is not among the claims.
-        with contextlib.redirect_stdout(sys.stderr):
+        with prints_aside():
             audit = verify(
                 run,
                 model,

@@ -1,12 +1,11 @@
 """From run folders to what people read: `report`."""
 
-import contextlib
-import sys
 from pathlib import Path
 
 import click
 
 from robustkit.cli.ending import reporting_errors
+from robustkit.cli.output import prints_aside
 from robustkit.errors import BadInput
 
 __all__ = ["report_command"]
@@ -87,8 +86,7 @@ def report_command(
         if alone:
             folder, page = folder.parent, folder
         plain = figures is None and not (alone or markdown or latex)
-        # What the data prints is no part of the report.
-        with contextlib.redirect_stdout(sys.stderr):
+        with prints_aside():
             originals = None
             if data is not None:
                 bounds = Bounds(*opened[0].run["config"]["bounds"])
