@@ -346,7 +346,7 @@ def test_parts_are_evaluated_by_themselves_and_joined(own, tmp_path, monkeypatch
         (["--shard", "3"], "not a part of the data such as 3/16"),
         (["--shard", "3/2"], "got 3 of 2"),
         (["--shard", "²/3"], "not a part of the data such as 3/16"),
-        (["--time-limit", "0"], "positive"),
+        (["--time-limit", "0"], "more than 0"),
     ],
 )
 def test_parts_and_runs_that_do_not_exist(

@@ -216,19 +216,7 @@ def evaluate_command(
 ) -> None:
     """See _EVAL_HELP."""
     if specs:
-        with reporting_errors(lambda: None):
-            _check_specs_alone(click.get_current_context())
-            if model is None:
-                raise BadInput("--vnnlib needs a MODEL: the ONNX file it is about")
-            limit = settings["time_limit"]
-            answer_specs(
-                model,
-                specs,
-                timeout=TIMEOUT if limit is None else limit,
-                seed=settings["seed"],
-                out=out,
-                as_json=as_json,
-            )
+        _answer(model, specs, out, as_json, settings)
         return
     given = resume or out
     folder = Path(given) if given else None
@@ -238,20 +226,7 @@ def evaluate_command(
             _check_alone(click.get_current_context())
         else:
             model, data = defaults(model, data)
-        if adaptive and settings["access"] != "gradient":
-            raise BadInput(
-                "--adaptive mends gradients; with --access "
-                f"{settings['access']} there are none to mend"
-            )
-        given_too = settings["mean"] is not None, settings["std"] is not None
-        if any(given_too) and not all(given_too):
-            there, missing = ("mean", "std") if given_too[0] else ("std", "mean")
-            raise BadInput(
-                f"--{there} was given without --{missing}; give both (--mean 0 and "
-                "--std 1 change nothing)"
-            )
-        if adaptive_budget is not None and not adaptive:
-            raise BadInput("--adaptive-budget is for --adaptive, which was not given")
+        _check_together(settings, adaptive, adaptive_budget)
         if folder is None:
             folder = fresh_folder(str(model))
         bounds = two(settings.pop("bounds"))
@@ -263,14 +238,11 @@ def evaluate_command(
 
         names, wanted = attacks.split(","), split(norms) or ["linf"]
         with prints_aside():
-            if lower:
-                # Now, since an evaluation may take hours.
-                if resume:
-                    _check_lower_of_run(lower, Path(resume))
-                else:
-                    _check_lower(
-                        lower, model, data, wanted, {**settings, "bounds": bounds}
-                    )
+            if lower and resume:
+                _check_lower_of_run(lower, Path(resume))
+            elif lower:
+                known = {**settings, "bounds": bounds}
+                _check_lower(lower, model, data, wanted, known)
             if adaptive and not resume:
                 names = _attacks_that_run(
                     model, data, names, wanted, bounds, headers, settings
@@ -300,23 +272,7 @@ def evaluate_command(
                     if ours:
                         Results(folder).report()
                 raise
-
-            def say(what: str) -> None:
-                click.echo(what, err=True)
-
-            if resume:
-                asked = results.run["asked"]
-                model, data, names = (
-                    asked[name] for name in ("model", "data", "attacks")
-                )
-            if lower:
-                from robustkit.active_tests.lower import bound_below
-
-                bound_below(results, model, data, lower, progress=say)
-            if warrant:
-                from robustkit.active_tests.warrant import warrant as warranted
-
-                warranted(results, model, data, names, progress=say)
+            _add_bounds_and_verdicts(results, lower, warrant)
             findings = _findings(results)
             adapted = _adapted(results, adaptive_budget) if adaptive else None
         show(results, as_json, Console(), findings, adapted)
@@ -348,6 +304,69 @@ def merge_command(out: str, runs: tuple[str, ...], as_json: bool) -> None:
         show(results, as_json, Console(), findings)
 
 
+def _answer(
+    model: str | None,
+    specs: Sequence[str],
+    out: str | None,
+    as_json: bool,
+    settings: dict[str, Any],
+) -> None:
+    """What `eval --vnnlib` does in place of an evaluation."""
+    with reporting_errors(lambda: None):
+        _check_specs_alone(click.get_current_context())
+        if model is None:
+            raise BadInput("--vnnlib needs a MODEL: the ONNX file it is about")
+        limit = settings["time_limit"]
+        answer_specs(
+            model,
+            specs,
+            timeout=TIMEOUT if limit is None else limit,
+            seed=settings["seed"],
+            out=out,
+            as_json=as_json,
+        )
+
+
+def _check_together(
+    settings: dict[str, Any], adaptive: bool, adaptive_budget: int | None
+) -> None:
+    """Refuse options that do not go together, or not without another one."""
+    if adaptive and settings["access"] != "gradient":
+        raise BadInput(
+            "--adaptive mends gradients; with --access "
+            f"{settings['access']} there are none to mend"
+        )
+    given = settings["mean"] is not None, settings["std"] is not None
+    if any(given) and not all(given):
+        there, missing = ("mean", "std") if given[0] else ("std", "mean")
+        raise BadInput(
+            f"--{there} was given without --{missing}; give both (--mean 0 and "
+            "--std 1 change nothing)"
+        )
+    if adaptive_budget is not None and not adaptive:
+        raise BadInput("--adaptive-budget is for --adaptive, which was not given")
+
+
+def _add_bounds_and_verdicts(
+    results: "Results", lower: str | None, warrant: bool
+) -> None:
+    """What was asked for beside the attacks, kept in the run folder."""
+    asked = results.run["asked"]
+    model, data = asked["model"], asked["data"]
+    if lower:
+        from robustkit.active_tests.lower import bound_below
+
+        bound_below(results, model, data, lower, progress=_say)
+    if warrant:
+        from robustkit.active_tests.warrant import warrant as warranted
+
+        warranted(results, model, data, asked["attacks"], progress=_say)
+
+
+def _say(what: str) -> None:
+    click.echo(what, err=True)
+
+
 def _findings(results: "Results") -> "Findings":
     """What the checks say of a run, kept in its folder."""
     from robustkit.checks.check import check_results
@@ -364,7 +383,10 @@ def _check_lower(
     norms: Sequence[str],
     settings: dict[str, Any],
 ) -> None:
-    """Whether distances of a run with these settings can be bounded from below."""
+    """Whether distances of a run with these settings can be bounded from below.
+
+    Asked before it, since an evaluation may take hours.
+    """
     from robustkit.active_tests.lower import check_method, check_network
     from robustkit.numerics.norms import get_norm
 
@@ -411,11 +433,8 @@ def _adapted(results: "Results", total: int | None) -> "Adaptation":
     """What answering the findings changed, kept in the run folder."""
     from robustkit.adaptive.adapt import adapt
 
-    def say(what: str) -> None:
-        click.echo(what, err=True)
-
     asked = results.run["asked"]
-    adapted = adapt(results, asked["model"], asked["data"], total=total, progress=say)
+    adapted = adapt(results, asked["model"], asked["data"], total=total, progress=_say)
     adapted.save(results.path)
     return adapted
 
