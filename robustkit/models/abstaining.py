@@ -1,19 +1,16 @@
 """Models that may refuse to answer: with a detector, or by themselves."""
 
-import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from robustkit.errors import BadInput
-from robustkit.models.base import Model, PullBack
+from robustkit.models.base import Model, PullBack, Wrapper
 from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.logits import one_hot
 from robustkit.numerics.tensors import (
-    Array,
     Batch,
     Tensor,
     just_below,
@@ -26,7 +23,7 @@ from robustkit.numerics.tensors import (
 __all__ = ["Abstaining"]
 
 
-class Abstaining(Model):
+class Abstaining(Wrapper):
     """A classifier with a detector: its last class is the refusal to answer.
 
     The refusal's logit is the highest logit plus the detector's score, and above or
@@ -57,8 +54,6 @@ class Abstaining(Model):
     [1, 2]
     """
 
-    abstains = True
-
     def __init__(
         self,
         model: Model,
@@ -68,19 +63,15 @@ class Abstaining(Model):
     ) -> None:
         if not scale > 0:
             raise BadInput(f"the detector's scale must be above 0; got {scale}")
-        self._model, self._scale = model, scale
-        self._detector = None if detector is None else _adapted(detector, model)
-        both = [m for m in (model, self._detector) if m is not None]
-        self.bounds, self.name = model.bounds, model.name
+        others = [] if detector is None else [_adapted(detector, model)]
+        super().__init__(model, *others)
+        self._detector, self._scale = next(iter(others), None), scale
+        both, self.abstains = self.asked, True
         self.notes = tuple(dict.fromkeys(note for m in both for note in m.notes))
         self.access = min(m.access for m in both)
         # The two are one model, that runs once.
         self.passes_per_question = max(m.passes_per_question for m in both)
         self.passes_per_gradient = max(m.passes_per_gradient for m in both)
-
-    @property
-    def wraps(self) -> Model:
-        return self._model
 
     @property
     def unlabelled(self) -> int:
@@ -125,33 +116,11 @@ class Abstaining(Model):
     def at_layer(self, layer: str) -> Model:
         return self._model.at_layer(layer)
 
-    def precise(self) -> Model:
-        model = self._model.precise()
-        detector = self._detector and self._detector.precise()
-        if model is self._model and detector is self._detector:
-            return self
-        return Abstaining(model, detector, scale=self._scale)
+    def _around(self, model: Model, *others: Model) -> Model:
+        return Abstaining(model, *others, scale=self._scale)
 
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        with self._model.session():
-            if self._detector is None:
-                yield
-                return
-            with self._detector.session():
-                yield
-
-    def fingerprint(self) -> str | None:
-        prints = [self._model.fingerprint()]
-        if self._detector is not None:
-            prints.append(self._detector.fingerprint())
-        if None in prints:
-            return None
-        text = " ".join([*map(str, prints), f"scale {self._scale}"])
-        return hashlib.sha256(text.encode()).hexdigest()
+    def _settings(self) -> str:
+        return f"scale {self._scale}"
 
     def _with_refusal(self, logits: Tensor, score: Tensor) -> Tensor:
         if score.shape != (logits.shape[0], 1):

@@ -1,16 +1,22 @@
 """What robustkit asks of a model, whatever framework it is written in."""
 
 import enum
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+)
 from typing import Any, TypeAlias
 
 from robustkit.errors import BadInput
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor
 
-__all__ = ["Access", "Model", "NoGradient", "PullBack", "native_name"]
+__all__ = ["Access", "Model", "NoGradient", "PullBack", "Wrapper", "native_name"]
 
 PullBack: TypeAlias = Callable[[Tensor], Batch]
 """From d loss / d logits (n, classes) to d loss / d x (n, ...): one backward pass."""
@@ -138,6 +144,63 @@ class Model(ABC):
     def fingerprint(self) -> str | None:
         """A hash of the parameters, or None where they cannot be seen."""
         return None
+
+
+class Wrapper(Model):
+    """A model that asks another one, and says of itself all that is said of that one.
+
+    What a subclass changes it says after that; so what it does not know of, it cannot
+    forget.
+
+    Args:
+        model: To be asked.
+        others: Models that are asked as well.
+
+    Attributes:
+        asked: The model, and the others.
+    """
+
+    def __init__(self, model: Model, *others: Model) -> None:
+        self._model, self.asked = model, (model, *others)
+        self._take_after(model)
+
+    @abstractmethod
+    def _around(self, model: Model, *others: Model) -> Model:
+        """The same wrapper of another model, and of as many others."""
+
+    def _settings(self) -> str | None:
+        """What its answers depend on besides the models; None: that cannot be seen."""
+        return None
+
+    @property
+    def wraps(self) -> Model:
+        return self._model
+
+    def to_tensor(self, x: Array) -> Batch:
+        return self._model.to_tensor(x)
+
+    def precise(self) -> Model:
+        precise = [model.precise() for model in self.asked]
+        if all(new is old for new, old in zip(precise, self.asked, strict=True)):
+            return self
+        return self._around(*precise)
+
+    def session(self) -> AbstractContextManager[None]:
+        return _sessions(self.asked)
+
+    def fingerprint(self) -> str | None:
+        parts = [*(model.fingerprint() for model in self.asked), self._settings()]
+        if None in parts:
+            return None
+        return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
+
+
+@contextmanager
+def _sessions(models: Iterable[Model]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(model.session())
+        yield
 
 
 def native_name(native: Any) -> str:

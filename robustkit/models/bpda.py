@@ -1,7 +1,6 @@
 """Backward pass differentiable approximation: the same answers, another way back."""
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
@@ -9,11 +8,10 @@ from typing import Any, TypeAlias
 import torch
 
 from robustkit.errors import BadInput, suggestion
-from robustkit.models.base import Model, PullBack, native_name
+from robustkit.models.base import Model, PullBack, Wrapper, native_name
 from robustkit.models.straight_through import Operations, through
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.tensors import (
-    Array,
     Batch,
     Tensor,
     as_tensor,
@@ -27,7 +25,7 @@ __all__ = ["BPDA", "torch_module"]
 _Approximation: TypeAlias = Callable[[Any], Any]
 
 
-class BPDA(Model):
+class BPDA(Wrapper):
     """A model that answers as before, and is differentiated as if a part were another.
 
     For parts whose derivative is zero, missing or wrong, such as rounding: forwards
@@ -98,11 +96,7 @@ class BPDA(Model):
         self._bridged = None if before is None else _layer(model, before)
         self._backward = None if isinstance(backward, str) else backward
         self._operations = Operations()
-        self._ask(model)
-
-    @property
-    def wraps(self) -> Model:
-        return self._model
+        self._take(model)
 
     @property
     def replaced(self) -> tuple[str, ...]:
@@ -133,9 +127,7 @@ class BPDA(Model):
         return logits, further
 
     def at_layer(self, layer: str) -> Model:
-        again = copy.copy(self)
-        again._ask(self._model.at_layer(layer))
-        return again
+        return self._around(self._model.at_layer(layer))
 
     def precise(self) -> Model:
         inner = self._model.precise()
@@ -144,19 +136,19 @@ class BPDA(Model):
         # Of no use backwards, and forwards the same.
         return inner if self._step is None else BPDA(inner, self._step)
 
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
+    def _around(self, model: Model, *others: Model) -> Model:
+        again = copy.copy(self)
+        again._take(model)
+        return again
 
-    def fingerprint(self) -> str | None:
-        inner = self._model.fingerprint()
-        if inner is None or self._step is not None:
+    def _settings(self) -> str | None:
+        if self._step is not None:
             return None
         by = native_name(self._backward) if self._backward else "identity"
-        return hashlib.sha256(f"{inner} {self._part()} {by}".encode()).hexdigest()
+        return f"{self._part()} {by}"
 
-    def _ask(self, model: Model) -> None:
-        self._model = model
-        self._take_after(model)
+    def _take(self, model: Model) -> None:
+        super().__init__(model)
         self.notes = (*model.notes, f"the backward pass of {self._part()} is replaced")
 
     def _part(self) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from robustkit.arguments import as_seed
 from robustkit.errors import BadInput
-from robustkit.models.base import Access, Model, PullBack
+from robustkit.models.base import Access, Model, PullBack, Wrapper
 from robustkit.numerics.logits import lead
 from robustkit.numerics.random import sample_keys, seeded
 from robustkit.numerics.tensors import (
@@ -35,7 +35,7 @@ _MEASURED, _COSINE, _MOST = 16, 0.8, 100
 _Draw = tuple[Tensor, PullBack]
 
 
-class EOT(Model):
+class EOT(Wrapper):
     """The mean answer of a random model over several draws, and its gradient.
 
     The draws of a sample depend on the seed and its input, and on nothing else: torch's
@@ -100,7 +100,7 @@ class EOT(Model):
             samples = _needed(model, example, seed)
         if samples < 1:
             raise BadInput(f"EOT needs at least 1 draw; got samples = {samples}")
-        self._take_after(model)
+        super().__init__(model)
         self.passes_per_question = samples * model.passes_per_question
         self.passes_per_gradient = samples * model.passes_per_gradient
         self.notes = (
@@ -108,14 +108,10 @@ class EOT(Model):
             f"the answers of '{model.name}' are means over {samples} draws each",
         )
         self.samples = samples
-        self._model, self._average, self._seed = model, average, seed
+        self._average, self._seed = average, seed
         self._batched, self._scrambled = batched, _scrambled(seed)
         # Whether the rows of one batch see draws of their own; None: not known yet.
         self._apart: bool | None = None
-
-    @property
-    def wraps(self) -> Model:
-        return self._model
 
     def logits(self, x: Batch) -> Tensor:
         def draw(point: Batch) -> _Draw:
@@ -126,32 +122,22 @@ class EOT(Model):
     def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
         return self._over_draws(x, self._model.linearise)
 
-    def precise(self) -> Model:
-        inner = self._model.precise()
-        if inner is self._model:
-            return self
+    def at_layer(self, layer: str) -> Model:
+        inner = self._model.at_layer(layer)
+        return EOT(inner, self.samples, seed=self._seed, batched=self._batched)
+
+    def _around(self, model: Model, *others: Model) -> Model:
         return EOT(
-            inner,
+            model,
             self.samples,
             average=self._average,
             seed=self._seed,
             batched=self._batched,
         )
 
-    def at_layer(self, layer: str) -> Model:
-        inner = self._model.at_layer(layer)
-        return EOT(inner, self.samples, seed=self._seed, batched=self._batched)
-
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
-
-    def fingerprint(self) -> str | None:
-        inner = self._model.fingerprint()
-        if inner is None:
-            return None
+    def _settings(self) -> str:
         how = "together" if self._batched else "one by one"
-        settings = f"{self.samples} draws of {self._average}, {how}, {self._seed}"
-        return hashlib.sha256(f"{inner} {settings}".encode()).hexdigest()
+        return f"{self.samples} draws of {self._average}, {how}, {self._seed}"
 
     def _over_draws(
         self, x: Batch, draw: Callable[[Batch], _Draw]

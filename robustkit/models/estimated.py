@@ -1,6 +1,5 @@
 """Gradients made from scores, so that gradient-based attacks run on black boxes."""
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,11 +9,10 @@ import numpy as np
 
 from robustkit.arguments import as_seed
 from robustkit.errors import BadInput, suggestion
-from robustkit.models.base import Access, Model, PullBack
+from robustkit.models.base import Access, Model, PullBack, Wrapper
 from robustkit.numerics.logits import one_hot
 from robustkit.numerics.random import Rng, sample_keys
 from robustkit.numerics.tensors import (
-    Array,
     Batch,
     Tensor,
     expand,
@@ -33,7 +31,7 @@ _AT_ONCE = 256
 _STREAM = 2
 
 
-class Estimated(Model):
+class Estimated(Wrapper):
     """A model whose gradients are differences of its scores.
 
     Each gradient asks the model about pairs of points at both sides of the input and
@@ -99,7 +97,7 @@ class Estimated(Model):
                 f"the model '{model.name}' shows decisions only, from which gradients "
                 "cannot be estimated; use a decision-based attack"
             )
-        self._take_after(model)
+        super().__init__(model)
         self.access = Access.GRADIENT
         self.passes_per_gradient = samples * model.passes_per_question
         self.notes = (
@@ -107,15 +105,11 @@ class Estimated(Model):
             f"gradients of '{model.name}' are estimated ({method}) from {samples} "
             "questions each, which are counted as forward passes",
         )
-        self._model, self._samples, self._method = model, samples, method
+        self._samples, self._method = samples, method
         self._sigma, self._seed = sigma, seed
         # How often in a row each input of the last gradients has been asked about.
         self._repeats: dict[int, int] = {}
         self._open = False
-
-    @property
-    def wraps(self) -> Model:
-        return self._model
 
     def logits(self, x: Batch) -> Tensor:
         return self._model.logits(x)
@@ -136,18 +130,16 @@ class Estimated(Model):
         inner = self._model.precise()
         return self if inner is self._model else inner
 
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
-
     def session(self) -> AbstractContextManager[None]:
         return self._model.session() if self._open else self._fresh()
 
-    def fingerprint(self) -> str | None:
-        inner = self._model.fingerprint()
-        if inner is None:
-            return None
-        settings = f"{self._samples} {self._method} {self._sigma} {self._seed}"
-        return hashlib.sha256(f"{inner} {settings}".encode()).hexdigest()
+    def _around(self, model: Model, *others: Model) -> Model:
+        return Estimated(
+            model, self._samples, self._method, sigma=self._sigma, seed=self._seed
+        )
+
+    def _settings(self) -> str:
+        return f"{self._samples} {self._method} {self._sigma} {self._seed}"
 
     @contextmanager
     def _fresh(self) -> Iterator[None]:

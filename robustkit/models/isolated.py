@@ -6,15 +6,15 @@ from typing import TypeVar
 import numpy as np
 
 from robustkit.errors import BadInput, in_one_line
-from robustkit.models.base import Model, PullBack
-from robustkit.numerics.tensors import Array, Batch, Tensor, like, stack_rows
+from robustkit.models.base import Model, PullBack, Wrapper
+from robustkit.numerics.tensors import Batch, Tensor, like, stack_rows
 
 __all__ = ["Isolated", "isolated", "raised_by"]
 
 T = TypeVar("T")
 
 
-class Isolated(Model):
+class Isolated(Wrapper):
     """A model whose scores are NaN at the inputs at which it raises.
 
     Where a batch fails, ever smaller parts of it are asked about, so that an input does
@@ -45,13 +45,9 @@ class Isolated(Model):
     """
 
     def __init__(self, model: Model, classes: int | None = None) -> None:
-        self._take_after(model)
-        self._model, self._classes = model, classes
+        super().__init__(model)
+        self._classes = classes
         self.raised = ""
-
-    @property
-    def wraps(self) -> Model:
-        return self._model
 
     def logits(self, x: Batch) -> Tensor:
         return self._scores(self._asked(x, self._model.logits))
@@ -74,18 +70,14 @@ class Isolated(Model):
         scores = [(part, answer and answer[0]) for part, answer in parts]
         return self._scores(scores), pull_back
 
-    def precise(self) -> Model:
-        inner = self._model.precise()
-        return self if inner is self._model else Isolated(inner, self._classes)
-
     def at_layer(self, layer: str) -> Model:
         return Isolated(self._model.at_layer(layer))
 
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
-
     def fingerprint(self) -> str | None:
         return self._model.fingerprint()
+
+    def _around(self, model: Model, *others: Model) -> Model:
+        return Isolated(model, self._classes)
 
     def _asked(
         self, x: Batch, ask: Callable[[Batch], T]
@@ -127,9 +119,7 @@ def isolated(model: Model, classes: int | None = None) -> Isolated:
 
 def raised_by(model: Model) -> str:
     """What a model, or one that it asks, raised first, in one line; empty: nothing."""
-    asked: Model | None = model
-    while asked is not None:
-        if isinstance(asked, Isolated) and asked.raised:
-            return asked.raised
-        asked = asked.wraps
-    return ""
+    if isinstance(model, Isolated) and model.raised:
+        return model.raised
+    asked = model.asked if isinstance(model, Wrapper) else ()
+    return next(filter(None, map(raised_by, asked)), "")

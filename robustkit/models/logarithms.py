@@ -1,16 +1,14 @@
 """Logits of models that return probabilities."""
 
-import hashlib
-
 import numpy as np
 
-from robustkit.models.base import Model, PullBack
-from robustkit.numerics.tensors import Array, Batch, Tensor
+from robustkit.models.base import Model, PullBack, Wrapper
+from robustkit.numerics.tensors import Batch, Tensor
 
 __all__ = ["Logarithms"]
 
 
-class Logarithms(Model):
+class Logarithms(Wrapper):
     """A model's outputs as logarithms: logits again, where it returns probabilities.
 
     The order of the classes is the same, so decisions are. In single precision the
@@ -27,14 +25,6 @@ class Logarithms(Model):
     [[-1.39, -0.29]]
     """
 
-    def __init__(self, model: Model) -> None:
-        self._take_after(model)
-        self._model = model
-
-    @property
-    def wraps(self) -> Model:
-        return self._model
-
     def logits(self, x: Batch) -> Tensor:
         return _above_zero(self._model.logits(x)).log()
 
@@ -43,18 +33,11 @@ class Logarithms(Model):
         chances = _above_zero(chances)
         return chances.log(), lambda slopes: pull_back(slopes / chances)
 
-    def precise(self) -> Model:
-        inner = self._model.precise()
-        return self if inner is self._model else Logarithms(inner)
+    def _around(self, model: Model, *others: Model) -> Model:
+        return Logarithms(model)
 
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
-
-    def fingerprint(self) -> str | None:
-        inner = self._model.fingerprint()
-        if inner is None:
-            return None
-        return hashlib.sha256(f"{inner} logarithms".encode()).hexdigest()
+    def _settings(self) -> str:
+        return "logarithms"
 
 
 def _above_zero(chances: Tensor) -> Tensor:

@@ -1,14 +1,10 @@
 """Answers of one model, gradients or features of another."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 
 from robustkit.errors import BadInput
-from robustkit.models.base import Access, Model, PullBack
+from robustkit.models.base import Access, Model, PullBack, Wrapper
 from robustkit.numerics.tensors import (
-    Array,
     Batch,
     Tensor,
     like,
@@ -19,7 +15,7 @@ from robustkit.numerics.tensors import (
 __all__ = ["Surrogate", "WithFeatures"]
 
 
-class Surrogate(Model):
+class Surrogate(Wrapper):
     """A model whose gradients are those of another, differentiable one.
 
     Every answer, and so what is adversarial, is the model's own; the surrogate, such as
@@ -46,26 +42,19 @@ class Surrogate(Model):
     ([[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]])
     """
 
-    access = Access.GRADIENT
-
     def __init__(self, model: Model, surrogate: Model) -> None:
         if surrogate.access < Access.GRADIENT:
             raise BadInput(
                 f"the surrogate '{surrogate.name}' has no gradients to lend; Estimated "
                 "makes some from scores"
             )
-        self._model, self._surrogate = model, surrogate
-        self.bounds, self.name = model.bounds, model.name
-        self.abstains = model.abstains
-        self.passes_per_question = model.passes_per_question
+        super().__init__(model, surrogate)
+        self._surrogate = surrogate
+        self.access, self.passes_per_gradient = Access.GRADIENT, 0
         self.notes = (
             *model.notes,
             f"gradients of '{model.name}' are those of '{surrogate.name}'",
         )
-
-    @property
-    def wraps(self) -> Model:
-        return self._model
 
     def logits(self, x: Batch) -> Tensor:
         return self._model.logits(x)
@@ -97,16 +86,11 @@ class Surrogate(Model):
         inner = self._model.precise()
         return self if inner is self._model else inner
 
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        with self._model.session(), self._surrogate.session():
-            yield
+    def _around(self, model: Model, *others: Model) -> Model:
+        return Surrogate(model, *others)
 
 
-class WithFeatures(Model):
+class WithFeatures(Wrapper):
     """A model whose outputs have those of a layer behind them, for `Matching`.
 
     Args:
@@ -123,15 +107,10 @@ class WithFeatures(Model):
     """
 
     def __init__(self, model: Model, layer: str) -> None:
-        self._model, self._features = model, model.at_layer(layer)
-        self._layer = layer
-        self._take_after(model)
+        self._features, self._layer = model.at_layer(layer), layer
+        super().__init__(model, self._features)
         self.passes_per_question = 2 * model.passes_per_question
         self.passes_per_gradient = 2 * model.passes_per_gradient
-
-    @property
-    def wraps(self) -> Model:
-        return self._model
 
     def logits(self, x: Batch) -> Tensor:
         return stack_columns([self._model.logits(x), self._features.logits(x)])
@@ -146,14 +125,5 @@ class WithFeatures(Model):
 
         return stack_columns([logits, features]), pull_back
 
-    def precise(self) -> Model:
-        inner = self._model.precise()
-        return self if inner is self._model else WithFeatures(inner, self._layer)
-
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        with self._model.session(), self._features.session():
-            yield
+    def _around(self, model: Model, *others: Model) -> Model:
+        return WithFeatures(model, self._layer)

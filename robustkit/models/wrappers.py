@@ -1,13 +1,12 @@
 """Model to model."""
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from robustkit.errors import BadInput
-from robustkit.models.base import Access, Model, PullBack
+from robustkit.models.base import Access, Model, PullBack, Wrapper
 from robustkit.numerics.logits import one_hot
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_array, like, where
 
@@ -40,7 +39,7 @@ def per_channel(
     return tuple(np.atleast_1d(array).astype(np.float64).tolist())
 
 
-class Preprocessed(Model):
+class Preprocessed(Wrapper):
     """A model that is shown (x - mean) / std.
 
     The bounds, the perturbation and its size stay those of x itself.
@@ -70,13 +69,8 @@ class Preprocessed(Model):
                 "gradients are estimated within the bounds of what is given, so "
                 "normalise before that: Estimated(Preprocessed(model, mean, std))"
             )
-        self._take_after(model)
-        self._model = model
+        super().__init__(model)
         self._mean, self._std, self._axis = np.array(mean), np.array(std), axis
-
-    @property
-    def wraps(self) -> Model:
-        return self._model
 
     def logits(self, x: Batch) -> Tensor:
         return self._model.logits(self._normalise(x))
@@ -85,16 +79,8 @@ class Preprocessed(Model):
         logits, pull_back = self._model.linearise(self._normalise(x))
         return logits, lambda slopes: pull_back(slopes) / self._channels(self._std, x)
 
-    def precise(self) -> Model:
-        inner = self._model.precise()
-        if inner is self._model:
-            return self
-        mean, std = self._mean.tolist(), self._std.tolist()
-        return Preprocessed(inner, mean, std, self._axis)
-
-    def at_layer(self, layer: str) -> "Preprocessed":
-        inner, mean, std = self._model.at_layer(layer), self._mean, self._std
-        return Preprocessed(inner, mean.tolist(), std.tolist(), self._axis)
+    def at_layer(self, layer: str) -> Model:
+        return self._around(self._model.at_layer(layer))
 
     def shown(self, x: Batch) -> Batch:
         inner = self._normalise(x)
@@ -105,15 +91,12 @@ class Preprocessed(Model):
         back = seen * self._channels(self._std, x) + self._channels(self._mean, x)
         return self.bounds.clip(back)
 
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
+    def _around(self, model: Model, *others: Model) -> Model:
+        mean, std = self._mean.tolist(), self._std.tolist()
+        return Preprocessed(model, mean, std, self._axis)
 
-    def fingerprint(self) -> str | None:
-        inner = self._model.fingerprint()
-        if inner is None:
-            return None
-        scale = f"{self._mean.tolist()} {self._std.tolist()} {self._axis}"
-        return hashlib.sha256(f"{inner} {scale}".encode()).hexdigest()
+    def _settings(self) -> str:
+        return f"{self._mean.tolist()} {self._std.tolist()} {self._axis}"
 
     def _check_room(self) -> None:
         """Whether what the model rounds to holds all inputs, normalised as they are."""
@@ -143,7 +126,7 @@ class Preprocessed(Model):
         return like(x, values.reshape(shape)).astype(x.dtype)
 
 
-class MajorityVote(Model):
+class MajorityVote(Wrapper):
     """A model whose answers differ from time to time, asked several times.
 
     The score of a class is its share of the votes; a vote is the class that one answer
@@ -171,14 +154,11 @@ class MajorityVote(Model):
     def __init__(self, model: Model, votes: int) -> None:
         if votes < 1:
             raise BadInput(f"a majority needs at least 1 vote; got votes = {votes}")
-        self.bounds, self.name, self.notes = model.bounds, model.name, model.notes
-        self.access, self.abstains = min(model.access, Access.SCORE), model.abstains
+        super().__init__(model)
+        self.access = min(model.access, Access.SCORE)
         self.passes_per_question = votes * model.passes_per_question
-        self._model, self._votes = model, votes
-
-    @property
-    def wraps(self) -> Model:
-        return self._model
+        self.passes_per_gradient = 0
+        self._votes = votes
 
     def logits(self, x: Batch) -> Tensor:
         shares = self._vote(x)
@@ -186,18 +166,11 @@ class MajorityVote(Model):
             shares = shares + self._vote(x)
         return shares / self._votes
 
-    def precise(self) -> Model:
-        inner = self._model.precise()
-        return self if inner is self._model else MajorityVote(inner, self._votes)
+    def _around(self, model: Model, *others: Model) -> Model:
+        return MajorityVote(model, self._votes)
 
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
-
-    def fingerprint(self) -> str | None:
-        inner = self._model.fingerprint()
-        if inner is None:
-            return None
-        return hashlib.sha256(f"{inner} {self._votes} votes".encode()).hexdigest()
+    def _settings(self) -> str:
+        return f"{self._votes} votes"
 
     def _vote(self, x: Batch) -> Tensor:
         logits = self._model.logits(x)
@@ -207,7 +180,7 @@ class MajorityVote(Model):
         return where(unknown, math.nan, vote)
 
 
-class WithStrategy(Model):
+class WithStrategy(Wrapper):
     """A model that is asked by a strategy of yours, which sees every question.
 
     The place for what gets around defenses that remember questions: a strategy may
@@ -249,24 +222,15 @@ class WithStrategy(Model):
                 "a question takes at least 1 forward pass; passes_per_question is "
                 f"{passes_per_question}"
             )
-        self.bounds, self.name, self.notes = model.bounds, model.name, model.notes
+        super().__init__(model)
         # Gradients go past the strategy, and so are not to be had.
-        self.access, self.abstains = min(model.access, Access.SCORE), model.abstains
+        self.access = min(model.access, Access.SCORE)
         self.passes_per_question = passes_per_question * model.passes_per_question
-        self._model, self._strategy, self._passes = model, strategy, passes_per_question
-
-    @property
-    def wraps(self) -> Model:
-        return self._model
+        self.passes_per_gradient = 0
+        self._strategy, self._passes = strategy, passes_per_question
 
     def logits(self, x: Batch) -> Tensor:
         return self._strategy(self._model.logits, x)
 
-    def precise(self) -> Model:
-        inner, passes = self._model.precise(), self._passes
-        if inner is self._model:
-            return self
-        return WithStrategy(inner, self._strategy, passes_per_question=passes)
-
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
+    def _around(self, model: Model, *others: Model) -> Model:
+        return WithStrategy(model, self._strategy, passes_per_question=self._passes)
