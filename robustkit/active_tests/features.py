@@ -4,15 +4,21 @@ With a detector, its score is one more column after the features, so that one qu
 about a point shows both.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from robustkit.errors import BadInput
-from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
+from robustkit.models.base import (
+    Access,
+    Model,
+    NoGradient,
+    PullBack,
+    Wrapper,
+    native_name,
+)
 from robustkit.models.functions import adapt_function
 from robustkit.models.isolated import isolated
 from robustkit.models.torch import TorchModel
@@ -28,7 +34,7 @@ Features: TypeAlias = (
 _TOLERANCE = 1e-3
 
 
-class WithDetector(Model):
+class WithDetector(Wrapper):
     """A model whose outputs have a detector's score behind them, as one more column.
 
     Args:
@@ -37,10 +43,18 @@ class WithDetector(Model):
     """
 
     def __init__(self, model: Model, detector: Model) -> None:
-        self.bounds, self.name, self.notes = model.bounds, model.name, model.notes
-        self.access = min(model.access, detector.access)
-        self.passes_per_question = model.passes_per_question
-        self._model, self._detector = model, detector
+        super().__init__(model, detector)
+        self._detector = detector
+        both = (model, detector)
+        self.access = min(m.access for m in both)
+        # The two are one model, that runs once.
+        self.passes_per_question = max(m.passes_per_question for m in both)
+        self.passes_per_gradient = max(m.passes_per_gradient for m in both)
+        # Its last column is no class.
+        self.abstains = False
+
+    def _around(self, model: Model, *others: Model) -> Model:
+        return WithDetector(model, *others)
 
     def logits(self, x: Batch) -> Tensor:
         return stack_columns([self._model.logits(x), self._detector.logits(x)])
@@ -71,14 +85,6 @@ class WithDetector(Model):
             raise reason
 
         return self._detector.logits(x), none
-
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
-
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        with self._model.session(), self._detector.session():
-            yield
 
 
 def find_features(

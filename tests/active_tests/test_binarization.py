@@ -12,6 +12,7 @@ from robustkit.active_tests.draws import Ball
 from robustkit.active_tests.readouts import Fit
 from robustkit.active_tests.verdict import Verdict
 from robustkit.models.base import Access
+from robustkit.models.estimated import Estimated
 from robustkit.models.numpy import NumPyModel
 from robustkit.numerics.norms import Linf
 from robustkit.numerics.tensors import as_tensor, take, to_numpy
@@ -356,6 +357,36 @@ def test_inputs_at_which_the_model_raises_have_no_witness(network, inputs, as_fe
     assert result.verdict is Verdict.PASS
     assert "where the model raised" in result.rule
     assert "ValueError: cannot be read" in result.rule
+
+
+@pytest.mark.parametrize("by", ["model", "detector"])
+def test_what_raises_is_said_with_a_detector_too(network, inputs, by):
+    def cautious(x):
+        if (x[:, 0] == 0.875).any():
+            raise ValueError("cannot be read")
+        return network(x)
+
+    marked = inputs.copy()
+    marked[1:4, 0] = 0.875
+    built = binarize(
+        cautious if by == "model" else network,
+        marked,
+        epsilon=0.1,
+        detector=norm_detector if by == "model" else lambda x: cautious(x)[:, 0] - 9,
+        **SMALL,
+    )
+    rule = built.test(rk.PGD(0.1)).rule
+    assert "where the model raised, nothing is adversarial (ValueError: can" in rule
+
+
+def test_a_detector_changes_nothing_about_what_a_gradient_costs(network, inputs):
+    model = Estimated(rk.TorchModel(network), 10)
+    attack = rk.PGD(0.1, steps=5)
+    for detector in (None, lambda x: x[:, 0] * 0 - 1):
+        built = binarize(model, inputs[:8], epsilon=0.1, detector=detector, **SMALL)
+        cost = built.test(attack).cost
+        assert cost["backward"] == 0
+        assert cost["forward"] >= 11
 
 
 def test_a_model_that_never_changes_cannot_be_tested(inputs):
