@@ -129,13 +129,6 @@ class BPDA(Wrapper):
     def at_layer(self, layer: str) -> Model:
         return self._around(self._model.at_layer(layer))
 
-    def precise(self) -> Model:
-        inner = self._model.precise()
-        if inner is self._model:
-            return self
-        # Of no use backwards, and forwards the same.
-        return inner if self._step is None else BPDA(inner, self._step)
-
     def _around(self, model: Model, *others: Model) -> Model:
         again = copy.copy(self)
         again._take(model)

@@ -125,11 +125,6 @@ class Estimated(Wrapper):
 
         return self._model.logits(x), pull_back
 
-    def precise(self) -> Model:
-        # To be asked for scores only, which are those of the inner model.
-        inner = self._model.precise()
-        return self if inner is self._model else inner
-
     def session(self) -> AbstractContextManager[None]:
         return self._model.session() if self._open else self._fresh()
 

@@ -81,11 +81,6 @@ class Surrogate(Wrapper):
 
         return logits, pull_back
 
-    def precise(self) -> Model:
-        # To be asked for answers only.
-        inner = self._model.precise()
-        return self if inner is self._model else inner
-
     def _around(self, model: Model, *others: Model) -> Model:
         return Surrogate(model, *others)
 

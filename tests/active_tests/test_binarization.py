@@ -379,6 +379,15 @@ def test_what_raises_is_said_with_a_detector_too(network, inputs, by):
     assert "where the model raised, nothing is adversarial (ValueError: can" in rule
 
 
+def test_a_fast_model_is_tested_by_the_gradients_it_was_attacked_by(network, inputs):
+    fast = rk.TorchModel(network, autocast=torch.bfloat16)
+    for model in (Estimated(fast, 10), Estimated(rk.TorchModel(network), 10)):
+        built = binarize(model, inputs[:8], epsilon=0.1, **SMALL)
+        cost = built.test(rk.PGD(0.1, steps=5)).cost
+        assert cost["backward"] == 0
+        assert cost["forward"] >= 11
+
+
 def test_a_detector_changes_nothing_about_what_a_gradient_costs(network, inputs):
     model = Estimated(rk.TorchModel(network), 10)
     attack = rk.PGD(0.1, steps=5)

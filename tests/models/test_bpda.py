@@ -335,8 +335,9 @@ def test_bad_settings():
 
 def test_what_is_verified_is_the_model_itself():
     model = TorchModel(torch.nn.Linear(3, 2).eval(), autocast=torch.bfloat16)
-    assert isinstance(BPDA(model).precise(), TorchModel)
-    assert isinstance(BPDA(model, rounded).precise(), BPDA)
+    for exact in (BPDA(model).precise(), BPDA(model, rounded).precise()):
+        assert isinstance(exact, BPDA)
+        assert exact.wraps is not model
     plain = BPDA(TorchModel(Net(rounded)), "quantise")
     assert plain.precise() is plain
     assert plain.fingerprint() != BPDA(TorchModel(Net(rounded))).fingerprint()

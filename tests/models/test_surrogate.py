@@ -63,7 +63,8 @@ def test_wrappers_pass_through():
     fast = TorchModel(torch.nn.Linear(2, 2).eval(), autocast=torch.bfloat16)
     smooth = TorchModel(torch.nn.Linear(2, 2).eval())
     model = Surrogate(fast, smooth)
-    assert not isinstance(model.precise(), Surrogate)
+    assert isinstance(model.precise(), Surrogate)
+    assert model.precise().wraps is not fast
     assert Surrogate(smooth, smooth).precise().wraps is smooth
     assert Surrogate(rk.MajorityVote(smooth, 3), smooth).passes_per_question == 3
 
