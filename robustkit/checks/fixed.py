@@ -3,18 +3,18 @@
 import random
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from robustkit.models.base import Model, PullBack
-from robustkit.numerics.tensors import Array, Batch, Tensor
+from robustkit.models.base import Model, PullBack, Wrapper
+from robustkit.numerics.tensors import Batch, Tensor
 
 __all__ = ["Fixed"]
 
 
-class Fixed(Model):
+class Fixed(Wrapper):
     """A model that draws the same random numbers for every question.
 
     Holds still what is drawn from the global generators of torch, NumPy and Python, and
@@ -25,8 +25,7 @@ class Fixed(Model):
     """
 
     def __init__(self, model: Model) -> None:
-        self._take_after(model)
-        self._model = model
+        super().__init__(model)
         self._states = _states()
 
     def logits(self, x: Batch) -> Tensor:
@@ -37,14 +36,10 @@ class Fixed(Model):
         with self._still():
             return self._model.linearise(x)
 
-    def shown(self, x: Batch) -> Batch:
-        return self._model.shown(x)
-
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
-
-    def session(self) -> AbstractContextManager[None]:
-        return self._model.session()
+    def _around(self, model: Model, *others: Model) -> Model:
+        again = Fixed(model)
+        again._states = self._states
+        return again
 
     @contextmanager
     def _still(self) -> Iterator[None]:

@@ -66,18 +66,6 @@ class Model(ABC):
         inner = 0 if self.wraps is None else self.wraps.unlabelled
         return max(inner, int(self.abstains))
 
-    def _take_after(self, model: "Model") -> None:
-        """Say of this model all that is said of another one, which it asks.
-
-        What a wrapper changes it says after that; so what it does not know of, it
-        cannot forget.
-        """
-        self.bounds, self.access = model.bounds, model.access
-        self.name, self.notes = model.name, model.notes
-        self.passes_per_question = model.passes_per_question
-        self.passes_per_gradient = model.passes_per_gradient
-        self.abstains = model.abstains
-
     @abstractmethod
     def logits(self, x: Batch) -> Tensor:
         """(n, classes) scores; one forward pass."""
@@ -162,7 +150,11 @@ class Wrapper(Model):
 
     def __init__(self, model: Model, *others: Model) -> None:
         self._model, self.asked = model, (model, *others)
-        self._take_after(model)
+        self.bounds, self.access = model.bounds, model.access
+        self.name, self.notes = model.name, model.notes
+        self.passes_per_question = model.passes_per_question
+        self.passes_per_gradient = model.passes_per_gradient
+        self.abstains = model.abstains
 
     @abstractmethod
     def _around(self, model: Model, *others: Model) -> Model:

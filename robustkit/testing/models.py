@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from robustkit.active_tests.masks import one_hot_outputs
-from robustkit.models.base import Access, Model, PullBack
+from robustkit.models.base import Access, Model, PullBack, Wrapper
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, to_numpy
 
 __all__ = ["Altered", "Endless", "NumPyFunction", "Watched", "constant", "nan_near"]
@@ -15,7 +15,7 @@ class Endless(RuntimeError):
     """An attack asks on and on."""
 
 
-class Watched(Model):
+class Watched(Wrapper):
     """Another model on NumPy, which counts and remembers the questions put to it.
 
     Args:
@@ -39,12 +39,11 @@ class Watched(Model):
         access: Access = Access.GRADIENT,
         limit: int | None = None,
     ) -> None:
-        self._take_after(model)
-        self.access = min(access, model.access)
+        super().__init__(one_hot_outputs(model) if access is Access.DECISION else model)
+        self.name, self.access = model.name, min(access, model.access)
         self.forwards = self.backwards = 0
         self.queries: list[Array] = []
         self._limit = limit
-        self._model = one_hot_outputs(model) if access is Access.DECISION else model
 
     def logits(self, x: Batch) -> Tensor:
         self._note(x)
@@ -67,8 +66,8 @@ class Watched(Model):
 
         return logits, counted
 
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
+    def _around(self, model: Model, *others: Model) -> Model:
+        return Watched(model, self.access, self._limit)
 
     def _note(self, x: Batch) -> None:
         self.forwards += x.shape[0]
@@ -77,7 +76,7 @@ class Watched(Model):
         self.queries.append(np.array(to_numpy(x)))
 
 
-class Altered(Model):
+class Altered(Wrapper):
     """Another model on NumPy with other logits, and gradients as if they were its own.
 
     Args:
@@ -93,8 +92,8 @@ class Altered(Model):
         *,
         flat: bool = False,
     ) -> None:
-        self._take_after(model)
-        self._model, self._alter, self._flat = model, alter, flat
+        super().__init__(model)
+        self._alter, self._flat = alter, flat
 
     def logits(self, x: Batch) -> Tensor:
         return self._altered(x, self._model.logits(x))
@@ -107,8 +106,8 @@ class Altered(Model):
 
         return self._altered(x, logits), back
 
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
+    def _around(self, model: Model, *others: Model) -> Model:
+        return Altered(model, self._alter, flat=self._flat)
 
     def _altered(self, x: Batch, logits: Tensor) -> Tensor:
         values = self._alter(to_numpy(x), np.array(to_numpy(logits)))

@@ -10,7 +10,7 @@ from scipy.optimize import LinearConstraint, brentq
 from robustkit.active_tests.planted.base import Planted
 from robustkit.active_tests.regions import HalfSpace, Region
 from robustkit.errors import BadInput
-from robustkit.models.base import Model, PullBack
+from robustkit.models.base import Model, PullBack, Wrapper
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.integer_programs import milp
 from robustkit.numerics.random import Rng, sample_keys
@@ -19,7 +19,7 @@ from robustkit.numerics.tensors import Array, Batch, Tensor, like, to_numpy
 __all__ = ["noisy_input", "quantised", "shattered"]
 
 
-class _Seen(Model):
+class _Seen(Wrapper):
     """A model that is shown a function of each feature.
 
     Args:
@@ -36,9 +36,9 @@ class _Seen(Model):
         seen: Callable[[Array], Array],
         slope: Callable[[Array], Array],
     ) -> None:
-        self._take_after(model)
-        self.name = f"{model.name}, {name}"
-        self._model, self._seen, self._slope = model, seen, slope
+        super().__init__(model)
+        self.name, self._mask = f"{model.name}, {name}", name
+        self._seen, self._slope = seen, slope
 
     def logits(self, x: Batch) -> Tensor:
         return self._model.logits(self._shown(x))
@@ -48,8 +48,8 @@ class _Seen(Model):
         slope = like(x, self._slope(to_numpy(x))).astype(x.dtype)
         return logits, lambda slopes: pull_back(slopes) * slope
 
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
+    def _around(self, model: Model, *others: Model) -> Model:
+        return _Seen(model, self._mask, self._seen, self._slope)
 
     def _shown(self, x: Batch) -> Batch:
         return like(x, self._seen(to_numpy(x))).astype(x.dtype)
@@ -308,6 +308,9 @@ class _NoisyInput(_Seen):
             model, f"input noise {sigma:g}", self._with_noise, np.ones_like
         )
         self._sigma, self._seed, self._passes = sigma, seed, 0
+
+    def _around(self, model: Model, *others: Model) -> Model:
+        return _NoisyInput(model, self._sigma, self._seed)
 
     def _with_noise(self, x: Array) -> Array:
         rng = Rng(self._seed, sample_keys(x), self._passes, self._model.to_tensor(x))

@@ -5,11 +5,10 @@ from typing import TypeAlias
 
 from robustkit.active_tests.planted.base import Planted
 from robustkit.errors import BadInput, suggestion
-from robustkit.models.base import Model, NoGradient, PullBack
+from robustkit.models.base import Model, NoGradient, PullBack, Wrapper
 from robustkit.numerics.logits import one_hot
 from robustkit.numerics.random import Rng, sample_keys
 from robustkit.numerics.tensors import (
-    Array,
     Batch,
     PerSample,
     Tensor,
@@ -36,7 +35,7 @@ __all__ = [
 Mask: TypeAlias = Callable[[Model], Model]
 
 
-class _Masked(Model):
+class _Masked(Wrapper):
     """A model whose answers are changed on the way out, or gradients on the way back.
 
     Args:
@@ -58,9 +57,9 @@ class _Masked(Model):
         slopes: Callable[[Tensor, Tensor], Tensor] | None = None,
         back: Callable[[Batch, Batch], Batch] | None = None,
     ) -> None:
-        self._take_after(model)
-        self.name = f"{model.name}, {name}"
-        self._model, self._show, self._slopes, self._back = model, show, slopes, back
+        super().__init__(model)
+        self.name, self._mask = f"{model.name}, {name}", name
+        self._show, self._slopes, self._back = show, slopes, back
 
     def logits(self, x: Batch) -> Tensor:
         logits = self._model.logits(x)
@@ -76,8 +75,10 @@ class _Masked(Model):
 
         return logits if self._show is None else self._show(logits), shown
 
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
+    def _around(self, model: Model, *others: Model) -> Model:
+        return type(self)(
+            model, self._mask, show=self._show, slopes=self._slopes, back=self._back
+        )
 
 
 class _Detached(_Masked):

@@ -6,7 +6,7 @@ import numpy as np
 
 from robustkit.active_tests.planted.base import Planted
 from robustkit.active_tests.regions import Region
-from robustkit.models.base import Model, PullBack
+from robustkit.models.base import Model, PullBack, Wrapper
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, flatten, like, where
 
@@ -95,12 +95,12 @@ class _Turned(Region):
         return self.region.at_least(self.turn.back(x), norm, bounds)
 
 
-class _PermutedModel(Model):
+class _PermutedModel(Wrapper):
     """A model behind a turn."""
 
     def __init__(self, model: Model, turn: _Turn) -> None:
-        self._take_after(model)
-        self._model, self._turn = model, turn
+        super().__init__(model)
+        self._turn = turn
         self._inverse = np.argsort(turn.order)
         # A row of its own, which every sample is shown.
         self._mirrored = turn.mirrored[None]
@@ -119,8 +119,8 @@ class _PermutedModel(Model):
 
         return logits, turned
 
-    def to_tensor(self, x: Array) -> Batch:
-        return self._model.to_tensor(x)
+    def _around(self, model: Model, *others: Model) -> Model:
+        return _PermutedModel(model, self._turn)
 
     def _back(self, x: Batch) -> Batch:
         flat = flatten(x)
