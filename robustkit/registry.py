@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
-from robustkit.engine.attack import Attack, FixedBudget
+from robustkit.arguments import as_whole
+from robustkit.engine.attack import Attack, FixedBudget, questions
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, Model
 from robustkit.numerics.norms import Norm
@@ -182,25 +183,16 @@ def choose_attacks(
             )
     if budget is None:
         return chosen
+    budget = as_whole(budget, "the budget", least=1)
     planned = {}
     for name, attack in chosen.items():
-        questions = _questions(attack, budget, model)
+        steps = budget if model is None else questions(budget, model, attack.access)
         if name == "auto":
             # Not the plan for another budget in proportion.
-            planned[name] = _auto(norm, access, epsilon, questions)
+            planned[name] = _auto(norm, access, epsilon, steps)
         else:
-            planned[name] = attack.within(questions)
+            planned[name] = attack.within(steps)
     return planned
-
-
-def _questions(attack: Attack[Any], budget: int, model: Model | None) -> int:
-    """How many questions of an attack so many passes are enough for."""
-    if model is None:
-        return budget
-    cost = model.passes_per_question
-    if attack.access is Access.GRADIENT:
-        cost += model.passes_per_gradient
-    return max(budget // cost, 1)
 
 
 def _named(
@@ -216,10 +208,10 @@ def _named(
 
 
 def _auto(
-    norm: Norm, access: Access, epsilon: float | None, questions: int | None
+    norm: Norm, access: Access, epsilon: float | None, steps: int | None
 ) -> Attack[Any]:
     preset = importlib.import_module("robustkit.presets").auto
-    attack: Attack[Any] = preset(norm, questions, access, epsilon)
+    attack: Attack[Any] = preset(norm, steps, access, epsilon)
     return attack
 
 

@@ -212,7 +212,8 @@ class Binarized:
 
     def _chosen(self, attack: Any, budget: int | None) -> tuple[str, Any]:
         if isinstance(attack, str):
-            named = choose_attacks(attack, self.norm, self.model.access, budget)
+            access = self.model.access
+            named = choose_attacks(attack, self.norm, access, budget, self.model)
             if len(named) != 1:
                 raise BadInput(
                     f"an active test is of one attack; '{attack}' stands for "

@@ -81,6 +81,7 @@ def warrant(
             norm,
             Access[config["access"].upper()],
             config["budget"],
+            adapted,
             epsilon=max(asked.get(name, ()), default=None),
         )
         built: Binarized | Exception

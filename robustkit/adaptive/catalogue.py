@@ -13,7 +13,7 @@ from robustkit.adaptive.student import student
 from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.combine import Minimise
-from robustkit.engine.attack import Attack
+from robustkit.engine.attack import Attack, questions
 from robustkit.engine.criteria import Confident, Criterion, Matching
 from robustkit.engine.losses import Loss, aimed_loss, get_loss
 from robustkit.errors import BadInput
@@ -49,21 +49,13 @@ _NEAREST = "the nearest honest sample of another class, or of the target's"
 _TOLERANCE = 1e-4
 
 
-def _questions(model: Model, budget: float, gradients: bool = True) -> int:
-    """How many questions so many passes are enough for; one at least."""
-    cost = model.passes_per_question
-    if gradients:
-        cost += model.passes_per_gradient
-    return max(int(budget) // cost, 1)
-
-
 def _shared(
     case: Case,
     model: Model,
     makers: Mapping[str, Callable[[int], Attack[Any]]],
     *,
     share: float = 1.0,
-    gradients: bool = True,
+    access: Access = Access.GRADIENT,
 ) -> dict[str, Attack[Any]]:
     """Attacks that share a budget equally.
 
@@ -74,9 +66,9 @@ def _shared(
         model: To be asked.
         makers: By name, from the number of its steps to an attack.
         share: Of the budget.
-        gradients: Whether these attacks follow gradients.
+        access: What these attacks need.
     """
-    steps = _questions(model, share * case.budget, gradients)
+    steps = questions(share * case.budget, model, access)
     count = min(len(makers), max(steps // _FEWEST, 1))
     each = max(steps // count, _LEAST)
     return {name: make(each) for name, make in itertools.islice(makers.items(), count)}
@@ -411,7 +403,7 @@ def _blind(case: Case, model: Model) -> dict[str, Attack[Any]]:
         makers["scores"] = lambda steps: auto(
             case.norm, steps, Access.SCORE, epsilon=case.epsilon
         )
-    return _shared(case, model, makers, gradients=False)
+    return _shared(case, model, makers, access=Access.SCORE)
 
 
 def _logits(model: Model, x: Array) -> Array:

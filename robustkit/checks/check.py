@@ -167,7 +167,9 @@ def check(
                     f"the undefended model has {others} classes, the model itself "
                     f"{classes}; give the same model without its defense"
                 )
-        ours = None if attack is not None or results is None else own_attack(results)
+        ours = None
+        if attack is None and results is not None:
+            ours = own_attack(results, opened)
         tried = try_attack(
             opened,
             x[:trials],

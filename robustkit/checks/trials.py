@@ -8,7 +8,7 @@ import numpy as np
 
 from robustkit.attacks.gradient.pgd import PGD
 from robustkit.checks.fixed import Fixed
-from robustkit.engine.attack import ROUNDING, FixedBudget
+from robustkit.engine.attack import ROUNDING, FixedBudget, questions
 from robustkit.engine.criteria import Targeted
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
@@ -91,11 +91,14 @@ def default_attack(epsilon: float) -> FixedBudget[Any]:
     return PGD(epsilon, steps=_STEPS)
 
 
-def own_attack(results: Results, norm: str = "linf") -> FixedBudget[Any] | None:
+def own_attack(
+    results: Results, model: Model, norm: str = "linf"
+) -> FixedBudget[Any] | None:
     """The first attack of a run that follows gradients and can be tried at any size.
 
-    One by name, planned as it was in the run; of a search over the radius, what
-    searches within it. None: there is none, as of those that minimise by themselves.
+    One by name, planned as it was in the run of the model; of a search over the radius,
+    what searches within it. None: there is none, as of those that minimise by
+    themselves.
     """
     config = results.run["config"]
     for name, shown in config["attacks"].get(norm, {}).items():
@@ -104,9 +107,9 @@ def own_attack(results: Results, norm: str = "linf") -> FixedBudget[Any] | None:
         except BadInput:
             # The user's own.
             continue
-        planned = (
-            attack if config["budget"] is None else attack.within(config["budget"])
-        )
+        planned, budget = attack, config["budget"]
+        if budget is not None:
+            planned = attack.within(questions(budget, model, attack.access))
         if repr(planned) != shown:
             continue
         inner = getattr(planned, "attack", planned)

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from robustkit.arguments import as_number, as_whole
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput, suggestion
-from robustkit.models.base import Access
+from robustkit.models.base import Access, Model
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import Mask, PerSample, full
 
-__all__ = ["ROUNDING", "Attack", "FixedBudget", "broken"]
+__all__ = ["ROUNDING", "Attack", "FixedBudget", "broken", "questions"]
 
 ROUNDING = 1e-5
 """Adversarials farther than epsilon by no more than this share count as within it.
@@ -169,6 +169,20 @@ class FixedBudget(Attack[S]):
                 f"{p.norm}; got {self.epsilon}"
             )
         super().check(p)
+
+
+def questions(budget: float, model: Model, access: Access) -> int:
+    """How many questions of an attack so many passes are enough for; one at least.
+
+    Args:
+        budget: Passes per sample, as they are billed.
+        model: To be attacked.
+        access: What the attack needs of it.
+    """
+    cost = model.passes_per_question
+    if access is Access.GRADIENT:
+        cost += model.passes_per_gradient
+    return max(int(budget) // cost, 1)
 
 
 def broken(p: Problem, epsilon: PerSample | float) -> Mask:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.arguments import as_whole
 from robustkit.engine import loop
-from robustkit.engine.attack import Attack
+from robustkit.engine.attack import Attack, questions
 from robustkit.engine.criteria import Criterion
 from robustkit.engine.ledger import Ledger
 from robustkit.engine.problem import Problem
@@ -113,11 +114,16 @@ def run(
         pool=_others(pool, host, adapted, None, "pool"),
     )
     problem.ledger.know(to_numpy(criterion.margin(logits)) < 0)
+    if budget is not None:
+        budget = as_whole(budget, "the budget", least=1)
     if attack == "auto":
-        chosen = auto(norm, budget, adapted.access)
+        access = adapted.access
+        steps = None if budget is None else questions(budget, adapted, access)
+        chosen = auto(norm, steps, access)
     elif isinstance(attack, str):
         chosen = get_attack(attack)
-        chosen = chosen if budget is None else chosen.within(budget)
+        if budget is not None:
+            chosen = chosen.within(questions(budget, adapted, chosen.access))
     elif isinstance(attack, Attack):
         chosen = attack
     else:

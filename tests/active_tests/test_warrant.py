@@ -49,6 +49,28 @@ def test_the_report_shows_verdicts_and_their_absence(warranted):
         (results.path / "kept.json").rename(results.path / "warrants.json")
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: rk.Estimated(model, 10),
+        lambda model: rk.MajorityVote(model, 5),
+        lambda model: rk.EOT(model, 4),
+    ],
+)
+def test_what_is_tested_is_what_was_run(network, inputs, wrap):
+    model = wrap(rk.TorchModel(network))
+    data = (inputs, network(torch.tensor(inputs)).argmax(1).numpy())
+    given = {"attacks": ["auto"], "budget": 110}
+    results = rk.evaluate(model, data, norm="l2", samples=4, **given)
+    planned = results.run["config"]["attacks"]["l2"]["auto"]
+    warranted = warrant(results, model, data, ["auto"], samples=4)
+    assert warranted.warrant("l2", "auto")["settings"]["attack"] == planned
+    tested = rk.active_test(
+        model, inputs[:4], "auto", epsilon=0.3, norm="l2", budget=110
+    )
+    assert tested.settings["attack"] == planned
+
+
 def test_a_test_that_cannot_be_run_is_an_error_in_the_warrant(inputs):
     class Broken(rk.UniformNoise):
         def init(self, p):

@@ -124,13 +124,18 @@ def test_an_attack_of_the_run_that_succeeds_less_often_where_more_is_allowed(pla
 
 def test_the_attack_that_is_tried_is_the_run_s_own_where_it_has_one(planted):
     results = run(planted, ["fmn", "pgd"], budget=60)
-    own = own_attack(results)
+    own = own_attack(results, planted.model())
     assert repr(own) == repr(rk.get_attack("pgd").within(60).attack)
     data = (planted.x, planted.y)
     tried = check(planted.model(), data, run=results, trials=8).measured["trials"]
     assert tried["own"]
     assert tried["attack"] == repr(own)
+    for model in (rk.Estimated(planted.model(), 6), rk.EOT(planted.model(), 3)):
+        costly = rk.evaluate(model, data, attacks=["pgd"], budget=210)
+        steps = 210 // (7 if isinstance(model, rk.Estimated) else 3)
+        planned = rk.get_attack("pgd").within(steps).attack
+        assert repr(own_attack(costly, model)) == repr(planned)
     without = run(planted, ["fmn"])
-    assert own_attack(without) is None
+    assert own_attack(without, planted.model()) is None
     tried = check(planted.model(), data, run=without, trials=8).measured["trials"]
     assert not tried["own"]

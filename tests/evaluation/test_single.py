@@ -42,6 +42,28 @@ def test_targets_budgets_and_names(planted):
     assert (result.ledger.distance_after(0)[already] == 0).all()
 
 
+@pytest.mark.parametrize(("name", "attack"), [("auto", "auto"), ("fmn", ["fmn"])])
+def test_names_are_planned_as_in_an_evaluation(planted, name, attack):
+    given = {"norm": "l2", "budget": 330}
+    for model in (
+        rk.Estimated(planted.model(), 10),
+        rk.MajorityVote(planted.model(), 5),
+        rk.EOT(planted.model(), 4),
+    ):
+        if name == "fmn" and model.access < rk.Access.GRADIENT:
+            continue
+        results = rk.evaluate(model, (planted.x, planted.y), attacks=attack, **given)
+        result = rk.run(name, model, planted.x, planted.y, **given)
+        assert np.allclose(result.distance, results.distances("l2", name), rtol=1e-4)
+
+
+@pytest.mark.parametrize("budget", ["many", 0, 1.5])
+@pytest.mark.parametrize("name", ["auto", "fmn"])
+def test_budgets_that_are_none(planted, name, budget):
+    with pytest.raises(BadInput, match="the budget must be"):
+        rk.run(name, planted.model(), planted.x, planted.y, budget=budget)
+
+
 @pytest.mark.parametrize("kind", [torch.tensor, np.array, list])
 def test_a_criterion_may_hold_arrays_of_any_kind(planted, kind):
     module = torch.nn.Linear(6, 3, bias=False).eval()
