@@ -25,7 +25,7 @@ from robustkit.active_tests.planted.affine import Affine
 from robustkit.active_tests.scores import flat_model
 from robustkit.errors import BadInput, MissingPackage, suggestion
 from robustkit.models.base import Model
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Array
 
@@ -113,7 +113,7 @@ def threats(draw: st.DrawFn, norms: tuple[str, ...] = _NORMS) -> Threat:
 @st.composite
 def batches(
     draw: st.DrawFn,
-    bounds: Bounds | None = None,
+    bounds: Bounds | tuple[float, float] | None = None,
     *,
     shape: tuple[int, ...] | None = None,
     least: int = 1,
@@ -130,7 +130,7 @@ def batches(
         most: How many inputs at most.
         dtype: Of the inputs, a NumPy float dtype.
     """
-    box = draw(st.sampled_from(_BOXES)) if bounds is None else bounds
+    box = draw(st.sampled_from(_BOXES)) if bounds is None else as_bounds(bounds)
     if shape is None:
         shape = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)))
     count = draw(st.integers(least, most))
@@ -148,7 +148,7 @@ def problems(
     features: int = 4,
     classes: int = 3,
     samples: int = 3,
-    bounds: Bounds | None = None,
+    bounds: Bounds | tuple[float, float] | None = None,
 ) -> Problem:
     """Linear classifiers whose nearest adversarials are known, the box active.
 
@@ -167,7 +167,7 @@ def problems(
         BadInput: When called: no such norm.
     """
     name = get_norm(norm).name
-    box = draw(st.sampled_from(_BOXES)) if bounds is None else bounds
+    box = draw(st.sampled_from(_BOXES)) if bounds is None else as_bounds(bounds)
     size, count = draw(st.integers(1, features)), draw(st.integers(2, classes))
     numbers = st.lists(st.integers(-3, 3), min_size=size * count, max_size=size * count)
     weights = np.array(draw(numbers), dtype=np.float64).reshape(size, count)

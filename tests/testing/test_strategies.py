@@ -114,7 +114,7 @@ def test_batches_shrink_to_one_value():
 
 
 @few
-@given(batches(Bounds(-3, 5), shape=(2, 3), least=2, most=3, dtype=np.float32))
+@given(batches((-3, 5), shape=(2, 3), least=2, most=3, dtype=np.float32))
 def test_batches_are_as_asked_for(x):
     assert x.shape[1:] == (2, 3)
     assert 2 <= len(x) <= 3

@@ -15,7 +15,7 @@ from robustkit.errors import BadInput
 from robustkit.models.base import Model, PullBack, native_name
 from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, to_numpy
 
 __all__ = ["FoolboxModel"]
@@ -44,12 +44,12 @@ class FoolboxModel(Model):
     def __init__(
         self,
         model: GuestModel,
-        bounds: Bounds | None = None,
+        bounds: Bounds | tuple[float, float] | None = None,
         *,
         name: str | None = None,
     ) -> None:
         self.bounds = Bounds(*model.bounds)
-        if bounds is not None and bounds != self.bounds:
+        if bounds is not None and as_bounds(bounds) != self.bounds:
             raise BadInput(
                 f"the foolbox model has the bounds {self.bounds}; {bounds} was asked "
                 "for. Leave the bounds out, or give model.transform_bounds((lower, "

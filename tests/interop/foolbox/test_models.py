@@ -71,7 +71,8 @@ def test_bounds_come_from_the_foolbox_model(digits, guest_model):
     np.testing.assert_allclose(
         model.logits(as_tensor(x * 255)).raw, module(x).detach(), rtol=1e-4, atol=1e-4
     )
-    assert FoolboxModel(native, rk.Bounds(0, 255)).bounds == model.bounds
+    for same in (rk.Bounds(0, 255), (0, 255)):
+        assert FoolboxModel(native, same).bounds == model.bounds
     with pytest.raises(rk.BadInput, match="transform_bounds"):
         FoolboxModel(native, rk.Bounds(0, 1))
 
