@@ -23,7 +23,7 @@ from robustkit.attacks.score.thompson import Thompson
 from robustkit.combine import Cascade, Minimise, Part
 from robustkit.engine.attack import Attack
 from robustkit.errors import BadInput, suggestion
-from robustkit.models.base import Access
+from robustkit.models.base import Access, as_access
 from robustkit.numerics.norms import Norm, get_norm
 
 __all__ = [
@@ -48,7 +48,7 @@ _AMPLE = 1_000_000
 def auto(
     norm: str | Norm = "linf",
     budget: int | None = None,
-    access: Access = Access.GRADIENT,
+    access: Access | str = Access.GRADIENT,
     epsilon: float | None = None,
 ) -> Attack[Any]:
     """The nearest adversarials for a number of passes: what to use unless you know why.
@@ -70,9 +70,12 @@ def auto(
         norm: "linf", "l2", "l1" or "l0".
         budget: Passes per sample, each forward and backward if there are gradients.
             None: 300 with gradients, else what the attack takes by itself.
-        access: What the model shows, or less where less shall be used.
+        access: What the model shows, or less where less shall be used; or its name.
         epsilon: The size of most interest, in norm units; with scores, the first radius
             that is searched, for up to four fifths of the budget. None: none.
+
+    Raises:
+        BadInput: No such norm or access.
 
     >>> attack = auto("l2", budget=100)
     >>> [type(part).__name__ for part in attack.attacks], attack.steps
@@ -81,7 +84,7 @@ def auto(
     >>> type(attack).__name__, attack.steps
     ('RayS', 1000)
     """
-    name = get_norm(norm).name
+    name, access = get_norm(norm).name, as_access(access)
     if access < Access.GRADIENT:
         attack: Attack[Any] = (
             _DECISIONS[name]()

@@ -104,6 +104,13 @@ def test_bad_settings():
         autoattack(0.1, version="random")
     with pytest.raises(BadInput, match="knows l1, l2 and linf; got l0"):
         autoattack(0.1, "l0")
+    with pytest.raises(BadInput, match="did you mean 'decision'"):
+        auto("l2", 100, "decisions")
+
+
+def test_access_has_a_name():
+    for level in Access:
+        assert auto("l2", 100, level.name.lower()) == auto("l2", 100, level)
 
 
 @pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])

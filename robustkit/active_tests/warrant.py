@@ -12,7 +12,7 @@ from robustkit.errors import in_one_line
 from robustkit.evaluation.opening import check_evaluated, model_and_data
 from robustkit.evaluation.results import WARRANTS, Results
 from robustkit.evaluation.store import SCHEMA, write_json
-from robustkit.models.base import Access
+from robustkit.models.base import as_access
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.registry import choose_attacks
@@ -79,7 +79,7 @@ def warrant(
         chosen = choose_attacks(
             attacks,
             norm,
-            Access[config["access"].upper()],
+            as_access(config["access"]),
             config["budget"],
             adapted,
             epsilon=max(asked.get(name, ()), default=None),

@@ -12,7 +12,7 @@ from robustkit.checks.sizes import of_interest, reach
 from robustkit.engine.attack import ROUNDING
 from robustkit.evaluation.curve import Curve
 from robustkit.evaluation.results import Results
-from robustkit.models.base import Access
+from robustkit.models.base import Access, as_access
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
 
@@ -431,7 +431,7 @@ def _blind(norm: str) -> str:
 def _access(results: Results) -> Mapping[str, Access]:
     """What each attack needed, as run.json has it."""
     said = results.run.get("attack_access", {})
-    return {name: Access[level.upper()] for name, level in said.items()}
+    return {name: as_access(level) for name, level in said.items()}
 
 
 def _accuracies(distance: Array, epsilons: list[float]) -> Array:

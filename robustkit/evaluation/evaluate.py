@@ -28,7 +28,7 @@ from robustkit.evaluation.recipe import Recipe
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.selection import selected
 from robustkit.evaluation.store import SCHEMA, RunFolder
-from robustkit.models.base import Access, Model
+from robustkit.models.base import Access, Model, as_access
 from robustkit.models.wrappers import per_channel
 from robustkit.numerics.bounds import Bounds, as_bounds
 from robustkit.numerics.norms import Norm, get_norm
@@ -170,7 +170,7 @@ def evaluate(
         cache=cache,
         headers=headers,
     )
-    shown = min(_access(access), adapted.access)
+    shown = min(as_access(access), adapted.access)
     if budget is not None:
         budget = as_whole(budget, "the budget", least=1)
     batch_size = as_whole(batch_size, "the batch size", least=1)
@@ -386,17 +386,6 @@ def _norms(norm: str | Norm | Sequence[str | Norm]) -> tuple[Norm, ...]:
     if not found:
         raise BadInput("no norm was named; name one of l0, l0-pixels, l1, l2, linf")
     return tuple(found.values())
-
-
-def _access(access: str | Access) -> Access:
-    if isinstance(access, Access):
-        return access
-    try:
-        return Access[access.upper()]
-    except (AttributeError, KeyError):
-        raise BadInput(
-            f"unknown access '{access}'; known: decision, score, gradient"
-        ) from None
 
 
 def _epsilons(

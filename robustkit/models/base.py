@@ -12,11 +12,19 @@ from contextlib import (
 )
 from typing import Any, TypeAlias
 
-from robustkit.errors import BadInput
+from robustkit.errors import BadInput, suggestion
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor
 
-__all__ = ["Access", "Model", "NoGradient", "PullBack", "Wrapper", "native_name"]
+__all__ = [
+    "Access",
+    "Model",
+    "NoGradient",
+    "PullBack",
+    "Wrapper",
+    "as_access",
+    "native_name",
+]
 
 PullBack: TypeAlias = Callable[[Tensor], Batch]
 """From d loss / d logits (n, classes) to d loss / d x (n, ...): one backward pass."""
@@ -28,6 +36,24 @@ class Access(enum.IntEnum):
     DECISION = 1
     SCORE = 2
     GRADIENT = 3
+
+
+def as_access(access: Access | str) -> Access:
+    """An access, or the name of one.
+
+    Raises:
+        BadInput: It is something else.
+
+    >>> as_access("score") is Access.SCORE
+    True
+    """
+    if isinstance(access, Access):
+        return access
+    known = {level.name.lower(): level for level in Access}
+    name = str(access).lower()
+    if name not in known:
+        raise BadInput(f"unknown access '{access}'; {suggestion(name, known)}")
+    return known[name]
 
 
 class NoGradient(BadInput):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.errors import BadInput
-from robustkit.models.base import Access, Model
+from robustkit.models.base import Access, Model, as_access
 from robustkit.models.cache import AnswerCache
 from robustkit.models.encodings import Encoding, Numbers
 from robustkit.models.http import Client
@@ -202,7 +202,7 @@ class RemoteModel(Model):
         bounds: Bounds | tuple[float, float] | None = None,
         *,
         classes: Sequence[str] | int | None = None,
-        access: Access = Access.SCORE,
+        access: Access | str = Access.SCORE,
         template: Template | None = None,
         encoding: Encoding | None = None,
         batch_size: int = 32,
@@ -217,6 +217,7 @@ class RemoteModel(Model):
     ) -> None:
         if batch_size < 1:
             raise BadInput(f"the batch size must be at least 1; got {batch_size}")
+        access = as_access(access)
         if access > Access.SCORE:
             raise BadInput("a remote model shows decisions or scores, no gradients")
         self.bounds, self.access = as_bounds(bounds), access

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustkit.engine.attack import Attack
 from robustkit.errors import BadInput, MissingPackage, suggestion
-from robustkit.models.base import Access
+from robustkit.models.base import Access, as_access
 from robustkit.numerics.norms import get_norm
 from robustkit.registry import get_attack
 from robustkit.testing.laws import LAWS
@@ -134,7 +134,7 @@ def conformance(
     ...     check()
     """
     given = None if norms is None else _names(norms)
-    level = _access(access)
+    level = as_access(access)
     if budget is None and isinstance(attack, str):
         budget = _BUDGETS[get_attack(attack).access]
     subject = subject_of(attack, given, level, framework, budget, name)
@@ -229,15 +229,6 @@ def examine(
             outcome, reading = "failed", str(error)
         findings.append(Finding(check.law, check.norm, outcome, reading))
     return findings
-
-
-def _access(access: Access | str) -> Access:
-    if isinstance(access, Access):
-        return access
-    known = {level.name.lower(): level for level in Access}
-    if access not in known:
-        raise BadInput(f"unknown access '{access}'; {suggestion(access, known)}")
-    return known[access]
 
 
 def _names(norms: str | Iterable[str]) -> list[str]:

@@ -270,6 +270,8 @@ class TestTrouble:
             ({"timeout": 0}, "time-out must be"),
             ({"batch_size": 0}, "batch size"),
             ({"access": Access.GRADIENT}, "no gradients"),
+            ({"access": "gradient"}, "no gradients"),
+            ({"access": "labels"}, "unknown access 'labels'"),
         ],
     )
     def test_bad_settings(self, settings, message):
