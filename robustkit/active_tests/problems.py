@@ -11,7 +11,7 @@ from robustkit.active_tests.native import PlainAttack, attack_plainly
 from robustkit.active_tests.readouts import Head, success
 from robustkit.active_tests.verdict import ActiveTestResult, Verdict, decide
 from robustkit.engine import loop
-from robustkit.engine.attack import ROUNDING, Attack, FixedBudget
+from robustkit.engine.attack import Attack, FixedBudget, edge
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.evaluation.curve import proportion
@@ -187,7 +187,7 @@ class Binarized:
         slack = float(np.finfo(self.x.dtype).eps) * reach
         one = np.full((1, *self.x.shape[1:]), slack)
         added = 0.0 if self.norm.name == "l0" else float(self._sizes(one, 0 * one)[0])
-        return self.epsilon * (1 + ROUNDING) + added
+        return edge(self.epsilon) + added
 
     def _sizes(self, points: Array, x: Array) -> Array:
         delta = points.astype(np.float64) - x.astype(np.float64)

@@ -10,8 +10,9 @@ import numpy as np
 
 from robustkit.adaptive.attempt import Best
 from robustkit.checks.finding import Finding, as_json
+from robustkit.engine.attack import edge
 from robustkit.errors import BadInput
-from robustkit.evaluation.curve import ROUNDING, Curve, Interval
+from robustkit.evaluation.curve import Curve, Interval
 from robustkit.evaluation.shards import write_atomically
 from robustkit.evaluation.store import write_json
 from robustkit.numerics.tensors import Array
@@ -77,7 +78,7 @@ class Step:
 
         A point that fools it in 70 of 100 draws leaves 0.3 of its sample.
         """
-        outside = self.distance > epsilon * (1 + ROUNDING)
+        outside = self.distance > edge(epsilon)
         return float(1 - np.where(outside, 0.0, self.expected).mean())
 
 

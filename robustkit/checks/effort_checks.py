@@ -5,7 +5,7 @@ import numpy as np
 from robustkit.checks.finding import Finding, Severity, of_samples
 from robustkit.checks.luck import LUCK, at_least, by_luck
 from robustkit.checks.sizes import only_size
-from robustkit.engine.attack import ROUNDING
+from robustkit.engine.attack import edge
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.traces import Traced
 from robustkit.numerics.tensors import Array
@@ -166,7 +166,7 @@ def _compared(
 
 
 def _reached(distance: Array, size: float) -> Array:
-    return np.asarray(distance <= size * (1 + ROUNDING))
+    return np.asarray(distance <= edge(size))
 
 
 def _at(index: Array, chosen: Array) -> tuple[int, ...]:

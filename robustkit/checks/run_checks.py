@@ -9,7 +9,7 @@ import numpy as np
 
 from robustkit.checks.finding import Finding, Severity, of_samples
 from robustkit.checks.sizes import of_interest, reach
-from robustkit.engine.attack import ROUNDING
+from robustkit.engine.attack import edge
 from robustkit.evaluation.curve import Curve
 from robustkit.evaluation.results import Results
 from robustkit.models.base import Access, as_access
@@ -247,7 +247,7 @@ def _at_size(distance: Array, size: float) -> Array:
     """Distances (n,) as whoever is for one size only can tell them."""
     if size == np.inf:
         return distance
-    inside = np.where(distance <= size * (1 + ROUNDING), size, np.inf)
+    inside = np.where(distance <= edge(size), size, np.inf)
     return np.where(distance > 0, inside, distance)
 
 

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from robustkit.engine.attack import ROUNDING
+from robustkit.engine.attack import edge
 from robustkit.evaluation.results import Results
 
 __all__ = ["of_interest", "only_size", "reach"]
@@ -57,7 +57,7 @@ def reach(results: Results, norm: str, attack: str) -> float:
     if told is None:
         return math.inf
     distance = results.distances(norm, attack)
-    beyond = np.isfinite(distance) & (distance > told[0] * (1 + ROUNDING))
+    beyond = np.isfinite(distance) & (distance > edge(told[0]))
     return math.inf if beyond.any() else told[0]
 
 

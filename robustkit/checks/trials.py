@@ -8,7 +8,7 @@ import numpy as np
 
 from robustkit.attacks.gradient.pgd import PGD
 from robustkit.checks.fixed import Fixed
-from robustkit.engine.attack import ROUNDING, FixedBudget, questions
+from robustkit.engine.attack import FixedBudget, edge, questions
 from robustkit.engine.criteria import Targeted
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
@@ -258,6 +258,6 @@ class _Trial:
         changed = {"epsilon": epsilon, "steps": steps * self.attack.steps}
         attack = dataclasses.replace(attack, **changed)
         ledger = run(attack, Problem(self.model, x, goal, self.norm, seed=self.seed))
-        within = full(x, epsilon * (1 + ROUNDING))
+        within = full(x, edge(epsilon))
         out[rows] = to_numpy(ledger.distance <= within)
         return out

@@ -9,9 +9,9 @@ from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, Model
 from robustkit.numerics.random import Rng
-from robustkit.numerics.tensors import Mask, PerSample, full
+from robustkit.numerics.tensors import Array, Mask, PerSample, full
 
-__all__ = ["ROUNDING", "Attack", "FixedBudget", "broken", "questions"]
+__all__ = ["ROUNDING", "Attack", "FixedBudget", "broken", "edge", "questions"]
 
 ROUNDING = 1e-5
 """Adversarials farther than epsilon by no more than this share count as within it.
@@ -21,6 +21,7 @@ single precision decides on which side they are.
 """
 
 S = TypeVar("S")
+D = TypeVar("D", float, Array, PerSample, PerSample | float)
 
 
 class Attack(ABC, Generic[S]):
@@ -185,7 +186,16 @@ def questions(budget: float, model: Model, access: Access) -> int:
     return max(int(budget) // cost, 1)
 
 
+def edge(epsilon: D) -> D:
+    """The largest distance that counts as within `epsilon`; see `ROUNDING`.
+
+    >>> edge(0.5)
+    0.500005
+    """
+    return epsilon * (1 + ROUNDING)
+
+
 def broken(p: Problem, epsilon: PerSample | float) -> Mask:
     """(n,) for whom an adversarial within `epsilon` (norm units) is known."""
-    mask: Mask = p.ledger.distance <= epsilon * (1 + ROUNDING)
+    mask: Mask = p.ledger.distance <= edge(epsilon)
     return mask

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr
 
+from robustkit.engine.attack import edge
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import read_examples
-from robustkit.evaluation.curve import CONFIDENCE, ROUNDING, Curve, Interval
+from robustkit.evaluation.curve import CONFIDENCE, Curve, Interval
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.tables import QUERIES
 from robustkit.numerics.tensors import Array
@@ -254,8 +255,7 @@ def _pair(
         for e in first[1].run["config"]["epsilons"][norm]
         if e in second[1].run["config"]["epsilons"][norm]
     ]
-    edges = [epsilon * (1 + ROUNDING) for epsilon in shared]
-    stands = [(one > edge, two > edge) for edge in edges]
+    stands = [(one > far, two > far) for far in map(edge, shared)]
     changes = [later.astype(float) - earlier for earlier, later in stands]
     sums = _resampled(np.stack([logs, both, *changes], axis=1), rng)
     return Pair(

@@ -8,11 +8,11 @@ import numpy as np
 from scipy.special import betaincinv
 
 from robustkit.arguments import as_number
-from robustkit.engine.attack import ROUNDING
+from robustkit.engine.attack import edge
 from robustkit.errors import BadInput
 from robustkit.numerics.tensors import Array
 
-__all__ = ["CONFIDENCE", "ROUNDING", "Curve", "Interval", "proportion"]
+__all__ = ["CONFIDENCE", "Curve", "Interval", "proportion"]
 
 CONFIDENCE = 0.95
 
@@ -71,13 +71,13 @@ class Curve:
         """The share of samples without an adversarial of size at most `epsilon`.
 
         With its exact (Clopper-Pearson) interval, which holds at this one size. A point
-        on the edge of the ball in single precision counts as inside (`ROUNDING`).
+        on the edge of the ball in single precision counts as inside (`edge`).
 
         Args:
             epsilon: In norm units, not negative.
         """
-        edge = as_number(epsilon, "epsilon", least=0) * (1 + ROUNDING)
-        return proportion(int((self.distance > edge).sum()), len(self.distance))
+        limit = edge(as_number(epsilon, "epsilon", least=0))
+        return proportion(int((self.distance > limit).sum()), len(self.distance))
 
     def steps(self) -> tuple[Array, Array]:
         """The curve's corners: sizes ascending from 0, and the accuracy from each on.

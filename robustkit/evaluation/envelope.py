@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustkit.evaluation.curve import ROUNDING, Curve
+from robustkit.engine.attack import edge
+from robustkit.evaluation.curve import Curve
 from robustkit.evaluation.results import Results
 from robustkit.numerics.tensors import Array
 
@@ -78,8 +79,8 @@ def envelope(results: Results, norm: str) -> Envelope:
         contributions.append(
             Contribution(
                 attack=name,
-                nearest=int((found & (own <= others * (1 + ROUNDING))).sum()),
-                alone=int((found & (own * (1 + ROUNDING) < others)).sum()),
+                nearest=int((found & (own <= edge(others))).sum()),
+                alone=int((found & (edge(own) < others)).sum()),
                 without=Curve(others).quantile(0.5),
             )
         )

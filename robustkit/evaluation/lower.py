@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from robustkit.engine.attack import edge
 from robustkit.errors import BadInput
-from robustkit.evaluation.curve import ROUNDING
 from robustkit.evaluation.results import LOWER, LOWER_COLUMNS, Results
 from robustkit.evaluation.shards import write_atomically
 from robustkit.evaluation.store import write_json
@@ -33,7 +33,7 @@ def contradictions(
             that are certified; exact bounds may meet the distance.
     """
     found = results.distances(norm)
-    above = lower > found * (1 + ROUNDING)
+    above = lower > edge(found)
     if closed:
         above |= (lower >= found) & (found > 0) & np.isfinite(found)
     return [

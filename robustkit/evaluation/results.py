@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.engine.attack import edge
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.archive import inside, read_best
 from robustkit.evaluation.curve import (
     CONFIDENCE,
-    ROUNDING,
     Curve,
     Interval,
     proportion,
@@ -257,7 +257,7 @@ class Results:
         if norm not in self._lower:
             return None
         # A radius is certified with its edge, and a curve counts some more as inside.
-        beyond = self._lower[norm] * (1 + ROUNDING) * (1 + 1e-12)
+        beyond = edge(self._lower[norm]) * (1 + 1e-12)
         return Curve(np.nan_to_num(beyond, nan=0.0, posinf=np.inf))
 
     def reload_lower(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from robustkit.active_tests.planted import FAMILIES, Planted
-from robustkit.engine.attack import ROUNDING
+from robustkit.engine.attack import edge
 from robustkit.errors import BadInput
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Array, as_tensor, to_numpy
@@ -52,9 +52,7 @@ class Verdict:
     @property
     def success(self) -> Array:
         """(n,) who is adversarial within epsilon."""
-        return np.asarray(self.distance <= self.epsilon * (1 + ROUNDING)) & (
-            self.adversarial
-        )
+        return np.asarray(self.distance <= edge(self.epsilon)) & (self.adversarial)
 
     @property
     def claims(self) -> Array:

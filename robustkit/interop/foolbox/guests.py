@@ -9,7 +9,7 @@ import numpy as np
 from foolbox.attacks import base
 from foolbox.attacks.dataset_attack import DatasetAttack
 
-from robustkit.engine.attack import Attack
+from robustkit.engine.attack import Attack, edge
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput, suggestion
 from robustkit.interop.foolbox.translation import DISTANCES
@@ -142,7 +142,7 @@ class _Guest(Attack[_State]):
         largest = float(to_numpy(p.norm(p.x[:1].zeros_like() + p.bounds.width))[0])
         epsilon = largest * _SMALLEST ** (1 - s.share)
         # A perturbation of that size may measure a little more by rounding.
-        enough = epsilon * (1 + 1e-5)
+        enough = edge(epsilon)
         unknown = to_numpy(p.ledger.distance) > enough
         for size in np.unique(epsilon[unknown]):
             rows = np.flatnonzero((epsilon == size) & unknown)
