@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from robustkit.checks.baselines import baselines
 from robustkit.checks.finding import Finding, Severity, of_samples
 from robustkit.checks.sizes import of_interest, reach
 from robustkit.engine.attack import edge
@@ -18,8 +19,8 @@ from robustkit.numerics.tensors import Array
 
 __all__ = ["Side", "check_run", "sides"]
 
-_Choice: TypeAlias = Callable[[str, Access], bool]
-"""Whether an attack of that name and access belongs to a side."""
+_Choice: TypeAlias = Callable[[str | None, Access], bool]
+"""Whether an attack that is such a baseline, with that access, belongs to a side."""
 
 # What `auto` is with gradients: only its own successor gets those whom it gives up.
 _AUTO = re.compile(
@@ -28,20 +29,18 @@ _AUTO = re.compile(
 )
 # Nearer by less is rounding and luck.
 _NEARER = 0.99
-_SINGLE_STEP = ("fgsm",)
-_NOISE = ("uniform-noise", "gaussian-noise", "salt-and-pepper")
 _SIDES: dict[str, tuple[_Choice, _Choice]] = {
     "C3": (
-        lambda name, access: name in _SINGLE_STEP,
-        lambda name, access: access is Access.GRADIENT and name not in _SINGLE_STEP,
+        lambda kind, access: kind == "single step",
+        lambda kind, access: access is Access.GRADIENT and kind != "single step",
     ),
     "C5": (
-        lambda name, access: access < Access.GRADIENT and name not in _NOISE,
-        lambda name, access: access is Access.GRADIENT,
+        lambda kind, access: access < Access.GRADIENT and kind != "noise",
+        lambda kind, access: access is Access.GRADIENT,
     ),
     "C6": (
-        lambda name, access: name in _NOISE,
-        lambda name, access: access is Access.GRADIENT,
+        lambda kind, access: kind == "noise",
+        lambda kind, access: access is Access.GRADIENT,
     ),
 }
 
@@ -217,11 +216,11 @@ def sides(results: Results, norm: str, id: str) -> tuple[Side, Side] | None:
         Where one side is for a single size, all distances up to it count as that size,
         and larger ones as infinite.
     """
-    access = _access(results)
-    names = results.attacks(norm)
+    access, kinds = _access(results), baselines(results)
+    names = [name for name in results.attacks(norm) if name in access]
     found = []
     for belongs in _SIDES[id]:
-        side = tuple(n for n in names if n in access and belongs(n, access[n]))
+        side = tuple(n for n in names if belongs(kinds.get(n), access[n]))
         if not side:
             return None
         distances = [results.distances(norm, name) for name in side]
@@ -291,7 +290,7 @@ def _little_variety(results: Results) -> list[Finding]:
     """C9, once for all norms that it is true of."""
     access = _access(results)
     names = {norm: set(results.attacks(norm)) for norm in results.norms}
-    weak = [n for n in results.norms if names[n] <= {*_SINGLE_STEP, *_NOISE}]
+    weak = [n for n in results.norms if names[n] <= baselines(results).keys()]
     kinds = {n: {access[a] for a in names[n] if a in access} for n in results.norms}
     alike = [n for n in results.norms if kinds[n] == {Access.GRADIENT}]
     alike = [n for n in alike if n not in weak and not _given_up(results, n)]

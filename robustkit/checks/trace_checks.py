@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from robustkit.checks.baselines import baselines
 from robustkit.checks.finding import Finding, Severity, of_samples
 from robustkit.engine.trace import Trace
 from robustkit.evaluation.results import Results
@@ -10,9 +11,6 @@ from robustkit.numerics.tensors import Array
 
 __all__ = ["check_traces", "lost", "unfinished"]
 
-# Baselines that try one point after another have no way to speak of. (And whatever
-# follows no gradients asks about proposals, which may be far off to the end.)
-_NOISE = ("uniform-noise", "gaussian-noise", "salt-and-pepper")
 # Of the first margin: the last question is far from adversarial.
 _FAR = 0.5
 # The last part of the steps, and the fall in it that says there is more to come: of the
@@ -31,12 +29,15 @@ def check_traces(results: Results) -> list[Finding]:
         results: A run, finished or not; an old one without traces has none.
     """
     found = []
-    access = results.run.get("attack_access", {})
+    access, kinds = results.run.get("attack_access", {}), baselines(results)
     for norm in results.norms:
         nearest = results.distances(norm)
         for name in results.attacks(norm):
             traced = results.traced(name, norm)
-            if len(traced) == 0 or name in _NOISE:
+            # Noise tries one point after another: no way to speak of. (And whatever
+            # follows no gradients asks about proposals, which may be far off to the
+            # end.)
+            if len(traced) == 0 or kinds.get(name) == "noise":
                 continue
             if access.get(name) == "gradient":
                 found += lost(traced, name, norm)

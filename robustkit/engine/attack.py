@@ -38,6 +38,8 @@ class Attack(ABC, Generic[S]):
         cost: Model passes per step, in words.
         source: The paper or the algorithm.
         aside: Questions per sample before the first step and after the last one.
+        baseline: "noise" or "single step": as which of these it is a yardstick, and no
+            attack worth its name; None: as neither.
         positive: Names of the settings that must be above zero, besides `steps`.
         signed: Names of those that may be below; all others are at least zero.
         steps: How many steps to take at most.
@@ -52,6 +54,7 @@ class Attack(ABC, Generic[S]):
     cost: ClassVar[str] = "not stated"
     source: ClassVar[str] = "not stated"
     aside: ClassVar[int] = 0
+    baseline: ClassVar[str | None] = None
     positive: ClassVar[tuple[str, ...]] = ()
     signed: ClassVar[tuple[str, ...]] = ()
     steps: int

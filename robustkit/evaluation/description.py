@@ -79,6 +79,7 @@ def check_run(run: Mapping[str, Any], path: Path) -> None:
     # Versions before may not have them.
     optional: dict[tuple[str, ...], Kind] = {
         ("finished",): _text,
+        ("attack_baseline",): _map_of(_or_none(_text)),
         ("failure",): _text,
         ("data", "fingerprint"): _or_none(_text),
         ("asked", "epsilons"): _or_none(_map_of(_list_of(_positive))),

@@ -269,6 +269,9 @@ def evaluate(
             for named in chosen.values()
             for name, attack in named.items()
         },
+        "attack_baseline": {
+            k: a.baseline for named in chosen.values() for k, a in named.items()
+        },
         "sources": {k: a.source for named in chosen.values() for k, a in named.items()},
         "model": {
             "name": adapted.name,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.checks.baselines import baselines
 from robustkit.checks.check import FINDINGS
 from robustkit.checks.effort_checks import after_half
 from robustkit.checks.model_checks import VARIES
@@ -20,7 +21,6 @@ from robustkit.report import words
 __all__ = ["checklist"]
 
 _YES, _NO, _OPEN = "[x]", "[ ]", "[ ] **open:**"
-_BASELINES = {"uniform-noise", "gaussian-noise", "salt-and-pepper", "fgsm"}
 
 
 def checklist(run_folder: str | Path) -> str:
@@ -120,6 +120,11 @@ class _Asked:
             for norm in self.results.norms
             for name in self.results.attacks(norm)
         }
+
+    @property
+    def baselines(self) -> list[str]:
+        """Those that are plain noise or a single step."""
+        return sorted(baselines(self.results).keys() & self.attacks.keys())
 
 
 _Answer = tuple[str, str]
@@ -315,7 +320,7 @@ def _kinds(asked: _Asked) -> _Answer:
     by: dict[str, list[str]] = {}
     for name, access in asked.attacks.items():
         by.setdefault(access, []).append(name)
-    strong = [n for n in asked.attacks if n not in _BASELINES]
+    strong = [n for n in asked.attacks if n not in asked.baselines]
     said = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in by.items())
     if "gradient" not in by and asked.config["access"] == "gradient":
         return _NO, f"No attack followed gradients ({said})."
@@ -327,7 +332,7 @@ def _kinds(asked: _Asked) -> _Answer:
 def _blind(asked: _Asked) -> _Answer:
     names = [
         n for n, access in asked.attacks.items()
-        if access != "gradient" and n not in _BASELINES
+        if access != "gradient" and n not in asked.baselines
     ]  # fmt: skip
     if not names:
         return _NO, "No attack without gradients was run: --attacks auto,boundary."
@@ -335,7 +340,7 @@ def _blind(asked: _Asked) -> _Answer:
 
 
 def _noise(asked: _Asked) -> _Answer:
-    names = sorted(_BASELINES & asked.attacks.keys())
+    names = asked.baselines
     if not names:
         return _NO, "None was run: --attacks auto,gaussian-noise,fgsm."
     return _YES, f"{', '.join(names)} (samples.csv)."

@@ -169,16 +169,48 @@ def test_auto_tells_where_it_gave_up_gradients(planted):
     assert "C5" not in run(planted, "auto", model=estimated, budget=200)[1]
 
 
-def test_noise_and_single_steps_may_not_win(planted):
-    attacks = {"pgd": Sized(1.5), "fgsm": Sized(1.1), "gaussian-noise": Blind(1.2)}
-    results, _ = run(planted, attacks)
-    found = told(results, **{"gaussian-noise": "decision"})
-    assert found["C3"].severity is Severity.SUSPICIOUS
+@dataclass(frozen=True)
+class Step(Sized):
+    """Said to be a single step."""
+
+    baseline = "single step"
+
+
+@dataclass(frozen=True)
+class Noise(Blind):
+    """Said to be noise."""
+
+    baseline = "noise"
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_noise_and_single_steps_may_not_win(planted, old):
+    step, noise = ("fgsm", "gaussian-noise") if old else ("mine", "my-noise")
+
+    def found(attacks):
+        results, _ = run(planted, attacks)
+        if old:
+            del results.run["attack_baseline"]
+        return told(results, **{noise: "decision"})
+
+    found_first = found({"pgd": Sized(1.5), step: Step(1.1), noise: Noise(1.2)})
+    assert found_first["C3"].severity is Severity.SUSPICIOUS
     # Noise is held against all gradients, of which the single step is nearer.
-    assert "C6" not in found
-    results, _ = run(planted, {"pgd": Sized(1.5), "gaussian-noise": Blind(1.2)})
+    assert "C6" not in found_first
+    found_second = found({"pgd": Sized(1.5), noise: Noise(1.2)})
+    assert found_second["C6"].severity is Severity.INVALIDATES
+
+
+def test_what_an_attack_is_does_not_depend_on_what_it_is_called(planted):
+    attacks = {"fgsm": Sized(1.1), "gaussian-noise": Blind(1.2), "pgd": Sized(1.5)}
+    results, found = run(planted, attacks)
+    assert results.run["attack_baseline"] == dict.fromkeys(attacks)
+    assert not {"C3", "C6"} & found.keys()
     found = told(results, **{"gaussian-noise": "decision"})
-    assert found["C6"].severity is Severity.INVALIDATES
+    assert not {"C3", "C6"} & found.keys()
+    results, found = run(planted, {"strong": rk.GaussianNoise(), "fast": rk.FGSM()})
+    assert results.run["attack_baseline"] == {"strong": "noise", "fast": "single step"}
+    assert found["C9"].severity is Severity.SUSPICIOUS
 
 
 def test_a_single_step_alone_says_little(planted):

@@ -24,7 +24,7 @@ def run(planted, tmp_path):
         return rk.evaluate(
             planted.model(),
             (planted.x, planted.y),
-            attacks=list(attacks),
+            attacks=attacks,
             budget=40,
             out=tmp_path / "run",
             **settings,
@@ -194,6 +194,12 @@ def test_one_attack_is_not_enough(run, attacks):
     assert told["Are they of different kinds"] == NO
     assert told["Do attacks with more power do better than those with less"] == NO
     assert told["Is it that of the nearest of all attacks, sample by sample"] == NO
+
+
+def test_baselines_are_told_by_what_they_are(run):
+    results = run({"mine": rk.FGSM(), "fgsm": rk.FMN()})
+    question = "Are plain noise and a single step there to compare with"
+    assert answers(results)[question] == (YES, "mine (samples.csv).")
 
 
 def test_the_command_prints_it(run):

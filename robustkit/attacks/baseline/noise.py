@@ -34,6 +34,7 @@ class UniformNoise(Walk):
     """
 
     source: ClassVar[str] = "folklore"
+    baseline: ClassVar[str | None] = "noise"
 
     steps: int = 100
 
@@ -65,6 +66,7 @@ class GaussianNoise(Walk):
     """
 
     source: ClassVar[str] = "folklore"
+    baseline: ClassVar[str | None] = "noise"
 
     steps: int = 100
     scale: float = 0.5

@@ -43,6 +43,7 @@ class SaltAndPepper(Walk):
     """
 
     source: ClassVar[str] = "folklore; Rauber, Brendel, Bethge, 2017"
+    baseline: ClassVar[str | None] = "noise"
 
     steps: int = 100
 

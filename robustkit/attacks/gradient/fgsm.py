@@ -79,6 +79,7 @@ class FGSM(Attack[State]):
     cost: ClassVar[str] = "1 forward; 1 forward + 1 backward at the start"
     source: ClassVar[str] = "Goodfellow et al., ICLR 2015, section 4"
     aside: ClassVar[int] = 1
+    baseline: ClassVar[str | None] = "single step"
 
     steps: int = 20
     loss: str = "margin"
