@@ -15,7 +15,7 @@ from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.goals import make_criterion, targets_of
 from robustkit.evaluation.lower import read_bounds, write_lower
 from robustkit.evaluation.opening import check_evaluated, model_and_data
-from robustkit.evaluation.results import Results
+from robustkit.evaluation.results import Results, Run, as_results
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import to_numpy
 
@@ -84,7 +84,7 @@ def check_network(
 
 
 def bound_below(
-    results: Results,
+    results: Run,
     model: Any,
     data: Any,
     method: str = "crown",
@@ -98,7 +98,7 @@ def bound_below(
     them. Samples that are adversarial from the start have the bound 0.
 
     Args:
-        results: Of the evaluation.
+        results: Of the evaluation, or its run folder.
         model: As it was given to the evaluation.
         data: Likewise.
         method: "interval" or "crown": certificates for networks of ReLUs and affine
@@ -122,6 +122,7 @@ def bound_below(
     >>> bool((results.lower() <= results.distance).all())
     True
     """
+    results = as_results(results)
     check_method(method, results.norms)
     if method not in (*METHODS, "exact"):
         write_lower(results, read_bounds(method, results), f"file {Path(method).name}")

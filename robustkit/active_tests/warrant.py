@@ -10,7 +10,7 @@ from robustkit.active_tests.problems import Binarized
 from robustkit.engine.attack import Attack
 from robustkit.errors import in_one_line
 from robustkit.evaluation.opening import check_evaluated, model_and_data
-from robustkit.evaluation.results import WARRANTS, Results
+from robustkit.evaluation.results import WARRANTS, Results, Run, as_results
 from robustkit.evaluation.store import SCHEMA, write_json
 from robustkit.models.base import as_access
 from robustkit.numerics.bounds import Bounds
@@ -21,7 +21,7 @@ __all__ = ["warrant"]
 
 
 def warrant(
-    results: Results,
+    results: Run,
     model: Any,
     data: Any,
     attacks: str | Sequence[str] | Mapping[str, Attack[Any]] = "auto",
@@ -36,7 +36,7 @@ def warrant(
     folder, where reports find them.
 
     Args:
-        results: Of the evaluation.
+        results: Of the evaluation, or its run folder.
         model: As it was given to the evaluation.
         data: Likewise.
         attacks: Likewise.
@@ -57,6 +57,7 @@ def warrant(
     >>> results.warrant("linf", "fgsm")["verdict"]
     'PASS'
     """
+    results = as_results(results)
     config = results.run["config"]
     adapted, dataset = model_and_data(
         model,

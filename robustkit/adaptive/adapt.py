@@ -22,7 +22,7 @@ from robustkit.engine.criteria import Criterion
 from robustkit.evaluation.goals import make_criterion
 from robustkit.evaluation.opening import check_evaluated, model_and_data
 from robustkit.evaluation.preflight import examine
-from robustkit.evaluation.results import Results
+from robustkit.evaluation.results import Run, as_results
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Tensor
@@ -36,7 +36,7 @@ _CHECKED = 64
 
 
 def adapt(
-    results: Results,
+    results: Run,
     model: Any,
     data: Any,
     *,
@@ -60,7 +60,7 @@ def adapt(
     plain evaluation's have to stand too.
 
     Args:
-        results: Of the plain evaluation.
+        results: Of the plain evaluation, or its run folder.
         model: As it was given to that.
         data: Likewise.
         budget: Model passes per sample for a remedy of cost 1; None: that of the
@@ -97,6 +97,7 @@ def adapt(
     >>> before.estimate > 0.5, after.estimate < 0.2
     (True, True)
     """
+    results = as_results(results)
     config = results.run["config"]
     check_settings(results, criterion, budget, total, draws)
     each = budget or config["budget"] or _BUDGET

@@ -22,7 +22,7 @@ from robustkit.engine.attack import FixedBudget
 from robustkit.errors import BadInput
 from robustkit.evaluation.opening import check_evaluated, model_and_data
 from robustkit.evaluation.preflight import check_labels, examine
-from robustkit.evaluation.results import Results
+from robustkit.evaluation.results import Results, Run, as_results
 from robustkit.evaluation.store import write_json
 from robustkit.models.isolated import isolated
 from robustkit.numerics.bounds import Bounds
@@ -80,7 +80,7 @@ def check(
     model: Any,
     data: Any,
     *,
-    run: str | Path | Results | None = None,
+    run: Run | None = None,
     epsilon: float | None = None,
     samples: int = 64,
     trials: int = 32,
@@ -100,7 +100,8 @@ def check(
     Args:
         model: As for `evaluate`.
         data: As for `evaluate`; the first `samples` are used.
-        run: A run of that model, whose attacks are held against each other.
+        run: Of that model, a run folder or results: its attacks are held against each
+            other.
         epsilon: A customary perturbation of every feature, in input units; None: 8/255
             of the bounds' width.
         samples: To ask the model about, some 30 forward passes each.
@@ -142,7 +143,7 @@ def check(
     measured: dict[str, Any] = {}
     results = None
     if run is not None:
-        results = run if isinstance(run, Results) else Results(run)
+        results = as_results(run)
         _check_inputs(results, x)
         found += _of_run(results)
     seen = None

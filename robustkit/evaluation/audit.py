@@ -16,7 +16,7 @@ from robustkit.evaluation.claims import Claim
 from robustkit.evaluation.goals import adversarial_from_start, make_criterion
 from robustkit.evaluation.opening import model_and_data
 from robustkit.evaluation.preflight import examine
-from robustkit.evaluation.results import WARRANTS, Results
+from robustkit.evaluation.results import WARRANTS, Results, Run, folder_of
 from robustkit.evaluation.selection import selected
 from robustkit.evaluation.store import read_json, unfinished
 from robustkit.evaluation.verify import confirm, furthest_move
@@ -61,7 +61,7 @@ class Audit:
 
 
 def verify(
-    run: str | Path,
+    run: Run,
     model: Any,
     data: Any,
     *,
@@ -88,7 +88,8 @@ def verify(
     being moved outwards by at most 0.1 % of its perturbation.
 
     Args:
-        run: A run folder. Nothing it names is loaded or run.
+        run: A run folder, or results, whose folder is read again. Nothing it names is
+            loaded or run.
         model: What was evaluated, as for `evaluate`.
         data: What it was evaluated on, as for `evaluate`.
         criterion: The criterion of your own that the run was made with, if it was.
@@ -110,7 +111,7 @@ def verify(
     >>> rk.verify(out, "digits", "digits").holds
     True
     """
-    results = Results(run)
+    results = Results(folder_of(run))
     config, path = results.run["config"], results.path
     _check_ended(results)
     if config["criterion"] and criterion is None:

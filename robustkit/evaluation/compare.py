@@ -13,7 +13,7 @@ from robustkit.engine.attack import edge
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import read_examples
 from robustkit.evaluation.curve import CONFIDENCE, Curve, Interval
-from robustkit.evaluation.results import Results
+from robustkit.evaluation.results import Results, Run, as_results, as_runs
 from robustkit.evaluation.tables import QUERIES
 from robustkit.numerics.tensors import Array
 
@@ -121,7 +121,7 @@ class Comparison:
         return {"schema": 1, "confidence": CONFIDENCE, **asdict(self)}
 
 
-def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Comparison:
+def compare(runs: Run | Sequence[Run], *, seed: int = 0) -> Comparison:
     """Compare runs on the same samples: models, or attacks on one model.
 
     Intervals are of the paired bootstrap (10,000 resamples of the samples, percentiles)
@@ -138,8 +138,8 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
     An attack is credited with nothing where its distance is unknown.
 
     Args:
-        runs: Two or more, the first of which is the base; or one, whose attacks are
-            compared.
+        runs: Run folders or results: two or more, the first of which is the base; or
+            one, whose attacks are compared.
         seed: Of the bootstrap.
 
     Source:
@@ -156,7 +156,7 @@ def compare(runs: Sequence[str | Path | Results], *, seed: int = 0) -> Compariso
     >>> rk.compare([one, two]).pairs[0].ratio.estimate > 1
     True
     """
-    opened = [run if isinstance(run, Results) else Results(run) for run in runs]
+    opened = [as_results(run) for run in as_runs(runs)]
     if not opened:
         raise BadInput("no run was named; name one or more")
     base = opened[0]

@@ -11,7 +11,14 @@ import numpy as np
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import inside, read_best, read_examples
 from robustkit.evaluation.lower import contradictions, write_lower
-from robustkit.evaluation.results import LOWER, WARRANTS, Results
+from robustkit.evaluation.results import (
+    LOWER,
+    WARRANTS,
+    Results,
+    Run,
+    as_runs,
+    folder_of,
+)
 from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import SCHEMA, RunFolder, read_json
 from robustkit.evaluation.tables import COLUMNS, as_csv
@@ -26,7 +33,7 @@ T = TypeVar("T")
 _QUERIES = "line of queries.csv"
 
 
-def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
+def merge(runs: Run | Sequence[Run], out: str | Path) -> Results:
     """Join the complete runs of all parts of an evaluation (`shard`) to one.
 
     The tables and adversarials are those of one run over all of the data, byte for
@@ -34,7 +41,7 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
     have are carried along.
 
     Args:
-        runs: The run folders, one for each part, in any order.
+        runs: Run folders or results, one for each part, in any order.
         out: The run folder to write.
 
     Raises:
@@ -43,7 +50,7 @@ def merge(runs: Sequence[str | Path], out: str | Path) -> Results:
             lower bound is above the distance of an adversarial; or active tests said
             different things of an attack; or `out` cannot be written.
     """
-    parts = _in_order([Path(run) for run in runs])
+    parts = _in_order([folder_of(run) for run in as_runs(runs)])
     opened = [Results(part) for part in parts]
     method, warrants = _method(opened), _warrants(opened)
     run = {**read_json(parts[0] / "run.json")}

@@ -2,10 +2,12 @@
 
 import csv
 import importlib
+import os
 import shutil
 import weakref
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -25,7 +27,17 @@ from robustkit.evaluation.tables import QUERIES
 from robustkit.evaluation.traces import TRACES, Traced, read_traces
 from robustkit.numerics.tensors import Array
 
-__all__ = ["LOWER", "LOWER_COLUMNS", "NOT_WARRANTED", "WARRANTS", "Results"]
+__all__ = [
+    "LOWER",
+    "LOWER_COLUMNS",
+    "NOT_WARRANTED",
+    "WARRANTS",
+    "Results",
+    "Run",
+    "as_results",
+    "as_runs",
+    "folder_of",
+]
 
 LOWER = "lower.csv"
 """Where a run folder keeps lower bounds on its distances."""
@@ -428,3 +440,36 @@ class Results:
                 f"the run has no norm '{norm}'; {suggestion(norm, self.norms)}"
             )
         return norm
+
+
+Run: TypeAlias = str | os.PathLike[str] | Results
+"""A run folder, or what was read from it."""
+
+
+def as_results(run: Run) -> Results:
+    """What a run found, read where that is yet to be done.
+
+    Raises:
+        BadInput: It is no run, or its folder cannot be read.
+    """
+    return run if isinstance(run, Results) else Results(folder_of(run))
+
+
+def folder_of(run: Run) -> Path:
+    """Where a run is kept, for those who go by nothing but its files.
+
+    Raises:
+        BadInput: It is no run.
+    """
+    if isinstance(run, Results):
+        return run.path
+    if isinstance(run, str | os.PathLike):
+        return Path(run)
+    raise BadInput(f"expected a run folder, or the results of a run; got {run!r}")
+
+
+def as_runs(runs: Run | Sequence[Run]) -> list[Run]:
+    """Some runs, or one."""
+    if isinstance(runs, str) or not isinstance(runs, Iterable):
+        return [runs]
+    return list(runs)

@@ -1,21 +1,20 @@
 """Going on with a run by its folder alone."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from robustkit.errors import BadInput
 from robustkit.evaluation.batch import Progress
 from robustkit.evaluation.engines import Engine
 from robustkit.evaluation.evaluate import evaluate
-from robustkit.evaluation.results import Results
+from robustkit.evaluation.results import Results, Run, folder_of
 from robustkit.evaluation.store import read_json, unfinished
 
 __all__ = ["resume"]
 
 
 def resume(
-    run: str | Path,
+    run: Run,
     *,
     engine: str | Engine = "local",
     progress: Callable[[Progress], None] | None = None,
@@ -30,7 +29,7 @@ def resume(
     arguments, `out` included, which does the same.
 
     Args:
-        run: The run folder. A complete run is returned as it is.
+        run: The run folder, or its results. A complete run is returned as it is.
         engine: As in `evaluate`; it need not be the one that the run was begun with.
         progress: As in `evaluate`.
         trackers: As in `evaluate`; they are told of what is done from now on.
@@ -39,7 +38,7 @@ def resume(
         BadInput: It is no run folder or was made from Python objects; or model, data,
             settings or versions are not what they were.
     """
-    folder = Path(run)
+    folder = folder_of(run)
     description = read_json(folder / "run.json")
     if description.get("status") == "complete" and not unfinished(folder):
         return Results(folder)
@@ -49,9 +48,10 @@ def resume(
     nameless += ["pool"] if config["pool"] and not asked["pool"] else []
     if nameless:
         raise BadInput(
-            f"the run in '{run}' was made from Python objects ({', '.join(nameless)}) "
-            "that run.json cannot name; call robustkit.evaluate again with the same "
-            f"arguments and out={str(run)!r}"
+            f"the run in '{folder}' was made from Python objects "
+            f"({', '.join(nameless)}) that run.json cannot name; call "
+            "robustkit.evaluate again with the same "
+            f"arguments and out={str(folder)!r}"
         )
     shard = config.get("shard")
     return evaluate(

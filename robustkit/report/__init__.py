@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robustkit.errors import BadInput
 from robustkit.evaluation.data import DataSet, as_data
-from robustkit.evaluation.results import Results
+from robustkit.evaluation.results import Run, as_results, as_runs
 from robustkit.evaluation.shards import write_atomically
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
@@ -23,14 +23,15 @@ _BESIDE = ("curve", "queries")
 
 
 def write_report(
-    results: Results | Sequence[Results],
+    results: Run | Sequence[Run],
     path: Path | str | None = None,
     originals: DataSet | tuple[Array, Array] | None = None,
 ) -> Path:
     """Write report.html, curve.png and curve.svg; queries.* where there is any query.
 
     Args:
-        results: Of a run, finished or not, or of several to be shown on one page.
+        results: Of a run, finished or not, or of several to be shown on one page; or
+            their run folders.
         path: Folder to write to, made if need be; None: the run folder.
         originals: The data of the runs, so that pictures are chosen from all samples;
             None: from those in examples.npz.
@@ -47,7 +48,7 @@ def write_report(
     >>> write_report(results).name
     'report.html'
     """
-    runs = [results] if isinstance(results, Results) else list(results)
+    runs = [as_results(run) for run in as_runs(results)]
     if path is None and len(runs) != 1:
         raise BadInput("a report of several runs needs a folder to be written to")
     folder = runs[0].path if path is None else Path(path)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from robustkit.checks.model_checks import VARIES
 from robustkit.checks.run_checks import sides
 from robustkit.errors import BadInput
 from robustkit.evaluation.description import printable
-from robustkit.evaluation.results import NOT_WARRANTED, Results
+from robustkit.evaluation.results import NOT_WARRANTED, Results, Run, as_results
 from robustkit.evaluation.store import read_json
 from robustkit.report import words
 
@@ -23,7 +22,7 @@ __all__ = ["checklist"]
 _YES, _NO, _OPEN = "[x]", "[ ]", "[ ] **open:**"
 
 
-def checklist(run_folder: str | Path) -> str:
+def checklist(run: Run) -> str:
     """The checklist in Markdown.
 
     Each question is ticked, or answered "no", by what the run's folder holds, which is
@@ -31,7 +30,7 @@ def checklist(run_folder: str | Path) -> str:
     write. The answers say what was done. None says that a defense is robust.
 
     Args:
-        run_folder: Of a run, finished or not.
+        run: A run folder, or results; finished or not.
 
     Source:
         The questions are those of Carlini et al., On Evaluating Adversarial
@@ -46,7 +45,7 @@ def checklist(run_folder: str | Path) -> str:
     >>> checklist(results.path).splitlines()[0]
     '# Checklist: digits on digits'
     """
-    results = Results(run_folder)
+    results = as_results(run)
     path = results.path / FINDINGS
     content = printable(read_json(path)) if path.exists() else {}
     found = content.get("findings")

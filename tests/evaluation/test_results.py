@@ -1,8 +1,13 @@
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import robustkit as rk
 from robustkit.errors import BadInput
+from robustkit.report import write_report
+from robustkit.report.checklist import checklist
 
 
 @pytest.fixture
@@ -14,6 +19,50 @@ def results(planted):
         attacks={"fmn": rk.FMN(), "uniform-noise": rk.UniformNoise(steps=20)},
         epsilons={"linf": [0.1], "l2": [0.2, 0.1]},
     )
+
+
+def merged(run):
+    with tempfile.TemporaryDirectory() as folder:
+        return rk.merge(run, Path(folder, "run")).distance.tolist()
+
+
+ABOUT_A_RUN = {
+    "adapt": lambda run: rk.adapt(run, "digits", "digits", budget=20).steps[0].remedy,
+    "bound_below": lambda run: (
+        rk.bound_below(run, "digits", "digits", "interval").lower().tolist()
+    ),
+    "check": lambda run: len(
+        rk.check("digits", "digits", run=run, samples=4, trials=0).findings
+    ),
+    "checklist": checklist,
+    "compare": lambda run: rk.compare(run).to_json()["attacks"],
+    "merge": merged,
+    "resume": lambda run: rk.resume(run).distance.tolist(),
+    "verify": lambda run: rk.verify(run, "digits", "digits").holds,
+    "warrant": lambda run: rk.warrant(
+        run, "digits", "digits", ["fmn"], samples=4
+    ).warrant("linf", "fmn")["verdict"],
+    "write_report": lambda run: write_report(run).name,
+}
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    out = tmp_path_factory.mktemp("kept") / "run"
+    return rk.evaluate(
+        "digits", "digits", attacks=["fmn"], samples=6, budget=20, out=out
+    )
+
+
+@pytest.mark.parametrize("name", ABOUT_A_RUN)
+def test_a_run_is_its_folder_or_its_results(kept, name):
+    asked = ABOUT_A_RUN[name]
+    of_results = asked(kept)
+    assert asked(kept.path) == asked(str(kept.path)) == of_results
+    with pytest.raises(BadInput, match="a run folder, or the results of a run"):
+        asked(3)
+    with pytest.raises(BadInput, match="not a run folder"):
+        asked("no-such-folder")
 
 
 def test_the_nearest_of_all_attacks_counts(results):
