@@ -18,7 +18,7 @@ from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.single import adapted_inputs
 from robustkit.models.base import Model
 from robustkit.models.isolated import isolated
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import BoundsLike
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import Array, Tensor, as_tensor, to_numpy
 
@@ -41,7 +41,7 @@ def active_test(
     inverted: bool = False,
     samples: int | None = 128,
     seed: int = 0,
-    bounds: tuple[float, float] | Bounds | None = None,
+    bounds: BoundsLike | None = None,
     votes: int = 1,
     points: int = 1000,
     tries: int = 200,
@@ -155,7 +155,7 @@ def binarize(
     inverted: bool = False,
     samples: int | None = 128,
     seed: int = 0,
-    bounds: tuple[float, float] | Bounds | None = None,
+    bounds: BoundsLike | None = None,
     votes: int = 1,
     points: int = 1000,
     tries: int = 200,

@@ -11,7 +11,7 @@ from robustkit.active_tests.bracket import Bracket
 from robustkit.active_tests.lowering import as_network
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.opening import model_and_data
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import Bounds, BoundsLike, as_bounds
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import Array
 
@@ -53,7 +53,7 @@ def exact_distance(
     norm: str | Norm = "linf",
     *,
     target: int | None = None,
-    bounds: Bounds | tuple[float, float] = (0.0, 1.0),
+    bounds: BoundsLike = (0.0, 1.0),
     timeout: float = 60.0,
     seed: int = 0,
 ) -> ExactResult:
@@ -124,7 +124,7 @@ def exact_distances(
     norm: str | Norm = "linf",
     samples: int | None = None,
     target: int | None = None,
-    bounds: Bounds | tuple[float, float] | None = None,
+    bounds: BoundsLike | None = None,
     timeout: float = 60.0,
     seed: int = 0,
 ) -> Iterator[tuple[int, int, ExactResult]]:

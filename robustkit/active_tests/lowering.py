@@ -11,7 +11,7 @@ from robustkit.certify.networks import ReluGraph, follow
 from robustkit.errors import BadInput
 from robustkit.models.base import Model
 from robustkit.models.torch import TorchModel
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import BoundsLike
 from robustkit.numerics.tensors import Array
 
 __all__ = ["as_network"]
@@ -22,7 +22,7 @@ _LARGEST = 40_000_000
 def as_network(
     native: Any,
     shape: tuple[int, ...],
-    bounds: Bounds | tuple[float, float] | None = None,
+    bounds: BoundsLike | None = None,
 ) -> ReluNetwork:
     """A network as dense layers in double precision.
 

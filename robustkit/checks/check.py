@@ -25,7 +25,7 @@ from robustkit.evaluation.preflight import check_labels, examine
 from robustkit.evaluation.results import Results, Run, as_results
 from robustkit.evaluation.store import write_json
 from robustkit.models.isolated import isolated
-from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.bounds import Bounds, BoundsLike
 from robustkit.numerics.tensors import Array
 
 __all__ = ["FINDINGS", "Findings", "check", "check_results"]
@@ -87,7 +87,7 @@ def check(
     attack: FixedBudget[Any] | None = None,
     undefended: Any = None,
     seed: int = 0,
-    bounds: tuple[float, float] | Bounds | None = None,
+    bounds: BoundsLike | None = None,
     mean: Any = None,
     std: Any = None,
     device: str | None = None,

@@ -33,7 +33,7 @@ from robustkit.models.user_code import (
     neighbours_importable,
     takes_nothing,
 )
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import Bounds, BoundsLike, as_bounds
 from robustkit.numerics.tensors import Array, as_array
 
 __all__ = ["DataSet", "as_data", "load_data"]
@@ -141,7 +141,7 @@ class DataSet:
 
 def as_data(
     native: Any,
-    bounds: Bounds | tuple[float, float] | None = None,
+    bounds: BoundsLike | None = None,
     *,
     samples: int | None = None,
     name: str = "data",
@@ -187,7 +187,7 @@ def as_data(
 
 def load_data(
     spec: str | os.PathLike[str],
-    bounds: Bounds | tuple[float, float] | None = None,
+    bounds: BoundsLike | None = None,
     *,
     samples: int | None = None,
 ) -> DataSet:

@@ -30,7 +30,7 @@ from robustkit.evaluation.selection import selected
 from robustkit.evaluation.store import SCHEMA, RunFolder
 from robustkit.models.base import Access, Model, as_access
 from robustkit.models.wrappers import per_channel
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import Bounds, BoundsLike, as_bounds
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import Array, Tensor, as_array
 from robustkit.registry import choose_attacks
@@ -68,7 +68,7 @@ def evaluate(
     access: str | Access = Access.GRADIENT,
     batch_size: int = 128,
     seed: int = 0,
-    bounds: tuple[float, float] | Bounds | None = None,
+    bounds: BoundsLike | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     device: str | None = None,

@@ -10,7 +10,7 @@ from robustkit.evaluation.data import DataSet, as_data, load_data
 from robustkit.evaluation.results import Results
 from robustkit.models.base import Model
 from robustkit.models.load import ExampleNeeded, as_model, load_model
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import Bounds, BoundsLike, as_bounds
 
 __all__ = ["check_evaluated", "model_and_data", "open_data"]
 
@@ -18,7 +18,7 @@ __all__ = ["check_evaluated", "model_and_data", "open_data"]
 def model_and_data(
     model: Any,
     data: Any,
-    bounds: Bounds | tuple[float, float] | None,
+    bounds: BoundsLike | None,
     samples: int | None,
     *,
     cache: str | Path | None = None,

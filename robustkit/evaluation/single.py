@@ -18,7 +18,7 @@ from robustkit.evaluation.goals import misclassified, of_model
 from robustkit.evaluation.preflight import check_labels, check_logits
 from robustkit.models.base import Model
 from robustkit.models.load import as_model, load_model
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import BoundsLike, as_bounds
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import (
     Array,
@@ -61,7 +61,7 @@ def run(
     criterion: Criterion | Any,
     *,
     norm: str | Norm = "linf",
-    bounds: tuple[float, float] | Bounds | None = None,
+    bounds: BoundsLike | None = None,
     budget: int | None = None,
     seed: int = 0,
     starts: Any = None,
@@ -141,7 +141,7 @@ def run(
 
 
 def adapted_inputs(
-    model: Any, x: Any, bounds: tuple[float, float] | Bounds | None
+    model: Any, x: Any, bounds: BoundsLike | None
 ) -> tuple[Model, Tensor, Array]:
     """A model and its inputs: as given, and as a checked array.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from robustkit.errors import BadInput, MissingPackage
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import BoundsLike, as_bounds
 from robustkit.numerics.padding import Padding, filled, first_rows
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor
 
@@ -60,7 +60,7 @@ class JaxModel(Model):
     def __init__(
         self,
         function: Callable[..., Any],
-        bounds: Bounds | tuple[float, float] | None = None,
+        bounds: BoundsLike | None = None,
         *,
         name: str | None = None,
     ) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, native_name
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import BoundsLike, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
 
 __all__ = ["Classes", "LabelModel"]
@@ -138,7 +138,7 @@ class LabelModel(Model):
         self,
         function: Callable[[Array], Any],
         classes: Sequence[str] | int,
-        bounds: Bounds | tuple[float, float] | None = None,
+        bounds: BoundsLike | None = None,
         *,
         scores: bool = False,
         name: str | None = None,

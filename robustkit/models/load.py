@@ -22,7 +22,7 @@ from robustkit.models.user_code import (
     takes_nothing,
 )
 from robustkit.models.wrappers import Preprocessed, per_channel
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import Bounds, BoundsLike, as_bounds
 from robustkit.numerics.tensors import Array
 
 __all__ = ["ExampleNeeded", "as_model", "load_model", "register_adapter"]
@@ -61,7 +61,7 @@ def register_adapter(package: str, adapter: Adapter | str) -> None:
 
 def as_model(
     native: Any,
-    bounds: Bounds | tuple[float, float] | None = None,
+    bounds: BoundsLike | None = None,
     *,
     example: Array | None = None,
     device: str | torch.device | None = None,
@@ -116,7 +116,7 @@ def as_model(
 
 def load_model(
     spec: str | os.PathLike[str],
-    bounds: Bounds | tuple[float, float] | None = None,
+    bounds: BoundsLike | None = None,
     *,
     example: Array | None = None,
     device: str | torch.device | None = None,
@@ -188,7 +188,7 @@ def load_model(
         )
 
 
-def _given(bounds: Bounds | tuple[float, float] | None) -> Bounds | None:
+def _given(bounds: BoundsLike | None) -> Bounds | None:
     return None if bounds is None else as_bounds(bounds)
 
 

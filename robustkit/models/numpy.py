@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.models.base import Access, Model, PullBack, native_name
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import BoundsLike, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, to_numpy
 
 __all__ = ["NumPyModel"]
@@ -31,7 +31,7 @@ class NumPyModel(Model):
     def __init__(
         self,
         function: Callable[[Array], Any],
-        bounds: Bounds | tuple[float, float] | None = None,
+        bounds: BoundsLike | None = None,
         *,
         gradient: Callable[[Array, Array], Any] | None = None,
         name: str | None = None,

@@ -16,7 +16,7 @@ from robustkit.models.onnx_torch import (
     differentiable,
 )
 from robustkit.models.torch import TorchModel
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import BoundsLike, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
 
 try:
@@ -71,7 +71,7 @@ class OnnxModel(Model):
     def __init__(
         self,
         source: str | os.PathLike[str] | bytes,
-        bounds: Bounds | tuple[float, float] | None = None,
+        bounds: BoundsLike | None = None,
         *,
         name: str | None = None,
         threads: int = 1,

@@ -19,7 +19,7 @@ from robustkit.models.cache import AnswerCache
 from robustkit.models.encodings import Encoding, Numbers
 from robustkit.models.http import Client
 from robustkit.models.labels import Classes
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import BoundsLike, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
 
 __all__ = ["RemoteModel", "Template", "filled_headers"]
@@ -199,7 +199,7 @@ class RemoteModel(Model):
     def __init__(
         self,
         url: str,
-        bounds: Bounds | tuple[float, float] | None = None,
+        bounds: BoundsLike | None = None,
         *,
         classes: Sequence[str] | int | None = None,
         access: Access | str = Access.SCORE,

@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
 from robustkit.models.straight_through import inside_module
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import BoundsLike, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor
 
 __all__ = ["TorchModel"]
@@ -64,7 +64,7 @@ class TorchModel(Model):
     def __init__(
         self,
         module: Callable[..., Any],
-        bounds: Bounds | tuple[float, float] | None = None,
+        bounds: BoundsLike | None = None,
         *,
         device: str | torch.device | None = None,
         training: bool = False,

@@ -2,14 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from robustkit.errors import BadInput
 from robustkit.numerics.tensors import Batch, clip
 
-__all__ = ["Bounds", "as_bounds"]
+__all__ = ["Bounds", "BoundsLike", "as_bounds"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,11 @@ class Bounds:
         return clip(x, self.lower, self.upper, reuse=reuse)
 
 
-def as_bounds(bounds: Bounds | tuple[float, float] | None) -> Bounds:
+BoundsLike: TypeAlias = Bounds | tuple[float, float]
+"""What is read as bounds: them, or the lowest and highest value."""
+
+
+def as_bounds(bounds: BoundsLike | None) -> Bounds:
     """Bounds, or a pair of numbers as bounds; None: (0, 1).
 
     Raises:

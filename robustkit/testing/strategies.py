@@ -25,7 +25,7 @@ from robustkit.active_tests.planted.affine import Affine
 from robustkit.active_tests.scores import flat_model
 from robustkit.errors import BadInput, MissingPackage, suggestion
 from robustkit.models.base import Model
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import Bounds, BoundsLike, as_bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Array
 
@@ -113,7 +113,7 @@ def threats(draw: st.DrawFn, norms: tuple[str, ...] = _NORMS) -> Threat:
 @st.composite
 def batches(
     draw: st.DrawFn,
-    bounds: Bounds | tuple[float, float] | None = None,
+    bounds: BoundsLike | None = None,
     *,
     shape: tuple[int, ...] | None = None,
     least: int = 1,
@@ -148,7 +148,7 @@ def problems(
     features: int = 4,
     classes: int = 3,
     samples: int = 3,
-    bounds: Bounds | tuple[float, float] | None = None,
+    bounds: BoundsLike | None = None,
 ) -> Problem:
     """Linear classifiers whose nearest adversarials are known, the box active.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from robustkit.active_tests.planted.base import Planted
 from robustkit.active_tests.planted.draws import (
-    Bounded,
+    BoundsLike,
     DType,
     Shape,
     as_bounds,
@@ -66,7 +66,7 @@ def affine(
     samples: int = 8,
     features: Shape = 8,
     classes: int = 3,
-    bounds: Bounded = (0.0, 1.0),
+    bounds: BoundsLike = (0.0, 1.0),
     dtype: DType = np.float64,
     targeted: bool = False,
     hopeless: bool = False,

@@ -7,7 +7,7 @@ import numpy as np
 from robustkit.active_tests.planted.affine import Affine, random_affine
 from robustkit.active_tests.planted.base import Planted
 from robustkit.active_tests.planted.draws import (
-    Bounded,
+    BoundsLike,
     DType,
     Shape,
     as_bounds,
@@ -58,7 +58,7 @@ def decision_tree(
     features: Shape = 8,
     classes: int = 3,
     depth: int = 4,
-    bounds: Bounded = (0.0, 1.0),
+    bounds: BoundsLike = (0.0, 1.0),
     dtype: DType = np.float64,
     targeted: bool = False,
 ) -> Planted:
@@ -162,7 +162,7 @@ def hypercube(
     *,
     samples: int = 8,
     features: Shape = 8,
-    bounds: Bounded = (0.0, 1.0),
+    bounds: BoundsLike = (0.0, 1.0),
     dtype: DType = np.float64,
     inward: bool = False,
 ) -> Planted:
@@ -272,7 +272,7 @@ def trigger(
     features: Shape = 8,
     classes: int = 3,
     size: int = 2,
-    bounds: Bounded = (0.0, 1.0),
+    bounds: BoundsLike = (0.0, 1.0),
     dtype: DType = np.float64,
     step: bool = False,
     targeted: bool = False,

@@ -7,7 +7,7 @@ import numpy as np
 
 from robustkit.active_tests.planted.base import Planted
 from robustkit.active_tests.planted.draws import (
-    Bounded,
+    BoundsLike,
     DType,
     Shape,
     as_bounds,
@@ -53,7 +53,7 @@ def sphere(
     *,
     samples: int = 8,
     features: Shape = 8,
-    bounds: Bounded = (0.0, 1.0),
+    bounds: BoundsLike = (0.0, 1.0),
     dtype: DType = np.float64,
     inward: bool = False,
     boxed: bool = False,
@@ -119,7 +119,7 @@ def quadratic(
     *,
     samples: int = 8,
     features: Shape = 8,
-    bounds: Bounded = (0.0, 1.0),
+    bounds: BoundsLike = (0.0, 1.0),
     dtype: DType = np.float64,
     form: Shapes = "saddle",
 ) -> Planted:

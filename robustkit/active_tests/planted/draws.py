@@ -8,11 +8,11 @@ import numpy as np
 
 from robustkit.active_tests.scores import Scores, flat_model
 from robustkit.errors import BadInput
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import Bounds, BoundsLike, as_bounds
 from robustkit.numerics.tensors import Array
 
 __all__ = [
-    "Bounded",
+    "BoundsLike",
     "DType",
     "Shape",
     "as_bounds",
@@ -27,7 +27,6 @@ __all__ = [
 
 Shape: TypeAlias = int | tuple[int, ...]
 """Of one input: how many features, or the lengths of its axes."""
-Bounded: TypeAlias = Bounds | tuple[float, float]
 DType: TypeAlias = type[np.floating[Any]]
 """numpy.float64 or numpy.float32."""
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from robustkit.active_tests.planted.base import Planted
 from robustkit.active_tests.planted.draws import (
-    Bounded,
+    BoundsLike,
     DType,
     Shape,
     as_bounds,
@@ -76,7 +76,7 @@ def nearest_neighbour(
     features: Shape = 8,
     classes: int = 3,
     per_class: int = 4,
-    bounds: Bounded = (0.0, 1.0),
+    bounds: BoundsLike = (0.0, 1.0),
     dtype: DType = np.float64,
     targeted: bool = False,
 ) -> Planted:

@@ -5,7 +5,7 @@ import numpy as np
 from robustkit.active_tests.networks import ReluNetwork
 from robustkit.active_tests.planted.base import Planted
 from robustkit.active_tests.planted.draws import (
-    Bounded,
+    BoundsLike,
     DType,
     Shape,
     as_bounds,
@@ -28,7 +28,7 @@ def min_of_affines(
     samples: int = 8,
     features: Shape = 8,
     pieces: int = 5,
-    bounds: Bounded = (0.0, 1.0),
+    bounds: BoundsLike = (0.0, 1.0),
     dtype: DType = np.float64,
     rotated: bool = False,
 ) -> Planted:
@@ -63,7 +63,7 @@ def max_of_affines(
     samples: int = 8,
     features: Shape = 8,
     pieces: int = 3,
-    bounds: Bounded = (0.0, 1.0),
+    bounds: BoundsLike = (0.0, 1.0),
     dtype: DType = np.float64,
 ) -> Planted:
     """A deep ReLU network whose margin is the largest of some affine functions.
@@ -131,7 +131,7 @@ def _planted(
     samples: int,
     features: Shape,
     pieces: int,
-    bounds: Bounded,
+    bounds: BoundsLike,
     dtype: DType,
     rotated: bool,
 ) -> Planted:

@@ -15,7 +15,7 @@ from robustkit.errors import BadInput
 from robustkit.models.base import Model, PullBack, native_name
 from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
-from robustkit.numerics.bounds import Bounds, as_bounds
+from robustkit.numerics.bounds import Bounds, BoundsLike, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, to_numpy
 
 __all__ = ["FoolboxModel"]
@@ -44,7 +44,7 @@ class FoolboxModel(Model):
     def __init__(
         self,
         model: GuestModel,
-        bounds: Bounds | tuple[float, float] | None = None,
+        bounds: BoundsLike | None = None,
         *,
         name: str | None = None,
     ) -> None:
