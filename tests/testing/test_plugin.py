@@ -47,7 +47,8 @@ def test_nothing_heavy_was_imported():
     heavy = {"torch", "numpy", "scipy", "hypothesis", "foolbox", "eagerpy"}
     assert not heavy & set(sys.modules)
     ours = {name for name in sys.modules if name.startswith("robustkit")}
-    assert ours == {"robustkit", "robustkit.testing", "robustkit.testing.plugin"}
+    plugin = {"robustkit.testing", "robustkit.testing.plugin"}
+    assert ours == {"robustkit", "robustkit.lazy", *plugin}
 """
     # Only this plug-in, since others import what they like.
     run = pytest_run(tmp_path, unused, "--strict-markers")
