@@ -447,7 +447,7 @@ def show(
     adapted: "Adaptation | None" = None,
 ) -> None:
     """The end of a run: its report, and its tables or its summary."""
-    from robustkit.report.table import (
+    from robustkit.report.terminal import (
         print_adaptation,
         print_findings,
         print_results,

@@ -105,7 +105,7 @@ def check_command(
         from rich.console import Console
 
         from robustkit.checks.check import check
-        from robustkit.report.table import print_findings
+        from robustkit.report.terminal import print_findings
 
         with prints_aside():
             found = check(

@@ -40,7 +40,7 @@ def compare_command(runs: tuple[str, ...], as_json: bool, page: str | None) -> N
         from rich.console import Console
 
         from robustkit.evaluation.compare import compare
-        from robustkit.report.table import print_comparison
+        from robustkit.report.terminal import print_comparison
 
         found = compare(runs)
         if page is not None:
