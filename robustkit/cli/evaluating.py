@@ -465,11 +465,11 @@ def show(
 
 def _is_ours(folder: Path) -> bool:
     """Whether what is in a folder is there, or will be, by our doing."""
-    return (
-        not folder.exists()
-        or (folder.is_dir() and not any(folder.iterdir()))
-        or (folder / ".shards").is_dir()
-    )
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return True
+    from robustkit.evaluation.store import unfinished
+
+    return unfinished(folder)
 
 
 def _check_alone(context: click.Context) -> None:
