@@ -8,6 +8,7 @@ import torch
 
 from robustkit.active_tests.readouts import Head
 from robustkit.models.base import Model
+from robustkit.models.guests import OtherRows, answered
 from robustkit.numerics.random import seeded
 from robustkit.numerics.tensors import (
     Array,
@@ -22,10 +23,6 @@ __all__ = ["PlainAttack", "attack_plainly"]
 
 PlainAttack: TypeAlias = Callable[[Any, Any, Any], Any]
 """From a model, inputs (n, ...) and labels (n,), all zero, to adversarials (n, ...)."""
-
-
-class _OtherRows(Exception):
-    """The attack asks about a number of points that is not the number of samples."""
 
 
 def attack_plainly(
@@ -49,7 +46,7 @@ def attack_plainly(
     with seeded(seed):
         try:
             return _called(attack, model, head, x)
-        except _OtherRows:
+        except OtherRows:
             rows = (np.array([i]) for i in range(len(x)))
             return np.concatenate(
                 [_called(attack, model, take(head, row), x[row]) for row in rows]
@@ -81,7 +78,7 @@ class _Asked:
         if self._count == 1:
             return take(self._head, np.zeros(count, dtype=np.int64))
         if count != self._count:
-            raise _OtherRows
+            raise OtherRows
         return self._head
 
     def logits(self, x: Any) -> Any:
@@ -144,19 +141,4 @@ class _Module(torch.nn.Module):
         if not (x.requires_grad and torch.is_grad_enabled()):
             logits: torch.Tensor = self._ask.logits(x.detach())
             return logits
-        answer: torch.Tensor = _Question.apply(x, self._ask.linearise)  # type: ignore[no-untyped-call]
-        return answer
-
-
-class _Question(torch.autograd.Function):
-    """A question that torch differentiates by the way back that comes with it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, ask: Callable[..., Any]) -> torch.Tensor:
-        logits: torch.Tensor
-        logits, ctx.pull_back = ask(x)
-        return logits
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return ctx.pull_back(slopes[0]), None
+        return answered(x, self._ask.linearise)

@@ -28,8 +28,8 @@ __all__ = [
     "RANDOM_CLOSENESS",
     "Fit",
     "Head",
+    "PastDetector",
     "Seen",
-    "Undetected",
     "fit_directions",
     "fit_logistic",
     "success",
@@ -89,7 +89,7 @@ class Head:
 
 
 @dataclass(frozen=True, eq=False)
-class Undetected(Criterion):
+class PastDetector(Criterion):
     """Another criterion, met where the last logit, a detector's, is below zero too.
 
     Args:
@@ -134,7 +134,7 @@ def success(count: Tensor, detector: int) -> Criterion:
     """
     labels = (full(count, 0.0)).astype(count.argmax(axis=-1).dtype)
     plain = Misclassification(labels)
-    return Undetected(plain) if detector else plain
+    return PastDetector(plain) if detector else plain
 
 
 @dataclass(frozen=True)

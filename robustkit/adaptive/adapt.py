@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from robustkit.adaptive.adaptation import Adaptation, LeftOut, Step
+from robustkit.adaptive.adaptation import Adaptation
 from robustkit.adaptive.answering import Answering
 from robustkit.adaptive.attempt import Best
 from robustkit.adaptive.beginning import (
@@ -15,9 +15,8 @@ from robustkit.adaptive.beginning import (
 )
 from robustkit.adaptive.catalogue import REMEDIES
 from robustkit.adaptive.remedy import Case, Remedy
-from robustkit.checks.check import check
+from robustkit.adaptive.symptoms import first_found
 from robustkit.checks.finding import Finding
-from robustkit.checks.model_checks import REMEMBERS
 from robustkit.engine.criteria import Criterion
 from robustkit.evaluation.goals import make_criterion
 from robustkit.evaluation.opening import check_evaluated, model_and_data
@@ -31,8 +30,6 @@ __all__ = ["adapt"]
 
 # Passes per sample for a remedy of cost 1, and for all together, in such.
 _BUDGET, _TOTAL = 1000, 20
-# Samples that findings are looked for at.
-_CHECKED = 64
 
 
 def adapt(
@@ -120,43 +117,23 @@ def adapt(
         adapted, config["target"], criterion, examined.classes, config["seed"]
     )
     say = progress or _silent
-    steps: list[Step] = []
-    found: list[Finding] = []
-    left_out: list[LeftOut] = []
-    needed: dict[str, int] = {}
-    best: dict[str, Best] = {}
-    sizes = {norm: tuple(config["epsilons"][norm]) for norm in results.norms}
-    chosen: dict[str, float] = {}
     say(
         f"remedies may take {each:,} passes per sample and unit of their cost, and "
         f"all of a norm together {most:,}"
     )
     say("looking for symptoms")
-    plain = list(
-        check(
-            adapted,
-            (x, label),
-            run=results,
-            samples=_CHECKED,
-            trials=0,
-            seed=config["seed"],
-        ).findings
+    plain, random = first_found(
+        adapted, x, label, results, random=examined.random, say=say
     )
-    of_answers = [finding for finding in plain if finding.id == "R1"]
-    random = examined.random or any("spread" in f.evidence for f in of_answers)
-    if any(REMEMBERS in f.evidence for f in of_answers):
-        # Repeated questions would ask its memory.
-        random = False
-        say(
-            "the model remembers what it was asked, so what is found below is about "
-            "its memory, too: attack it without its memory"
-        )
     if random and config["target"] == "least-likely":
         make = settled(make, adapted, x, config["batch_size"])
+    sizes = {norm: tuple(config["epsilons"][norm]) for norm in results.norms}
+    interest = {norm: size_of_interest(results, norm, epsilon) for norm in sizes}
+    answered: dict[str, Answering] = {}
+    best: dict[str, Best] = {}
     for name in results.norms:
         norm = get_norm(name)
-        chosen[name] = size_of_interest(results, name, epsilon)
-        one = Answering(
+        answered[name] = Answering(
             results=results,
             model=adapted,
             x=x,
@@ -178,8 +155,8 @@ def adapt(
             pool=x,
             honest=others,
             norm=norm,
-            epsilon=chosen[name],
-            step=customary(norm, chosen[name], x, adapted.bounds),
+            epsilon=interest[name],
+            step=customary(norm, interest[name], x, adapted.bounds),
             budget=each,
             classes=examined.classes,
             random=random,
@@ -187,24 +164,21 @@ def adapt(
             criterion=make,
             findings={finding.id: finding for finding in plain},
         )
-        best[name] = one.run(case, remedies)
-        steps += one.steps
-        found += one.found
-        left_out += one.left_out
-        needed[name] = one.needed
+        best[name] = answered[name].run(case, remedies)
+    all_of_them = answered.values()
     return Adaptation(
-        steps=tuple(steps),
+        steps=tuple(step for one in all_of_them for step in one.steps),
         epsilons=sizes,
-        epsilon=chosen,
-        findings=_worst_first(plain, found),
+        epsilon=interest,
+        findings=_worst_first(plain, *(one.found for one in all_of_them)),
         best=best,
         index=results.index,
         label=label,
         draws=draws if random else 1,
         budget=each,
         total=most,
-        left_out=tuple(left_out),
-        needed=needed,
+        left_out=tuple(left for one in all_of_them for left in one.left_out),
+        needed={name: one.needed for name, one in answered.items()},
     )
 
 

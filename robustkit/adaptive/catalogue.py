@@ -1,19 +1,21 @@
 """The remedies there are, in the order in which they are tried."""
 
-import itertools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
+from robustkit.adaptive.planning import (
+    aimed,
+    apgd,
+    auto,
+    blind,
+    descents,
+    shared,
+    sparse,
+)
 from robustkit.adaptive.probing import approximations, last_layer, progress
 from robustkit.adaptive.remedy import Case, Plan, Remedy
 from robustkit.adaptive.student import student
-from robustkit.attacks.gradient.apgd import APGD
-from robustkit.attacks.gradient.fmn import FMN
-from robustkit.combine import Minimise
-from robustkit.engine.attack import Attack, questions
 from robustkit.engine.criteria import Confident, Criterion, Matching
 from robustkit.engine.losses import Loss, aimed_loss, get_loss
 from robustkit.errors import BadInput
@@ -24,9 +26,7 @@ from robustkit.models.eot import EOT
 from robustkit.models.estimated import Estimated
 from robustkit.models.logarithms import Logarithms
 from robustkit.models.surrogate import Surrogate, WithFeatures
-from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array, Tensor, like, to_numpy
-from robustkit.presets import auto
 
 __all__ = ["REMEDIES"]
 
@@ -38,78 +38,14 @@ _QUESTIONS, _REACHES = 50, (0.5, 1.0, 2.0)
 # Draws that measure how much a margin varies, and by how much of that the mean margin
 # has to fall below zero: then some 70 % of single draws do.
 _DRAWS, _SURE = 20, 0.5
-# The fewest steps with which an attack is worth its name, and with which it is planned
-# where there is not enough for that; fewer draws than the first are no mean.
-_FEWEST, _LEAST, _MEAN = 20, 5, 20
+# Fewer draws are no mean.
+_MEAN = 20
 # The most questions that a student is taught by.
 _LESSONS = 20_000
 # What outputs and features are made like.
 _NEAREST = "the nearest honest sample of another class, or of the target's"
 # Of probabilities.
 _TOLERANCE = 1e-4
-
-
-def _shared(
-    case: Case,
-    model: Model,
-    makers: Mapping[str, Callable[[int], Attack[Any]]],
-    *,
-    share: float = 1.0,
-    access: Access = Access.GRADIENT,
-) -> dict[str, Attack[Any]]:
-    """Attacks that share a budget equally.
-
-    The first of them only, where all could not take `_FEWEST` steps each.
-
-    Args:
-        case: Whose budget it is.
-        model: To be asked.
-        makers: By name, from the number of its steps to an attack.
-        share: Of the budget.
-        access: What these attacks need.
-    """
-    steps = questions(share * case.budget, model, access)
-    count = min(len(makers), max(steps // _FEWEST, 1))
-    each = max(steps // count, _LEAST)
-    return {name: make(each) for name, make in itertools.islice(makers.items(), count)}
-
-
-def _apgd(case: Case, **settings: Any) -> Callable[[int], Attack[Any]]:
-    """Makes an APGD that first takes half its steps at the size of most interest."""
-
-    def make(steps: int) -> Attack[Any]:
-        attack = APGD(1.0, steps=max(steps // 2, 1), **settings)
-        return Minimise(attack, steps=steps, first=case.epsilon)
-
-    return make
-
-
-def _aimed(case: Case, loss: str = "margin") -> Callable[[int], Attack[Any]]:
-    """Makes one that aims at the likeliest classes one after the other."""
-
-    def make(steps: int) -> Attack[Any]:
-        targets = min(max(case.classes - 1, 1), 9)
-        targets = max(min(targets, steps // 2), 1)
-        return _apgd(case, loss=loss, targets=targets)(steps)
-
-    return make
-
-
-def _auto(case: Case) -> Callable[[int], Attack[Any]]:
-    return lambda steps: auto(case.norm, steps)
-
-
-def _sparse(norm: Norm) -> bool:
-    """Whether projected gradients do not serve the norm."""
-    return norm.name not in APGD.norms
-
-
-def _descents(case: Case, model: Model, share: float = 1.0) -> dict[str, Attack[Any]]:
-    """What attacks a model once its gradients are mended."""
-    other: dict[str, Callable[[int], Attack[Any]]] = {"apgd": _apgd(case)}
-    if _sparse(case.norm):
-        other = {"fmn": lambda steps: FMN(steps=steps)}
-    return _shared(case, model, {"auto": _auto(case), **other}, share=share)
 
 
 def _measured(case: Case, model: Model) -> float:
@@ -134,7 +70,7 @@ def _straight_through(case: Case) -> Plan | None:
         f"the gradient lowers the margin by {_percent(best)} of it, and not by "
         f"{_percent(now)}"
     )
-    return Plan(model, _descents(case, model), said, keep=True)
+    return Plan(model, descents(case, model), said, keep=True)
 
 
 def _smoothed(case: Case) -> Plan | None:
@@ -157,7 +93,7 @@ def _smoothed(case: Case) -> Plan | None:
         f"{_percent(now)}"
     )
     # Each costs many passes, so others build on them only where there are none else.
-    return Plan(model, _descents(case, model), said, keep=now <= 0 < value)
+    return Plan(model, descents(case, model), said, keep=now <= 0 < value)
 
 
 def _expectation(case: Case) -> Plan | None:
@@ -165,13 +101,13 @@ def _expectation(case: Case) -> Plan | None:
         return None
     if case.current.access < Access.GRADIENT:
         model = EOT(case.current, _MEAN, seed=case.seed, batched=True)
-        attacks = _blind(case, model)
+        attacks = blind(case, model)
     else:
         measured = EOT(case.current, example=case.x[:16], seed=case.seed)
         # What varies least still decides by chance.
         samples = max(measured.samples, 10)
         model = EOT(case.current, samples, seed=case.seed, batched=True)
-        attacks = _descents(case, model)
+        attacks = descents(case, model)
     said = f"answers and gradients are means over {model.samples} draws"
     return Plan(model, attacks, said, keep=True)
 
@@ -181,9 +117,9 @@ def _sure(case: Case) -> Plan | None:
         return None
     kappa = _SURE * _margin_noise(case)
     if case.current.access < Access.GRADIENT:
-        attacks = _blind(case, case.current)
+        attacks = blind(case, case.current)
     else:
-        attacks = _descents(case, case.current)
+        attacks = descents(case, case.current)
     said = (
         f"the mean margin has to fall below -{kappa:.3g}, {_SURE:g} standard "
         "deviations of one draw's"
@@ -224,7 +160,7 @@ def _logarithms(case: Case) -> Plan | None:
         f"their margin by {_percent(after)} of it, that of the probabilities by "
         f"{_percent(before)})"
     )
-    return Plan(model, _descents(case, model), said, keep=True)
+    return Plan(model, descents(case, model), said, keep=True)
 
 
 def _student(case: Case) -> Plan | None:
@@ -246,7 +182,7 @@ def _student(case: Case) -> Plan | None:
         f"step along them lowers the margin by {_percent(value)} of it, and not by "
         f"{_percent(now)}"
     )
-    attacks = _descents(case, model, share=0.5)
+    attacks = descents(case, model, share=0.5)
     return Plan(model, attacks, said, keep=now <= 0, lessons=lessons)
 
 
@@ -263,31 +199,31 @@ def _second_margin(case: Case) -> Plan | None:
         if spread > 0 and gap > 0:
             model = model.scaled(gap / spread)
             said += f", with the detector's score times {gap / spread:.3g}"
-    if _sparse(case.norm):
-        return Plan(model, _descents(case, model), said, keep=True)
+    if sparse(case.norm):
+        return Plan(model, descents(case, model), said, keep=True)
     attacks = {
-        "auto": _auto(case),
-        "apgd-joint": _apgd(case, loss="joint"),
-        "apgd-targets": _aimed(case),
+        "auto": auto(case),
+        "apgd-joint": apgd(case, loss="joint"),
+        "apgd-targets": aimed(case),
     }
-    return Plan(model, _shared(case, model, attacks), said, keep=True)
+    return Plan(model, shared(case, model, attacks), said, keep=True)
 
 
 def _losses(case: Case) -> Plan | None:
-    if case.current.access < Access.GRADIENT or _sparse(case.norm):
+    if case.current.access < Access.GRADIENT or sparse(case.norm):
         return None
     logits = case.current.to_tensor(_logits(case.current, case.x).astype(case.x.dtype))
     criterion = case.criterion(case.label, to_numpy(logits), case.x)
     way = criterion.ways(logits).argmin(axis=1)
     tried = {
         "apgd-cross-entropy": (
-            _apgd(case, loss="cross-entropy"),
+            apgd(case, loss="cross-entropy"),
             get_loss("cross-entropy"),
         ),
-        "apgd-dlr": (_apgd(case, loss="dlr", random_start=True), get_loss("dlr")),
-        "apgd-targets": (_aimed(case), aimed_loss("margin", way)),
+        "apgd-dlr": (apgd(case, loss="dlr", random_start=True), get_loss("dlr")),
+        "apgd-targets": (aimed(case), aimed_loss("margin", way)),
         "apgd-targets-cross-entropy": (
-            _aimed(case, "cross-entropy"),
+            aimed(case, "cross-entropy"),
             aimed_loss("cross-entropy", way),
         ),
     }
@@ -297,7 +233,7 @@ def _losses(case: Case) -> Plan | None:
         if _defined(loss, criterion, logits)
     }
     said = "one class after another, and other losses than the margin"
-    return Plan(case.current, _shared(case, case.current, attacks), said)
+    return Plan(case.current, shared(case, case.current, attacks), said)
 
 
 def _defined(loss: Loss, criterion: Criterion, logits: Tensor) -> bool:
@@ -310,13 +246,13 @@ def _defined(loss: Loss, criterion: Criterion, logits: Tensor) -> bool:
 
 
 def _matching(case: Case) -> Plan | None:
-    if case.current.access < Access.GRADIENT or _sparse(case.norm):
+    if case.current.access < Access.GRADIENT or sparse(case.norm):
         return None
     criterion = _towards_honest(case, case.current)
     if criterion is None:
         return None
-    makers = {"apgd-matching": _apgd(case, loss="matching", random_start=True)}
-    attacks = _shared(case, case.current, makers)
+    makers = {"apgd-matching": apgd(case, loss="matching", random_start=True)}
+    attacks = shared(case, case.current, makers)
     said = f"outputs shall be those of {_NEAREST}"
     return Plan(case.current, attacks, said, criterion)
 
@@ -360,7 +296,7 @@ def _towards_honest(
 
 
 def _features(case: Case) -> Plan | None:
-    if case.current.access < Access.GRADIENT or _sparse(case.norm):
+    if case.current.access < Access.GRADIENT or sparse(case.norm):
         return None
     layer = last_layer(case.current, case.x[:4])
     if layer is None:
@@ -372,38 +308,26 @@ def _features(case: Case) -> Plan | None:
         return None
     if criterion is None:
         return None
-    makers = {"apgd-features": _apgd(case, loss="matching", random_start=True)}
-    attacks = _shared(case, model, makers)
+    makers = {"apgd-features": apgd(case, loss="matching", random_start=True)}
+    attacks = shared(case, model, makers)
     said = f"the features at '{layer}' shall be those of {_NEAREST}"
     return Plan(model, attacks, said, criterion)
 
 
 def _more(case: Case) -> Plan | None:
     if case.current.access < Access.GRADIENT:
-        return Plan(case.current, _blind(case, case.current), "more passes")
-    makers = {"auto": _auto(case), "apgd": _apgd(case)}
-    makers["apgd-restart"] = _apgd(case, random_start=True)
-    attacks = _shared(case, case.current, makers)
-    if _sparse(case.norm):
-        attacks = _descents(case, case.current)
+        return Plan(case.current, blind(case, case.current), "more passes")
+    makers = {"auto": auto(case), "apgd": apgd(case)}
+    makers["apgd-restart"] = apgd(case, random_start=True)
+    attacks = shared(case, case.current, makers)
+    if sparse(case.norm):
+        attacks = descents(case, case.current)
     said = "more passes for the same attacks, and a restart from a random point"
     return Plan(case.current, attacks, said)
 
 
 def _without_gradients(case: Case) -> Plan | None:
-    return Plan(case.current, _blind(case, case.current), "scores or decisions only")
-
-
-def _blind(case: Case, model: Model) -> dict[str, Attack[Any]]:
-    """Attacks that follow no gradients."""
-    makers: dict[str, Callable[[int], Attack[Any]]] = {
-        "decisions": lambda steps: auto(case.norm, steps, Access.DECISION)
-    }
-    if case.model.access >= Access.SCORE:
-        makers["scores"] = lambda steps: auto(
-            case.norm, steps, Access.SCORE, epsilon=case.epsilon
-        )
-    return _shared(case, model, makers, access=Access.SCORE)
+    return Plan(case.current, blind(case, case.current), "scores or decisions only")
 
 
 def _logits(model: Model, x: Array) -> Array:

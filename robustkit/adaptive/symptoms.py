@@ -1,21 +1,33 @@
-"""Findings that come and go while they are answered."""
+"""Findings: those to begin with, and how they come and go while they are answered."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from robustkit.adaptive.attempt import Best
 from robustkit.adaptive.remedy import Case
+from robustkit.checks.check import check
 from robustkit.checks.finding import Finding, Severity
-from robustkit.checks.model_checks import check_model
+from robustkit.checks.model_checks import REMEMBERS, check_model
 from robustkit.checks.probe import NothingCorrect, probe
 from robustkit.errors import BadInput
 from robustkit.evaluation.curve import Curve
+from robustkit.evaluation.results import Results
 from robustkit.models.base import Model
+from robustkit.numerics.tensors import Array
 
-__all__ = ["REFUSES", "found_without_gradients", "mended", "with_findings", "without"]
+__all__ = [
+    "REFUSES",
+    "first_found",
+    "found_without_gradients",
+    "mended",
+    "with_findings",
+    "without",
+]
 
+# Samples that findings are looked for at.
+_CHECKED = 64
 # Ids that speak of the gradients of the model as it is differentiated now.
 _OF_GRADIENTS = frozenset({"G1", "G2", "G3", "R2"})
 # Of accuracy: as much better than gradients makes another attack a finding.
@@ -37,6 +49,46 @@ _MENDED = Finding(
     "descend other losses as well, and attack without gradients",
     {},
 )
+
+
+def first_found(
+    model: Model,
+    x: Array,
+    label: Array,
+    results: Results,
+    *,
+    random: bool,
+    say: Callable[[str], None],
+) -> tuple[list[Finding], bool]:
+    """What the checks find in the model and the run, and whether answers are random.
+
+    Args:
+        model: That was evaluated.
+        x: (n, ...) the samples of the run.
+        label: (n,) their classes.
+        results: The run.
+        random: Whether answers are known to be random.
+        say: Called with what has to be known of what follows.
+    """
+    found = list(
+        check(
+            model,
+            (x, label),
+            run=results,
+            samples=_CHECKED,
+            trials=0,
+            seed=results.run["config"]["seed"],
+        ).findings
+    )
+    of_answers = [finding for finding in found if finding.id == "R1"]
+    if any(REMEMBERS in f.evidence for f in of_answers):
+        say(
+            "the model remembers what it was asked, so what is found below is about "
+            "its memory, too: attack it without its memory"
+        )
+        # Repeated questions would ask its memory.
+        return found, False
+    return found, random or any("spread" in f.evidence for f in of_answers)
 
 
 def mended(model: Model, case: Case) -> tuple[Case, list[Finding]]:

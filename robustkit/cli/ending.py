@@ -24,7 +24,9 @@ def reporting_errors(folder: Callable[[], Path | None]) -> Iterator[None]:
         place = folder()
         if not (place and place.exists()):
             return ""
-        shards = place / ".shards"
+        from robustkit.evaluation.store import SHARDS
+
+        shards = place / SHARDS
         goes_on = shards.is_dir() and (place / "run.json").exists()
         if mended and goes_on and not any(shards.glob("*.shard")):
             # Nothing is lost by beginning anew, once it is.

@@ -1,10 +1,10 @@
 """Who does the work of `robustkit eval`, as options."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
+from robustkit.cli.options import together
 from robustkit.errors import BadInput
 
 if TYPE_CHECKING:
@@ -15,40 +15,33 @@ __all__ = ["ENGINE_OPTIONS", "chosen_engine", "engine_options"]
 ENGINE_OPTIONS = ("engine", "workers", "num_gpus", "ray_address")
 """Names of the parameters."""
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def engine_options(command: F) -> F:
-    """Add the options to a command."""
-    options = (
-        click.option(
-            "--engine",
-            type=click.Choice(["local", "ray"]),
-            default="local",
-            show_default=True,
-            help="Who does the work: this machine, or workers of Ray.",
-        ),
-        click.option(
-            "--workers",
-            type=int,
-            help="So many processes.  [default: 1; of Ray, one per processor or per "
-            "GPU needed]",
-        ),
-        click.option(
-            "--num-gpus",
-            type=float,
-            help="Of each worker, such as 1 or 0.5.  [default: 0]",
-        ),
-        click.option(
-            "--ray-address",
-            metavar="ADDRESS",
-            help="Of a Ray cluster, such as auto.  [default: RAY_ADDRESS, else workers "
-            "on this machine]",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+engine_options = together(
+    click.option(
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Who does the work: this machine, or workers of Ray.",
+    ),
+    click.option(
+        "--workers",
+        type=int,
+        help="So many processes.  [default: 1; of Ray, one per processor or per "
+        "GPU needed]",
+    ),
+    click.option(
+        "--num-gpus",
+        type=float,
+        help="Of each worker, such as 1 or 0.5.  [default: 0]",
+    ),
+    click.option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="Of a Ray cluster, such as auto.  [default: RAY_ADDRESS, else workers "
+        "on this machine]",
+    ),
+)
+"""The options, of which `chosen_engine` makes an engine."""
 
 
 def chosen_engine(

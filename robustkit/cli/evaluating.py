@@ -12,13 +12,16 @@ from robustkit.cli.ending import reporting_errors
 from robustkit.cli.engines import ENGINE_OPTIONS, chosen_engine, engine_options
 from robustkit.cli.options import (
     Header,
-    Numbers,
     Part,
     Target,
     defaults,
     fresh_folder,
+    json_option,
+    model_options,
+    seed_option,
     sizes,
     split,
+    strict_option,
     two,
 )
 from robustkit.cli.output import prints_aside
@@ -108,11 +111,8 @@ Examples:
     help="Use no more of the model than this.",
 )
 @click.option("--batch-size", type=int, default=128, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", help="For torch models, such as cuda:0.")
-@click.option("--bounds", type=Numbers(), help="Of valid inputs.  [default: 0,1]")
-@click.option("--mean", type=Numbers(), help="The model is shown (x - mean) / std.")
-@click.option("--std", type=Numbers(), help="One number, or one per channel.")
+@seed_option
+@model_options
 @click.option(
     "--pool",
     metavar="DATA",
@@ -187,10 +187,8 @@ Examples:
     metavar="RUN",
     help="Go on with an unfinished run, by its folder alone.",
 )
-@click.option(
-    "--strict", is_flag=True, help="Exit with 3 if a finding invalidates the number."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print summary.json only.")
+@strict_option
+@json_option("Print summary.json only.")
 @progress_option
 def evaluate_command(
     model: str | None,
@@ -283,7 +281,7 @@ def evaluate_command(
 @click.command("merge")
 @click.argument("out", type=click.Path())
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print summary.json only.")
+@json_option("Print summary.json only.")
 def merge_command(out: str, runs: tuple[str, ...], as_json: bool) -> None:
     """Join the runs of all parts of an evaluation to one run folder, OUT.
 
@@ -447,7 +445,7 @@ def show(
     adapted: "Adaptation | None" = None,
 ) -> None:
     """The end of a run: its report, and its tables or its summary."""
-    from robustkit.report.table import (
+    from robustkit.report.terminal import (
         print_adaptation,
         print_findings,
         print_results,
@@ -467,11 +465,11 @@ def show(
 
 def _is_ours(folder: Path) -> bool:
     """Whether what is in a folder is there, or will be, by our doing."""
-    return (
-        not folder.exists()
-        or (folder.is_dir() and not any(folder.iterdir()))
-        or (folder / ".shards").is_dir()
-    )
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return True
+    from robustkit.evaluation.store import unfinished
+
+    return unfinished(folder)
 
 
 def _check_alone(context: click.Context) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from robustkit.cli.ending import reporting_errors
-from robustkit.cli.options import Numbers, defaults, two
+from robustkit.cli.options import (
+    Numbers,
+    bounds_option,
+    defaults,
+    json_option,
+    model_options,
+    seed_option,
+    strict_option,
+    two,
+)
 from robustkit.cli.output import prints_aside
 from robustkit.errors import BadInput
 
@@ -62,15 +71,10 @@ Examples:
     metavar="MODEL",
     help="The same model without its defense: the plain attack must break that.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", help="For torch models, such as cuda:0.")
-@click.option("--bounds", type=Numbers(), help="Of valid inputs.  [default: 0,1]")
-@click.option("--mean", type=Numbers(), help="The model is shown (x - mean) / std.")
-@click.option("--std", type=Numbers(), help="One number, or one per channel.")
-@click.option(
-    "--strict", is_flag=True, help="Exit with 3 if a finding invalidates the number."
-)
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@seed_option
+@model_options
+@strict_option
+@json_option()
 def check_command(
     model: str | None,
     data: str | None,
@@ -105,7 +109,7 @@ def check_command(
         from rich.console import Console
 
         from robustkit.checks.check import check
-        from robustkit.report.table import print_findings
+        from robustkit.report.terminal import print_findings
 
         with prints_aside():
             found = check(
@@ -149,12 +153,9 @@ def check_command(
 @click.option("--votes", type=int, default=1, show_default=True, help="If random.")
 @click.option("--samples", type=int, default=128, show_default=True)
 @click.option("--budget", type=int, help="Model passes per sample.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", help="For torch models, such as cuda:0.")
-@click.option("--bounds", type=Numbers(), help="Of valid inputs.  [default: 0,1]")
-@click.option("--mean", type=Numbers(), help="The model is shown (x - mean) / std.")
-@click.option("--std", type=Numbers(), help="One number, or one per channel.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+@seed_option
+@model_options
+@json_option("Print JSON only.")
 def test_command(
     model: str | None,
     data: str | None,
@@ -219,9 +220,9 @@ def test_command(
 @click.option(
     "--target", type=int, help="Class to be reached; its samples are left out."
 )
-@click.option("--bounds", type=Numbers(), help="Of valid inputs.  [default: 0,1]")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@bounds_option
+@seed_option
+@json_option()
 def exact_command(
     model: str, data: str | None, samples: int | None, as_json: bool, **settings: Any
 ) -> None:

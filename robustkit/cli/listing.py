@@ -6,12 +6,13 @@ import json
 import click
 
 from robustkit.cli.ending import reporting_errors
+from robustkit.cli.options import json_option
 
 __all__ = ["attacks_command", "doctor_command"]
 
 
 @click.command("attacks")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option()
 def attacks_command(as_json: bool) -> None:
     """List every attack with its norms, access, cost per step and source.
 

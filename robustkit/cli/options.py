@@ -1,9 +1,10 @@
 """Kinds of options, and what several commands read alike."""
 
 import re
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -14,12 +15,32 @@ __all__ = [
     "Numbers",
     "Part",
     "Target",
+    "bounds_option",
     "defaults",
+    "device_option",
     "fresh_folder",
+    "json_option",
+    "model_options",
+    "seed_option",
     "sizes",
     "split",
+    "strict_option",
+    "together",
     "two",
 ]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one, in this order."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 class Numbers(click.ParamType[tuple[float, ...]]):
@@ -84,6 +105,36 @@ class Part(click.ParamType[tuple[int, int]]):
         if not (slash and part.isdecimal() and parts.isdecimal()):
             self.fail(f"'{value}' is not a part of the data such as 3/16")
         return int(part), int(parts)
+
+
+def json_option(what: str = "As JSON.") -> Callable[[F], F]:
+    """`--json`, and what is printed then."""
+    return click.option("--json", "as_json", is_flag=True, help=what)
+
+
+seed_option = click.option("--seed", type=int, default=0, show_default=True)
+"""`--seed`, of all randomness."""
+
+strict_option = click.option(
+    "--strict", is_flag=True, help="Exit with 3 if a finding invalidates the number."
+)
+"""`--strict`, for commands that make the checks."""
+
+device_option = click.option("--device", help="For torch models, such as cuda:0.")
+"""`--device`."""
+
+bounds_option = click.option(
+    "--bounds", type=Numbers(), help="Of valid inputs.  [default: 0,1]"
+)
+"""`--bounds`, which `two` reads."""
+
+model_options = together(
+    device_option,
+    bounds_option,
+    click.option("--mean", type=Numbers(), help="The model is shown (x - mean) / std."),
+    click.option("--std", type=Numbers(), help="One number, or one per channel."),
+)
+"""How a model is opened: `--device`, `--bounds`, `--mean` and `--std`."""
 
 
 def defaults(model: str | None, data: str | None) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from robustkit.cli.ending import reporting_errors
-from robustkit.cli.options import Header
+from robustkit.cli.options import Header, device_option, json_option
 from robustkit.cli.output import prints_aside
 
 __all__ = ["compare_command", "verify_command"]
@@ -18,7 +18,7 @@ _LINES = 10
 
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option()
 @click.option(
     "--page", type=click.Path(), metavar="FILE", help="Also write it as an HTML page."
 )
@@ -40,7 +40,7 @@ def compare_command(runs: tuple[str, ...], as_json: bool, page: str | None) -> N
         from rich.console import Console
 
         from robustkit.evaluation.compare import compare
-        from robustkit.report.table import print_comparison
+        from robustkit.report.terminal import print_comparison
 
         found = compare(runs)
         if page is not None:
@@ -61,7 +61,7 @@ def compare_command(runs: tuple[str, ...], as_json: bool, page: str | None) -> N
 @click.argument("run")
 @click.option("--model", required=True, help="What was evaluated, as for `eval`.")
 @click.option("--data", required=True, help="What it was evaluated on, likewise.")
-@click.option("--device", help="For torch models, such as cuda:0.")
+@device_option
 @click.option(
     "--header",
     "headers",
@@ -74,7 +74,7 @@ def compare_command(runs: tuple[str, ...], as_json: bool, page: str | None) -> N
     is_flag=True,
     help="Also count the adversarials that remain after rounding to 256 levels.",
 )
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@json_option()
 def verify_command(
     run: str,
     model: str,

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from robustkit.cli.ending import reporting_errors
+from robustkit.cli.options import json_option, seed_option
 from robustkit.errors import BadInput
 
 __all__ = ["TIMEOUT", "answer_specs", "vnnlib_command"]
@@ -25,13 +26,13 @@ TIMEOUT = 60.0
     show_default=True,
     help="Seconds after which no new round of attacks is begun, for each SPEC.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@seed_option
 @click.option(
     "--out",
     type=click.Path(),
     help="Write the answer there, in competition format; of several, a folder.",
 )
-@click.option("--json", "as_json", is_flag=True, help="As JSON, a line for each SPEC.")
+@json_option("As JSON, a line for each SPEC.")
 def vnnlib_command(
     model: str,
     specs: tuple[str, ...],

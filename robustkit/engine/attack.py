@@ -11,7 +11,15 @@ from robustkit.models.base import Access, Model
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import Array, Mask, PerSample, full
 
-__all__ = ["ROUNDING", "Attack", "FixedBudget", "broken", "edge", "questions"]
+__all__ = [
+    "ROUNDING",
+    "Attack",
+    "FixedBudget",
+    "broken",
+    "check_images",
+    "edge",
+    "questions",
+]
 
 ROUNDING = 1e-5
 """Adversarials farther than epsilon by no more than this share count as within it.
@@ -173,6 +181,24 @@ class FixedBudget(Attack[S]):
                 f"{p.norm}; got {self.epsilon}"
             )
         super().check(p)
+
+
+def check_images(attack: Attack[Any], p: Problem, advice: str = "") -> None:
+    """Whether inputs are images, for attacks that need some.
+
+    Args:
+        attack: That is to work on them.
+        p: Whose inputs they are.
+        advice: What to do where they are none, to follow the message.
+
+    Raises:
+        BadInput: They have not four axes.
+    """
+    if p.x.ndim != 4:
+        raise BadInput(
+            f"{type(attack).__name__} needs images (n, channels, height, width); these "
+            f"inputs have the shape {p.x.shape}{advice}"
+        )
 
 
 def questions(budget: float, model: Model, access: Access) -> int:

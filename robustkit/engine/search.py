@@ -21,7 +21,7 @@ from robustkit.numerics.tensors import (
     where,
 )
 
-__all__ = ["ROUGH", "approach", "bisect", "nearest", "starting_point"]
+__all__ = ["ROUGH", "approach", "bisect", "nearest", "starting_point", "unspent"]
 
 # So near the original, floating point has nothing in between.
 _HALVINGS = 64
@@ -96,7 +96,7 @@ def approach(
     far = p.bounds.clip(far)
     point = p.bounds.clip(p.x + p.norm.project(far - p.x, radius))
     moved = p.norm(point - p.x) > 0
-    active = _unspent(p).logical_and(moved)
+    active = unspent(p).logical_and(moved)
     active = active if asked is None else active.logical_and(asked)
     bisect(p, point, p.decide(point, active), tolerance)
 
@@ -127,7 +127,7 @@ def starting_point(p: Problem, rng: Rng, tries: int = 20) -> tuple[Batch, Mask]:
         for place in range(order.shape[1]):
             approach(p, take(p.pool, order[:, place]), tolerance=ROUGH)
     for attempt in range(tries):
-        searching = p.ledger.found.logical_not().logical_and(_unspent(p))
+        searching = p.ledger.found.logical_not().logical_and(unspent(p))
         if not bool(searching.any()):
             break
         approach(p, _noise(p, rng, attempt), searching, ROUGH)
@@ -147,7 +147,8 @@ def nearest(p: Problem, pool: Batch) -> Array:
     return np.argsort(np.stack(columns, axis=1), axis=1, kind="stable")
 
 
-def _unspent(p: Problem) -> Mask:
+def unspent(p: Problem) -> Mask:
+    """(n,) for whom another answer would count."""
     return like(p.x, ~p.ledger.spent())
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from robustkit.errors import BadInput
 from robustkit.numerics.norms import get_norm
 
-__all__ = ["check_run", "check_warrants", "printable"]
+__all__ = ["check_description", "check_warrants", "printable"]
 
 Kind: TypeAlias = Callable[[Any], bool]
 
@@ -35,7 +35,7 @@ def printable(tree: Any) -> Any:
     return tree
 
 
-def check_run(run: Mapping[str, Any], path: Path) -> None:
+def check_description(run: Mapping[str, Any], path: Path) -> None:
     """Refuse a run.json whose parts are of other types than robustkit writes.
 
     Args:
@@ -117,7 +117,7 @@ def check_run(run: Mapping[str, Any], path: Path) -> None:
 
 
 def check_warrants(content: Any, path: Path) -> None:
-    """Refuse verdicts of active tests that are none; as `check_run`.
+    """Refuse verdicts of active tests that are none; as `check_description`.
 
     Args:
         content: Under `norms` in warrants.json.

@@ -20,7 +20,11 @@ from robustkit.evaluation.curve import (
     Interval,
     proportion,
 )
-from robustkit.evaluation.description import check_run, check_warrants, printable
+from robustkit.evaluation.description import (
+    check_description,
+    check_warrants,
+    printable,
+)
 from robustkit.evaluation.reading import read_queries, read_table
 from robustkit.evaluation.store import SCHEMA, read_json
 from robustkit.evaluation.tables import QUERIES
@@ -82,7 +86,7 @@ class Results:
             )
         if not isinstance(self.run.get("config"), dict):
             raise BadInput(f"the run.json of '{path}' has no settings (config)")
-        check_run(self.run, self.path / "run.json")
+        check_description(self.run, self.path / "run.json")
         self.norms = tuple(self.run["config"].get("norms", ()))
         self.reload_warrants()
         self._table = read_table(self.path / "samples.csv")

@@ -24,12 +24,13 @@ from robustkit.evaluation.tables import write_tables
 from robustkit.evaluation.traces import TRACED, TRACES
 from robustkit.numerics.tensors import Array
 
-__all__ = ["SCHEMA", "RunFolder", "read_json", "unfinished", "write_json"]
+__all__ = ["SCHEMA", "SHARDS", "RunFolder", "read_json", "unfinished", "write_json"]
 
 SCHEMA = 1
 """Version of the run folder's format."""
+SHARDS = ".shards"
+"""The folder in it that holds what is finished, as long as a run can go on."""
 
-_SHARDS = ".shards"
 # Begins the names of folders that nobody needs any more.
 _STALE = ".robustkit-"
 # What must be the same for a run to go on, but for times and what is said of it.
@@ -73,14 +74,14 @@ class RunFolder:
             self.earlier = self._unfinished()
             if self.earlier is not None:
                 _check_same(self.path, self.earlier, run or {})
-            (self.path / _SHARDS).mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.path / _SHARDS)
+            (self.path / SHARDS).mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.path / SHARDS)
         except OSError as error:
             raise BadInput(
                 f"cannot write to the output folder '{path}' ({error.strerror}); name "
                 "one that can be written to with --out"
             ) from error
-        self._shards = Shards(self.path / _SHARDS)
+        self._shards = Shards(self.path / SHARDS)
         attacks = (run or {}).get("config", {}).get("attacks")
         self.originals = Originals(attacks and sum(map(len, attacks.values())))
         self._evaluated = 0
@@ -101,7 +102,7 @@ class RunFolder:
             if error is None:
                 # At one stroke, so that no end of the process leaves some of them.
                 done = self.path / f"{_STALE}done"
-                os.replace(self.path / _SHARDS, done)
+                os.replace(self.path / SHARDS, done)
                 shutil.rmtree(done, ignore_errors=True)
         finally:
             os.close(self._lock)
@@ -179,7 +180,7 @@ class RunFolder:
         if not self.path.exists():
             return None
         content = {entry.name for entry in self.path.iterdir()}
-        begun = _SHARDS in content
+        begun = SHARDS in content
         if begun and "run.json" in content:
             return read_json(self.path / "run.json")
         # What a process leaves that was killed at once.
@@ -195,7 +196,7 @@ class RunFolder:
 
 def unfinished(path: Path) -> bool:
     """Whether a run folder has what is needed to go on."""
-    return (path / _SHARDS).is_dir()
+    return (path / SHARDS).is_dir()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

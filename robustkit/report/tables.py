@@ -354,11 +354,7 @@ def comparison_tables(found: Comparison) -> list[Tabular]:
                 (
                     Cell(words.size(at.epsilon)),
                     *(Cell(words.percent(a, pair.samples)) for a in at.robust_accuracy),
-                    Cell(
-                        _points(at.difference.estimate),
-                        f"{_points(at.difference.lower)} to "
-                        f"{_points(at.difference.upper)}",
-                    ),
+                    Cell(*words.points(at.difference)),
                     Cell(f"{at.only_first} / {at.only_second}"),
                     Cell(f"{at.p_value:.2g}"),
                 )
@@ -498,10 +494,6 @@ def _of(part: int, whole: int) -> Cell:
 
 def _upper(value: float) -> str:
     return "\N{INFINITY}" if math.isnan(value) else words.size(value)
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
 
 
 def _percent(value: float | None) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "interval",
     "norm_name",
     "percent",
+    "points",
     "size",
     "symbol",
     "warranted",
@@ -85,6 +86,19 @@ def percent(share: float, count: int) -> str:
     if share < 1 and round(number, decimals) == 100:
         return f">{SPACE}{100 - least:.{decimals}f}{SPACE}%"
     return f"{number:.{decimals}f}{SPACE}%"
+
+
+def points(difference: Interval) -> tuple[str, str]:
+    """A difference of two shares in percentage points, and the ends of its interval.
+
+    >>> points(Interval(0.125, -0.25, 0.5))
+    ('+12.5', '-25.0 to +50.0')
+    """
+    at, low, high = (
+        f"{100 * value:+.1f}"
+        for value in (difference.estimate, difference.lower, difference.upper)
+    )
+    return at, f"{low} to {high}"
 
 
 def interval(value: Interval, count: int) -> str:

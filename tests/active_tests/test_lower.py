@@ -17,7 +17,7 @@ from robustkit.errors import BadInput
 from robustkit.evaluation.results import NOT_WARRANTED
 from robustkit.models.torch import TorchModel
 from robustkit.report.content import gather
-from robustkit.report.table import print_results
+from robustkit.report.terminal import print_results
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import pytest
 from robustkit.active_tests.readouts import (
     Fit,
     Head,
+    PastDetector,
     Seen,
-    Undetected,
     fit_directions,
     fit_logistic,
     success,
@@ -61,7 +61,7 @@ def test_undetected_is_the_larger_of_two_margins(name):
     logits = as_tensor(rng.normal(size=(40, 4)) * 2)
     labels, way = as_tensor(np.zeros(40, np.int64)), as_tensor(np.full(40, 1))
     plain = Misclassification(labels)
-    joined = Undetected(plain)
+    joined = PastDetector(plain)
     arguments = (way,) if name == "slopes_of" else ()
     margin, slopes = getattr(joined, name)(logits, *arguments)
     inner, inner_slopes = getattr(plain, name)(logits[:, :-1], *arguments)

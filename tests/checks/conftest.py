@@ -13,6 +13,30 @@ def digits():
     return demo.load_model("digits-robust"), np.asarray(x)[:48], np.asarray(y)[:48]
 
 
+@pytest.fixture(scope="session")
+def plant_inside(plant):
+    """Makes a linear classifier with so many samples, away from the bounds.
+
+    So the way to the boundary is a straight one.
+    """
+
+    def made(samples):
+        planted = plant(
+            seed=7, samples=samples, features=6, bounds=(0.0, 1.0), dtype=np.float32
+        )
+        planted.x = (0.4 + 0.2 * planted.x).astype(np.float32)
+        planted.b = (-np.median(planted.x @ planted.w, axis=0)).astype(np.float32)
+        planted.y = planted.logits(planted.x).argmax(axis=1)
+        return planted
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def planted(plant_inside):
+    return plant_inside(40)
+
+
 class Wrapped(torch.nn.Module):
     """A network behind or before something that hides its weakness."""
 

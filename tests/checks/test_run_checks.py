@@ -12,13 +12,8 @@ from robustkit.models.numpy import NumPyModel
 
 
 @pytest.fixture(scope="module")
-def planted(plant):
-    planted = plant(seed=7, samples=60, features=6, bounds=(0.0, 1.0), dtype=np.float32)
-    # Away from the bounds, so that the way to the boundary is a straight one.
-    planted.x = (0.4 + 0.2 * planted.x).astype(np.float32)
-    planted.b = (-np.median(planted.x @ planted.w, axis=0)).astype(np.float32)
-    planted.y = planted.logits(planted.x).argmax(axis=1)
-    return planted
+def planted(plant_inside):
+    return plant_inside(60)
 
 
 @dataclass(frozen=True)

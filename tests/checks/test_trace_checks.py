@@ -13,15 +13,6 @@ from robustkit.evaluation.store import write_json
 from robustkit.models.torch import TorchModel
 
 
-@pytest.fixture(scope="module")
-def planted(plant):
-    planted = plant(seed=7, samples=40, features=6, bounds=(0.0, 1.0), dtype=np.float32)
-    planted.x = (0.4 + 0.2 * planted.x).astype(np.float32)
-    planted.b = (-np.median(planted.x @ planted.w, axis=0)).astype(np.float32)
-    planted.y = planted.logits(planted.x).argmax(axis=1)
-    return planted
-
-
 @dataclass(frozen=True)
 class Creep(rk.Attack):
     """Goes along the gradient to `first` times the distance, then on to `last` times.

@@ -10,8 +10,8 @@ import robustkit as rk
 from robustkit.errors import BadInput
 from robustkit.evaluation.tables import QUERIES
 from robustkit.report.charts import Named, curve_chart
-from robustkit.report.table import print_comparison
 from robustkit.report.tables import comparison_tables
+from robustkit.report.terminal import print_comparison
 
 
 @pytest.fixture(scope="module")

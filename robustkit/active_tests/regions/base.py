@@ -7,7 +7,7 @@ import numpy as np
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
 
-__all__ = ["ALL_NORMS", "Region", "size"]
+__all__ = ["ALL_NORMS", "ClosedForm", "Region", "size"]
 
 ALL_NORMS = frozenset({"l0", "l1", "l2", "linf"})
 
@@ -43,3 +43,11 @@ class Region(ABC):
     def at_least(self, x: Array, norm: str, bounds: Bounds) -> float:
         """Quickly, a number that the distance is not below (infinite: out of reach)."""
         return 0.0
+
+
+class ClosedForm(Region):
+    """A region whose nearest points are found at once, and their distance with them."""
+
+    def at_least(self, x: Array, norm: str, bounds: Bounds) -> float:
+        nearest = self.nearest(x, norm, bounds)
+        return np.inf if nearest is None else size(nearest - x, norm)

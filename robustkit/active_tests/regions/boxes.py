@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustkit.active_tests.regions.base import Region, size
+from robustkit.active_tests.regions.base import ClosedForm
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
 
@@ -12,7 +12,7 @@ __all__ = ["Cuboid"]
 
 
 @dataclass(frozen=True, eq=False)
-class Cuboid(Region):
+class Cuboid(ClosedForm):
     """The points with lower <= z <= upper in every feature.
 
     One point is nearest in every norm: each feature moves to its interval by itself.
@@ -35,7 +35,3 @@ class Cuboid(Region):
         if (lower > upper).any():
             return None
         return np.asarray(x.clip(lower, upper))
-
-    def at_least(self, x: Array, norm: str, bounds: Bounds) -> float:
-        nearest = self.nearest(x, norm, bounds)
-        return np.inf if nearest is None else size(nearest - x, norm)

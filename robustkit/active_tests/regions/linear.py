@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import Bounds as Limits
 from scipy.optimize import LinearConstraint, linprog, nnls
 
-from robustkit.active_tests.regions.base import Region, size
+from robustkit.active_tests.regions.base import ClosedForm, Region
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.integer_programs import milp
 from robustkit.numerics.tensors import Array
@@ -17,7 +17,7 @@ __all__ = ["HalfSpace", "Polyhedron", "polyhedron"]
 
 
 @dataclass(frozen=True, eq=False)
-class HalfSpace(Region):
+class HalfSpace(ClosedForm):
     """The points with slope . z + offset <= 0.
 
     >>> half = HalfSpace(np.array([1.0, 2.0]), -0.5)
@@ -65,10 +65,6 @@ class HalfSpace(Region):
         bound = np.where(self.slope > 0, bounds.lower, bounds.upper)
         ends = np.where(step > 0, bound, x)
         return np.asarray(np.where(step >= room, ends, target))
-
-    def at_least(self, x: Array, norm: str, bounds: Bounds) -> float:
-        nearest = self.nearest(x, norm, bounds)
-        return np.inf if nearest is None else size(nearest - x, norm)
 
 
 def _common_pace(steep: Array, room: Array, margin: float, norm: str) -> Array:

@@ -6,9 +6,8 @@ from typing import ClassVar
 import numpy as np
 from scipy import ndimage
 
-from robustkit.engine.attack import Attack
+from robustkit.engine.attack import Attack, check_images
 from robustkit.engine.problem import Problem
-from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.tensors import (
     Array,
@@ -84,11 +83,7 @@ class GaussianBlur(Attack[State]):
 
     def check(self, p: Problem) -> None:
         super().check(p)
-        if p.x.ndim != 4:
-            raise BadInput(
-                "GaussianBlur needs images (n, channels, height, width); these inputs "
-                f"have the shape {p.x.shape}. Choose a noise attack instead"
-            )
+        check_images(self, p, ". Choose a noise attack instead")
 
     def init(self, p: Problem) -> State:
         return State(full(p.x, 0.0), full(p.x, np.inf))

@@ -7,9 +7,8 @@ from typing import ClassVar
 import numpy as np
 from scipy import ndimage
 
-from robustkit.engine.attack import Attack
+from robustkit.engine.attack import Attack, check_images
 from robustkit.engine.problem import Problem
-from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.tensors import Array, Batch, like, to_numpy
 
@@ -74,11 +73,7 @@ class Spatial(Attack[None]):
 
     def check(self, p: Problem) -> None:
         super().check(p)
-        if p.x.ndim != 4:
-            raise BadInput(
-                "Spatial needs images (n, channels, height, width); these inputs have "
-                f"the shape {p.x.shape}. Choose a noise attack instead"
-            )
+        check_images(self, p, ". Choose a noise attack instead")
 
     def init(self, p: Problem) -> None:
         return None

@@ -18,11 +18,10 @@ from robustkit.attacks.decision.probing import (
     semicircle,
     steps_for,
     unit,
-    unspent,
 )
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
-from robustkit.engine.search import ROUGH, approach, bisect, starting_point
+from robustkit.engine.search import ROUGH, approach, bisect, starting_point, unspent
 from robustkit.models.base import Access
 from robustkit.numerics.frequencies import Subspace, low_frequencies
 from robustkit.numerics.random import Rng

@@ -12,11 +12,10 @@ from robustkit.attacks.decision.probing import (
     noise,
     steps_for,
     subspace_of,
-    unspent,
 )
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
-from robustkit.engine.search import bisect, starting_point
+from robustkit.engine.search import bisect, starting_point, unspent
 from robustkit.models.base import Access
 from robustkit.numerics.tensors import (
     Batch,

@@ -14,7 +14,6 @@ from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
     Array,
     Batch,
-    Mask,
     PerSample,
     Tensor,
     expand,
@@ -47,7 +46,6 @@ __all__ = [
     "steps_for",
     "subspace_of",
     "unit",
-    "unspent",
 ]
 
 # How many numbers the probes drawn at once may hold, those of one sample or of several.
@@ -334,8 +332,3 @@ def steps_for(budget: int, cost: Callable[[int], float]) -> int:
         asked += max(cost(steps), 1)
         steps += 1
     return max(steps, 1)
-
-
-def unspent(p: Problem) -> Mask:
-    """(n,) for whom another answer would count."""
-    return like(p.x, ~p.ledger.spent())

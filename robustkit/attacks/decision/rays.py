@@ -11,7 +11,7 @@ import numpy as np
 
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
-from robustkit.engine.search import bisect, nearest
+from robustkit.engine.search import bisect, nearest, unspent
 from robustkit.models.base import Access
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import (
@@ -323,8 +323,7 @@ def _nearer(
     reach = minimum(radius * (1 - _ROUGH), p.bounds.width)
     point = p.bounds.clip(p.x + p.norm.project(side, reach))
     moved = p.norm(point - p.x) > 0
-    unspent = like(p.x, ~p.ledger.spent())
-    passed = p.decide(point, asked.logical_and(moved).logical_and(unspent))
+    passed = p.decide(point, asked.logical_and(moved).logical_and(unspent(p)))
     reached = p.norm(bisect(p, point, passed, _ROUGH) - p.x)
     return where(passed, side, ray), where(passed, reached, radius)
 
@@ -366,8 +365,8 @@ def _turned(
         turn = passed[row, column]
         s.ray[row, places[turn]] = np.where(before <= 0, width, -width)[turn]
     several = [row for row in turns if passed[row].sum() > 1]
-    unspent = ~p.ledger.spent()
-    asked = np.array([row for row in several if unspent[row]], dtype=np.int64)
+    spent = p.ledger.spent()
+    asked = np.array([row for row in several if not spent[row]], dtype=np.int64)
     for row in asked.tolist():
         _move(s.point[row], p.bounds, x[row], s.ray[row], radius[row])
     together = np.zeros(p.size, dtype=bool)

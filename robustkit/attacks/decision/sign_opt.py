@@ -13,11 +13,10 @@ from robustkit.attacks.decision.probing import (
     steps_for,
     subspace_of,
     unit,
-    unspent,
 )
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
-from robustkit.engine.search import bisect, starting_point
+from robustkit.engine.search import bisect, starting_point, unspent
 from robustkit.models.base import Access
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (

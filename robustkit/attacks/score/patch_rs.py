@@ -7,9 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from robustkit.attacks.score.random_search import Schedule, check_share
-from robustkit.engine.attack import FixedBudget, broken
+from robustkit.engine.attack import FixedBudget, broken, check_images
 from robustkit.engine.problem import Problem
-from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.norms import L0
 from robustkit.numerics.random import Rng
@@ -170,11 +169,7 @@ class PatchRS(FixedBudget[State]):
     def check(self, p: Problem) -> None:
         check_share(self)
         super().check(p)
-        if p.x.ndim != 4:
-            raise BadInput(
-                "PatchRS needs images (n, channels, height, width); these inputs have "
-                f"the shape {p.x.shape}"
-            )
+        check_images(self, p)
 
 
 def _side(p: Problem, epsilon: PerSample) -> Array:

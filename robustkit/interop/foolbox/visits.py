@@ -17,6 +17,7 @@ from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.interop.foolbox.translation import from_torch, to_foolbox, to_torch
 from robustkit.models.base import Access, Model
+from robustkit.models.guests import OtherRows, answered
 from robustkit.numerics.random import seeded
 from robustkit.numerics.tensors import (
     Array,
@@ -73,7 +74,7 @@ def visit(
             guest(watched, originals.clone(), criterion, **settings)
     except _BudgetSpent:
         return
-    except _OtherRows:
+    except OtherRows:
         for row in rows:
             visit(guest, access, p, np.array([row]), step, epsilon)
     except ValueError as error:
@@ -92,10 +93,6 @@ def visit(
 
 class _BudgetSpent(Exception):
     """Nobody asked about has budget left; the guest has to go."""
-
-
-class _OtherRows(Exception):
-    """The guest asks about a number of points that is not the number of samples."""
 
 
 class _Watched(GuestModel):
@@ -132,15 +129,14 @@ class _Watched(GuestModel):
         if len(x) == len(self._rows):
             return self._question(x)
         if len(self._rows) > 1:
-            raise _OtherRows
+            raise OtherRows
         return torch.cat([self._question(point[None]) for point in x])
 
     def _question(self, x: torch.Tensor) -> torch.Tensor:
         if self._access is Access.DECISION:
             return self._decide(x)
         if x.requires_grad:
-            answer: torch.Tensor = _Question.apply(x, self._linearise)  # type: ignore[no-untyped-call]
-            return answer
+            return answered(x, self._linearise)
         return to_torch(self._problem.logits(self._ours(x), self._asked))
 
     def _decide(self, x: torch.Tensor) -> torch.Tensor:
@@ -163,20 +159,6 @@ class _Watched(GuestModel):
     def _ours(self, x: torch.Tensor) -> Batch:
         finite = torch.where(torch.isfinite(x), x, self._originals)
         return from_torch(finite, self._problem.x)
-
-
-class _Question(torch.autograd.Function):
-    """A question that torch differentiates by the way back that comes with it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, ask: Callable[..., Any]) -> torch.Tensor:
-        logits: torch.Tensor
-        logits, ctx.pull_back = ask(x)
-        return logits
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return ctx.pull_back(slopes[0]), None
 
 
 def _takes_starts(guest: base.Attack) -> bool:

@@ -160,11 +160,11 @@ def print_comparison(found: Comparison, console: Console) -> None:
         for name in ("size", *map(escape, names), "difference", "only", "p"):
             table.add_column(name, justify="right")
         for at in pair.differences:
+            points, ends = words.points(at.difference)
             table.add_row(
                 f"{at.epsilon:.4g}",
                 *map(_percent, at.robust_accuracy),
-                f"{_points(at.difference.estimate)} ({_points(at.difference.lower)} to "
-                f"{_points(at.difference.upper)})",
+                f"{points} ({ends})",
                 f"{at.only_first} / {at.only_second}",
                 f"{at.p_value:.2g}",
             )
@@ -185,10 +185,6 @@ def print_comparison(found: Comparison, console: Console) -> None:
             else f"{_percent(attack.at_equal_passes)} after {attack.equal_passes}",
         )
     console.print(table)
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.1f}"
 
 
 def _accuracies(norm: str, found: dict[str, object]) -> Table:
