@@ -1,7 +1,6 @@
 """A model and its data, each of which may be needed to open the other."""
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from robustkit.models.base import Model
 from robustkit.models.load import ExampleNeeded, as_model, load_model
 from robustkit.numerics.bounds import Bounds, BoundsLike, as_bounds
 
-__all__ = ["check_evaluated", "model_and_data", "open_data"]
+__all__ = ["check_evaluated", "model_and_data", "open_data", "open_model"]
 
 
 def model_and_data(
@@ -20,33 +19,43 @@ def model_and_data(
     data: Any,
     bounds: BoundsLike | None,
     samples: int | None,
-    *,
-    cache: str | Path | None = None,
-    headers: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> tuple[Model, DataSet]:
     """Load both, beginning with the one that the other needs.
 
     The bounds of the data are the model's own; but a plain function must be tried on
-    the data to learn what it takes. `cache` and `headers` are for a model by its
-    address (`load_model`).
+    the data to learn what it takes. `settings` are those of `open_model`.
     """
     if bounds is not None:
         bounds = as_bounds(bounds)
-    adapt: Callable[..., Model] = as_model
+    try:
+        adapted = open_model(model, bounds, **settings)
+    except ExampleNeeded:
+        dataset = open_data(data, bounds, samples)
+        return open_model(model, bounds, example=dataset.example, **settings), dataset
+    return adapted, open_data(data, adapted.bounds, samples)
+
+
+def open_model(
+    model: Any,
+    bounds: BoundsLike | None,
+    *,
+    cache: str | Path | None = None,
+    headers: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> Model:
+    """A model by name or path (`load_model`), or what Python holds (`as_model`).
+
+    `cache` and `headers` are for a model by its address.
+    """
     if isinstance(model, str | Path):
-        adapt = functools.partial(load_model, cache=cache, headers=headers)
-    elif cache is not None or headers:
+        return load_model(model, bounds, cache=cache, headers=headers, **settings)
+    if cache is not None or headers:
         raise BadInput(
             "a cache of answers and headers are for a model that is given by its "
             "address; give them to RemoteModel itself"
         )
-    try:
-        adapted = adapt(model, bounds, **settings)
-    except ExampleNeeded:
-        dataset = open_data(data, bounds, samples)
-        return adapt(model, bounds, example=dataset.example, **settings), dataset
-    return adapted, open_data(data, adapted.bounds, samples)
+    return as_model(model, bounds, **settings)
 
 
 def open_data(data: Any, bounds: Bounds | None, samples: int | None) -> DataSet:
