@@ -14,9 +14,8 @@ from robustkit.certify.regions import NORMS
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.goals import make_criterion, targets_of
 from robustkit.evaluation.lower import read_bounds, write_lower
-from robustkit.evaluation.opening import check_evaluated, model_and_data
+from robustkit.evaluation.opening import check_evaluated, model_and_data, reopened
 from robustkit.evaluation.results import Results, Run, as_results
-from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import to_numpy
 
 __all__ = ["bound_below", "check_method", "check_network"]
@@ -133,15 +132,7 @@ def bound_below(
             "lower bounds are for misclassification and targets; the run has a "
             f"criterion of its own, '{config['criterion']}'"
         )
-    opened, dataset = model_and_data(
-        model,
-        data,
-        Bounds(*config["bounds"]),
-        config["samples"],
-        device=config["device"],
-        mean=config["mean"],
-        std=config["std"],
-    )
+    opened, dataset = reopened(results, model, data)
     check_evaluated(results, opened)
     if dataset.count is not None:
         # Bounds may take hours, so all of it is compared before where that can be.

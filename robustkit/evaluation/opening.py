@@ -11,7 +11,7 @@ from robustkit.models.base import Model
 from robustkit.models.load import ExampleNeeded, as_model, load_model
 from robustkit.numerics.bounds import Bounds, BoundsLike, as_bounds
 
-__all__ = ["check_evaluated", "model_and_data", "open_data", "open_model"]
+__all__ = ["check_evaluated", "model_and_data", "open_data", "open_model", "reopened"]
 
 
 def model_and_data(
@@ -34,6 +34,27 @@ def model_and_data(
         dataset = open_data(data, bounds, samples)
         return open_model(model, bounds, example=dataset.example, **settings), dataset
     return adapted, open_data(data, adapted.bounds, samples)
+
+
+def reopened(
+    results: Results, model: Any, data: Any, **instead: Any
+) -> tuple[Model, DataSet]:
+    """Load model and data again, with the settings of a run.
+
+    An address is sent none of the run's headers, and none of the answers that the run
+    kept are taken for it, unless they are given here: what leaves this machine is not
+    for a run folder to say.
+
+    Args:
+        results: Of the run.
+        model: As it was given to that.
+        data: Likewise.
+        instead: Settings in place of the run's, as for `model_and_data`.
+    """
+    config = results.run["config"]
+    settings = {name: config[name] for name in ("samples", "device", "mean", "std")}
+    settings |= {"bounds": Bounds(*config["bounds"]), **instead}
+    return model_and_data(model, data, **settings)
 
 
 def open_model(
