@@ -106,6 +106,24 @@ class Recipe:
             progress=progress,
         )
 
+    def difference(self, model: Model) -> str | None:
+        """How a model that was loaded in another process differs from this one.
+
+        Args:
+            model: It, as loaded there.
+
+        Returns:
+            What its fingerprint is and what it should be; None: it is the same, as far
+            as can be seen.
+        """
+        found = model.fingerprint()
+        if self.fingerprint in (None, found):
+            return None
+        return (
+            f"its fingerprint is {str(found)[:16]}, and {str(self.fingerprint)[:16]} "
+            "there"
+        )
+
     def portable(self) -> "Recipe":
         """The same for a process that works in another folder."""
         if not isinstance(self.model, str | Path):
