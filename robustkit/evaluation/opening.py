@@ -4,14 +4,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from robustkit.errors import BadInput
+from robustkit.evaluation.arrays import checked_inputs
 from robustkit.evaluation.data import DataSet, as_data, load_data
 from robustkit.evaluation.results import Results
 from robustkit.models.base import Model
 from robustkit.models.load import ExampleNeeded, as_model, load_model
 from robustkit.numerics.bounds import Bounds, BoundsLike, as_bounds
+from robustkit.numerics.tensors import Array, as_array
 
-__all__ = ["check_evaluated", "model_and_data", "open_data", "open_model", "reopened"]
+__all__ = [
+    "check_evaluated",
+    "model_and_data",
+    "open_data",
+    "open_model",
+    "open_pool",
+    "reopened",
+]
 
 
 def model_and_data(
@@ -84,6 +95,32 @@ def open_data(data: Any, bounds: Bounds | None, samples: int | None) -> DataSet:
     if isinstance(data, str | Path):
         return load_data(data, bounds, samples=samples)
     return as_data(data, bounds, samples=samples)
+
+
+def open_pool(pool: Any, model: Model, example: Array) -> Array | None:
+    """Other inputs (m, ...) that attacks may use; None: none are given.
+
+    Args:
+        pool: Data by name or path, a pair (x, y), or inputs (m, ...).
+        model: In whose bounds they must lie.
+        example: (n, ...) inputs of the data, whose shape they must have.
+
+    Raises:
+        BadInput: They are not like that.
+    """
+    if pool is None:
+        return None
+    if isinstance(pool, str | Path | tuple):
+        batches = open_data(pool, model.bounds, None).batches(1024)
+        inputs = np.concatenate([x for x, _ in batches])
+    else:
+        inputs = as_array(pool, "pool")
+    if inputs.shape[1:] != example.shape[1:]:
+        raise BadInput(
+            f"the pool must hold inputs like those of the data, of shape "
+            f"{example.shape[1:]}; got an array of shape {inputs.shape}"
+        )
+    return checked_inputs(inputs, model.bounds, name="the pool")
 
 
 def check_evaluated(

@@ -3,7 +3,7 @@
 import shlex
 from typing import Any
 
-from robustkit.evaluation.evaluate import default_epsilons
+from robustkit.evaluation.settings import default_epsilons
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.report import words
