@@ -19,6 +19,7 @@ __all__ = [
     "as_target",
     "asked_for",
     "default_epsilons",
+    "nameless",
 ]
 
 Sizes: TypeAlias = float | Sequence[float]
@@ -131,6 +132,25 @@ def asked_for(
     if isinstance(epsilons, Mapping):
         return {n: given for n, given in sizes.items() if repr(n) in epsilons}
     return {} if epsilons is None else dict(sizes)
+
+
+def nameless(run: Mapping[str, Any]) -> list[str]:
+    """Which settings of a run were Python objects, which run.json cannot name.
+
+    Args:
+        run: The contents of run.json.
+
+    >>> asked = {"model": "net.onnx", "data": None, "attacks": "auto", "pool": None}
+    >>> nameless({"asked": asked, "config": {"criterion": "top_3", "pool": "given"}})
+    ['data', 'criterion', 'pool']
+    """
+    asked, config = run["asked"], run["config"]
+    objects = [name for name in ("model", "data", "attacks") if not asked.get(name)]
+    if config.get("criterion"):
+        objects.append("criterion")
+    if config.get("pool") and not asked.get("pool"):
+        objects.append("pool")
+    return objects
 
 
 def _sizes(given: Any) -> tuple[float, ...]:
