@@ -2,24 +2,27 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from robustkit.active_tests.exact import EXACT_NORMS, exact_distance
 from robustkit.active_tests.lowering import as_network
-from robustkit.certify.bounds import METHODS
+from robustkit.certify.bounds import METHODS, Method
 from robustkit.certify.distances import Certifier
 from robustkit.certify.regions import NORMS
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.goals import make_criterion, targets_of
 from robustkit.evaluation.lower import read_bounds, write_lower
-from robustkit.evaluation.opening import check_evaluated, model_and_data
+from robustkit.evaluation.opening import check_evaluated, model_and_data, reopened
 from robustkit.evaluation.results import Results, Run, as_results
-from robustkit.numerics.bounds import Bounds
-from robustkit.numerics.tensors import to_numpy
+from robustkit.models.base import Model
+from robustkit.numerics.tensors import Array, to_numpy
 
 __all__ = ["bound_below", "check_method", "check_network"]
+
+_Bound: TypeAlias = Callable[[Array, int, str, int, float], float]
+"""Of an input (...), its label, a norm, the target or -1, and a distance known."""
 
 
 def check_method(method: str, norms: Sequence[str]) -> None:
@@ -133,15 +136,7 @@ def bound_below(
             "lower bounds are for misclassification and targets; the run has a "
             f"criterion of its own, '{config['criterion']}'"
         )
-    opened, dataset = model_and_data(
-        model,
-        data,
-        Bounds(*config["bounds"]),
-        config["samples"],
-        device=config["device"],
-        mean=config["mean"],
-        std=config["std"],
-    )
+    opened, dataset = reopened(results, model, data)
     check_evaluated(results, opened)
     if dataset.count is not None:
         # Bounds may take hours, so all of it is compared before where that can be.
@@ -151,11 +146,10 @@ def bound_below(
     precise = opened.precise()
     classes = int(results.run["model"]["classes"])
     make = make_criterion(precise, config["target"], None, classes, config["seed"])
-    certifier = next(
-        (Certifier(precise, dataset.example, m) for m in METHODS if m == method), None
-    )
-    shape = dataset.example.shape[1:]
-    network = as_network(opened, shape) if method == "exact" else None
+    if method == "exact":
+        bound = _exact(opened, dataset.example, timeout, config["seed"])
+    else:
+        bound = _certified(precise, dataset.example, cast(Method, method))
     upper = {norm: results.distances(norm) for norm in results.norms}
     lower = {norm: np.full(len(results.index), np.nan) for norm in results.norms}
     place = {int(index): row for row, index in enumerate(results.index)}
@@ -173,27 +167,40 @@ def bound_below(
                 if upper[norm][at] == 0:
                     lower[norm][at] = 0.0
                     continue
-                target = int(targets[row])
-                if certifier is not None:
-                    lower[norm][at] = certifier.radius(
-                        x[row],
-                        int(y[row]),
-                        norm,
-                        target=target,
-                        most=float(upper[norm][at]),
-                    )
-                else:
-                    lower[norm][at] = exact_distance(
-                        network,
-                        x[row],
-                        int(y[row]),
-                        norm,
-                        target=None if target < 0 else target,
-                        bounds=opened.bounds,
-                        timeout=timeout,
-                        seed=config["seed"],
-                    ).lower
+                label, target = int(y[row]), int(targets[row])
+                lower[norm][at] = bound(
+                    x[row], label, norm, target, float(upper[norm][at])
+                )
         start += len(x)
     check_evaluated(results, opened, dataset)
-    write_lower(results, lower, method, closed=certifier is not None)
+    write_lower(results, lower, method, closed=method != "exact")
     return results
+
+
+def _certified(model: Model, example: Array, method: Method) -> _Bound:
+    """Bounds by certificates."""
+    certifier = Certifier(model, example, method)
+
+    def bound(x: Array, label: int, norm: str, target: int, found: float) -> float:
+        return certifier.radius(x, label, norm, target=target, most=found)
+
+    return bound
+
+
+def _exact(model: Model, example: Array, timeout: float, seed: int) -> _Bound:
+    """Bounds by integer programs, which need no adversarial that was found."""
+    network = as_network(model, example.shape[1:])
+
+    def bound(x: Array, label: int, norm: str, target: int, _: float) -> float:
+        return exact_distance(
+            network,
+            x,
+            label,
+            norm,
+            target=None if target < 0 else target,
+            bounds=model.bounds,
+            timeout=timeout,
+            seed=seed,
+        ).lower
+
+    return bound

@@ -9,11 +9,10 @@ from robustkit.active_tests.binarization import binarize
 from robustkit.active_tests.problems import Binarized
 from robustkit.engine.attack import Attack
 from robustkit.errors import in_one_line
-from robustkit.evaluation.opening import check_evaluated, model_and_data
+from robustkit.evaluation.opening import check_evaluated, reopened
 from robustkit.evaluation.results import WARRANTS, Results, Run, as_results
 from robustkit.evaluation.store import SCHEMA, write_json
 from robustkit.models.base import as_access
-from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.registry import choose_attacks
 
@@ -59,14 +58,11 @@ def warrant(
     """
     results = as_results(results)
     config = results.run["config"]
-    adapted, dataset = model_and_data(
+    adapted, dataset = reopened(
+        results,
         model,
         data,
-        Bounds(*config["bounds"]),
-        samples,
-        device=config["device"],
-        mean=config["mean"],
-        std=config["std"],
+        samples=samples,
         cache=config.get("cache"),
         headers=config.get("headers"),
     )

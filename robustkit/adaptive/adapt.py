@@ -19,10 +19,9 @@ from robustkit.adaptive.symptoms import first_found
 from robustkit.checks.finding import Finding
 from robustkit.engine.criteria import Criterion
 from robustkit.evaluation.goals import make_criterion
-from robustkit.evaluation.opening import check_evaluated, model_and_data
+from robustkit.evaluation.opening import check_evaluated, reopened
 from robustkit.evaluation.preflight import examine
 from robustkit.evaluation.results import Run, as_results
-from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Tensor
 
@@ -99,14 +98,10 @@ def adapt(
     check_settings(results, criterion, budget, total, draws)
     each = budget or config["budget"] or _BUDGET
     most = total or _TOTAL * each
-    adapted, dataset = model_and_data(
+    adapted, dataset = reopened(
+        results,
         model,
         data,
-        Bounds(*config["bounds"]),
-        config["samples"],
-        device=config["device"],
-        mean=config["mean"],
-        std=config["std"],
         cache=config.get("cache"),
         headers=config.get("headers"),
     )

@@ -20,12 +20,12 @@ from robustkit.checks.trial_checks import check_trials
 from robustkit.checks.trials import own_attack, try_attack
 from robustkit.engine.attack import FixedBudget
 from robustkit.errors import BadInput
-from robustkit.evaluation.opening import check_evaluated, model_and_data
+from robustkit.evaluation.opening import check_evaluated, model_and_data, reopened
 from robustkit.evaluation.preflight import check_labels, examine
 from robustkit.evaluation.results import Results, Run, as_results
 from robustkit.evaluation.store import write_json
 from robustkit.models.isolated import isolated
-from robustkit.numerics.bounds import Bounds, BoundsLike
+from robustkit.numerics.bounds import BoundsLike
 from robustkit.numerics.tensors import Array
 
 __all__ = ["FINDINGS", "Findings", "check", "check_results"]
@@ -206,15 +206,7 @@ def check_results(results: Results, samples: int = 32) -> Findings:
     if config["access"] != "gradient":
         return _ordered(_of_run(results), 0)
     samples = min(samples, config["samples"] or samples)
-    model, data = model_and_data(
-        asked["model"],
-        asked["data"],
-        Bounds(*config["bounds"]),
-        samples,
-        mean=config["mean"],
-        std=config["std"],
-        device=config["device"],
-    )
+    model, data = reopened(results, asked["model"], asked["data"], samples=samples)
     check_evaluated(results, model)
     return check(
         model, data, run=results, samples=samples, trials=0, seed=config["seed"]

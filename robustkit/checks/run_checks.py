@@ -17,12 +17,11 @@ from robustkit.models.base import Access, as_access
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
 
-__all__ = ["Side", "check_run", "sides"]
+__all__ = ["Side", "check_run", "gives_up_gradients", "sides"]
 
 _Choice: TypeAlias = Callable[[str | None, Access], bool]
 """Whether an attack that is such a baseline, with that access, belongs to a side."""
 
-# What `auto` is with gradients: only its own successor gets those whom it gives up.
 _AUTO = re.compile(
     r"Cascade\(attacks=\(Relay\([^()]*\),(?: \w+\([^()]*\))?\), epsilon=0.0, "
     r"successor=Part\("
@@ -149,12 +148,23 @@ def _without_gradients(results: Results, norm: str) -> list[Finding]:
     )
 
 
+def gives_up_gradients(shown: str) -> bool:
+    """Whether an attack is what `auto` is with gradients.
+
+    Only that one's own successor gets the samples whose gradients it gives up.
+
+    Args:
+        shown: The attack and its settings, as run.json has them.
+    """
+    return _AUTO.match(shown) is not None
+
+
 def _given_up(results: Results, norm: str) -> list[Finding]:
     """C5 as well: an attack itself went on without gradients."""
     plans = results.run["config"]["attacks"][norm]
     found = []
     for name in results.attacks(norm):
-        if not _AUTO.match(plans.get(name, "")):
+        if not gives_up_gradients(plans.get(name, "")):
             continue
         forwards = results.forward_passes(name, norm)
         backwards = results.passes(name, norm) - forwards

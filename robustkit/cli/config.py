@@ -77,13 +77,13 @@ def options_of_run(run: Mapping[str, Any]) -> dict[str, Any]:
     asked, config = run.get("asked"), run.get("config")
     if not isinstance(asked, dict) or not isinstance(config, dict):
         raise BadInput("a JSON file of settings must be the run.json of a run")
-    nameless = [name for name in ("model", "data", "attacks") if not asked.get(name)]
-    nameless += [name for name in ("criterion",) if config.get(name)]
-    if config.get("pool") and not asked.get("pool"):
-        nameless.append("pool")
-    if nameless:
+    # Here, since what it needs takes its time to import.
+    from robustkit.evaluation.settings import nameless
+
+    objects = nameless(run)
+    if objects:
         raise BadInput(
-            f"the run was made from Python objects ({', '.join(nameless)}) that its "
+            f"the run was made from Python objects ({', '.join(objects)}) that its "
             "run.json cannot name; repeat it from Python"
         )
     options = {

@@ -55,7 +55,7 @@ def doctor_command() -> None:
       robustkit doctor
     """
     with reporting_errors(lambda: None):
-        from robustkit.evaluation.evaluate import package_versions
+        from robustkit.evaluation.record import package_versions
 
         for package, found in package_versions().items():
             click.echo(f"{package:12} {found}")

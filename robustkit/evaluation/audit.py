@@ -14,14 +14,13 @@ from robustkit.evaluation.audit_lower import LowerAuditor
 from robustkit.evaluation.audit_rows import rows_claims
 from robustkit.evaluation.claims import Claim
 from robustkit.evaluation.goals import adversarial_from_start, make_criterion
-from robustkit.evaluation.opening import model_and_data
+from robustkit.evaluation.opening import reopened
 from robustkit.evaluation.preflight import examine
 from robustkit.evaluation.results import WARRANTS, Results, Run, folder_of
 from robustkit.evaluation.selection import selected
 from robustkit.evaluation.store import read_json, unfinished
 from robustkit.evaluation.verify import confirm, furthest_move
 from robustkit.models.base import Model
-from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Array, Tensor, as_tensor, take, to_numpy
 
@@ -119,16 +118,7 @@ def verify(
             f"the run was made with a criterion of its own, '{config['criterion']}'; "
             "verify it from Python, with criterion=..."
         )
-    opened, dataset = model_and_data(
-        model,
-        data,
-        Bounds(*config["bounds"]),
-        config["samples"],
-        device=device,
-        mean=config["mean"],
-        std=config["std"],
-        headers=headers,
-    )
+    opened, dataset = reopened(results, model, data, device=device, headers=headers)
     precise = opened.precise()
     make = make_criterion(
         precise,

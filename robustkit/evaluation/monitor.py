@@ -34,7 +34,6 @@ class Monitor:
         steps: The most that each attack takes, by norm and name.
         progress: Called with each step of progress, or None.
         trackers: See `as_tracker`.
-        settings: For the trackers.
 
     Attributes:
         listener: To be told of progress; None where nobody wants to know.
@@ -46,14 +45,12 @@ class Monitor:
         steps: Mapping[tuple[str, str], int],
         progress: Callable[[Progress], None] | None,
         trackers: Sequence[Any],
-        settings: Mapping[str, str],
     ) -> None:
         self._rows = None if samples is None else samples * len(steps)
         self._parts = len(steps)
         self._ahead = None if samples is None else _Ahead(samples, steps)
         self._callback = progress
         self._trackers = [as_tracker(native) for native in trackers]
-        self._settings = settings
         self.listener = None if progress is None else self._progress
         self._began: float | None = None
         self._by_batch: dict[int, int] = {}
@@ -61,11 +58,11 @@ class Monitor:
         self._first_of: dict[int, int] = {}
         self._nearest: dict[str, _Nearest] = {}
 
-    def begin(self) -> None:
-        """The run begins, or goes on, now."""
+    def begin(self, settings: Mapping[str, str]) -> None:
+        """The run begins, or goes on, now; with settings that trackers are told."""
         self._began = time.monotonic()
         for tracker in self._trackers:
-            tracker.settings(self._settings)
+            tracker.settings(settings)
 
     def shard(self, shard: Shard, new: bool) -> None:
         """One attack on one batch is finished, now or before the run went on."""

@@ -1,18 +1,28 @@
 """A model and its data, each of which may be needed to open the other."""
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from robustkit.errors import BadInput
+from robustkit.evaluation.arrays import checked_inputs
 from robustkit.evaluation.data import DataSet, as_data, load_data
 from robustkit.evaluation.results import Results
 from robustkit.models.base import Model
 from robustkit.models.load import ExampleNeeded, as_model, load_model
 from robustkit.numerics.bounds import Bounds, BoundsLike, as_bounds
+from robustkit.numerics.tensors import Array, as_array
 
-__all__ = ["check_evaluated", "model_and_data", "open_data"]
+__all__ = [
+    "check_evaluated",
+    "model_and_data",
+    "open_data",
+    "open_model",
+    "open_pool",
+    "reopened",
+]
 
 
 def model_and_data(
@@ -20,33 +30,64 @@ def model_and_data(
     data: Any,
     bounds: BoundsLike | None,
     samples: int | None,
-    *,
-    cache: str | Path | None = None,
-    headers: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> tuple[Model, DataSet]:
     """Load both, beginning with the one that the other needs.
 
     The bounds of the data are the model's own; but a plain function must be tried on
-    the data to learn what it takes. `cache` and `headers` are for a model by its
-    address (`load_model`).
+    the data to learn what it takes. `settings` are those of `open_model`.
     """
     if bounds is not None:
         bounds = as_bounds(bounds)
-    adapt: Callable[..., Model] = as_model
+    try:
+        adapted = open_model(model, bounds, **settings)
+    except ExampleNeeded:
+        dataset = open_data(data, bounds, samples)
+        return open_model(model, bounds, example=dataset.example, **settings), dataset
+    return adapted, open_data(data, adapted.bounds, samples)
+
+
+def reopened(
+    results: Results, model: Any, data: Any, **instead: Any
+) -> tuple[Model, DataSet]:
+    """Load model and data again, with the settings of a run.
+
+    An address is sent none of the run's headers, and none of the answers that the run
+    kept are taken for it, unless they are given here: what leaves this machine is not
+    for a run folder to say.
+
+    Args:
+        results: Of the run.
+        model: As it was given to that.
+        data: Likewise.
+        instead: Settings in place of the run's, as for `model_and_data`.
+    """
+    config = results.run["config"]
+    settings = {name: config[name] for name in ("samples", "device", "mean", "std")}
+    settings |= {"bounds": Bounds(*config["bounds"]), **instead}
+    return model_and_data(model, data, **settings)
+
+
+def open_model(
+    model: Any,
+    bounds: BoundsLike | None,
+    *,
+    cache: str | Path | None = None,
+    headers: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> Model:
+    """A model by name or path (`load_model`), or what Python holds (`as_model`).
+
+    `cache` and `headers` are for a model by its address.
+    """
     if isinstance(model, str | Path):
-        adapt = functools.partial(load_model, cache=cache, headers=headers)
-    elif cache is not None or headers:
+        return load_model(model, bounds, cache=cache, headers=headers, **settings)
+    if cache is not None or headers:
         raise BadInput(
             "a cache of answers and headers are for a model that is given by its "
             "address; give them to RemoteModel itself"
         )
-    try:
-        adapted = adapt(model, bounds, **settings)
-    except ExampleNeeded:
-        dataset = open_data(data, bounds, samples)
-        return adapt(model, bounds, example=dataset.example, **settings), dataset
-    return adapted, open_data(data, adapted.bounds, samples)
+    return as_model(model, bounds, **settings)
 
 
 def open_data(data: Any, bounds: Bounds | None, samples: int | None) -> DataSet:
@@ -54,6 +95,32 @@ def open_data(data: Any, bounds: Bounds | None, samples: int | None) -> DataSet:
     if isinstance(data, str | Path):
         return load_data(data, bounds, samples=samples)
     return as_data(data, bounds, samples=samples)
+
+
+def open_pool(pool: Any, model: Model, example: Array) -> Array | None:
+    """Other inputs (m, ...) that attacks may use; None: none are given.
+
+    Args:
+        pool: Data by name or path, a pair (x, y), or inputs (m, ...).
+        model: In whose bounds they must lie.
+        example: (n, ...) inputs of the data, whose shape they must have.
+
+    Raises:
+        BadInput: They are not like that.
+    """
+    if pool is None:
+        return None
+    if isinstance(pool, str | Path | tuple):
+        batches = open_data(pool, model.bounds, None).batches(1024)
+        inputs = np.concatenate([x for x, _ in batches])
+    else:
+        inputs = as_array(pool, "pool")
+    if inputs.shape[1:] != example.shape[1:]:
+        raise BadInput(
+            f"the pool must hold inputs like those of the data, of shape "
+            f"{example.shape[1:]}; got an array of shape {inputs.shape}"
+        )
+    return checked_inputs(inputs, model.bounds, name="the pool")
 
 
 def check_evaluated(

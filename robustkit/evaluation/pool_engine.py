@@ -190,12 +190,11 @@ def _loaded(packed: bytes) -> BatchEvaluator:
             f"a worker cannot load the model ({reason}); name it by its file, "
             "file.py:name, or leave out the workers"
         ) from error
-    found = evaluator.model.fingerprint()
-    if recipe.fingerprint is not None and found != recipe.fingerprint:
+    difference = recipe.difference(evaluator.model)
+    if difference is not None:
         raise BadInput(
             f"the model '{evaluator.model.name}' that a worker loaded is not the one "
-            f"that was loaded first: its fingerprint is {str(found)[:16]}, and "
-            f"{recipe.fingerprint[:16]} there. Let it be the same each time it is "
+            f"that was loaded first: {difference}. Let it be the same each time it is "
             "made (a seed, or weights from a file), or leave out the workers"
         )
     return evaluator

@@ -77,12 +77,12 @@ def _loaded(orders: Orders) -> BatchEvaluator:
             f"a worker on '{here}' cannot load the model ({reason}); what a model is "
             "made of must be found on every node under the same name"
         ) from error
-    found = evaluator.model.fingerprint()
-    if recipe.fingerprint is not None and found != recipe.fingerprint:
+    difference = recipe.difference(evaluator.model)
+    if difference is not None:
         raise BadInput(
             f"the model '{recipe.model}' that a worker loaded on '{here}' is not the "
-            f"one that was loaded on '{orders.host}', where the run was started: its "
-            f"fingerprint is {str(found)[:16]}, and {recipe.fingerprint[:16]} there; "
-            "put the same files on every node, or on a file system that all share"
+            f"one that was loaded on '{orders.host}', where the run was started: "
+            f"{difference}; put the same files on every node, or on a file system that "
+            "all share"
         )
     return evaluator

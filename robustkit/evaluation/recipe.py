@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Criterion
 from robustkit.evaluation.batch import BatchEvaluator, Progress
 from robustkit.evaluation.goals import make_criterion
+from robustkit.evaluation.opening import open_model
 from robustkit.models.base import Model
-from robustkit.models.load import as_model, load_model
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array, Tensor
@@ -81,16 +80,15 @@ class Recipe:
             BadInput: The model cannot be loaded here.
         """
         if model is None:
-            adapt: Callable[..., Model] = as_model
-            if isinstance(self.model, str | Path):
-                adapt = partial(load_model, cache=self.cache, headers=self.headers)
-            model = adapt(
+            model = open_model(
                 self.model,
                 self.bounds,
                 example=self.example,
                 device=self.device,
                 mean=self.mean,
                 std=self.std,
+                cache=self.cache,
+                headers=self.headers,
             )
         return BatchEvaluator(
             model=model,
@@ -106,6 +104,24 @@ class Recipe:
             time_limit=self.time_limit,
             compiled=self.compiled,
             progress=progress,
+        )
+
+    def difference(self, model: Model) -> str | None:
+        """How a model that was loaded in another process differs from this one.
+
+        Args:
+            model: It, as loaded there.
+
+        Returns:
+            What its fingerprint is and what it should be; None: it is the same, as far
+            as can be seen.
+        """
+        found = model.fingerprint()
+        if self.fingerprint in (None, found):
+            return None
+        return (
+            f"its fingerprint is {str(found)[:16]}, and {str(self.fingerprint)[:16]} "
+            "there"
         )
 
     def portable(self) -> "Recipe":

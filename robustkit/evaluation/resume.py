@@ -8,6 +8,7 @@ from robustkit.evaluation.batch import Progress
 from robustkit.evaluation.engines import Engine
 from robustkit.evaluation.evaluate import evaluate
 from robustkit.evaluation.results import Results, Run, folder_of
+from robustkit.evaluation.settings import nameless
 from robustkit.evaluation.store import read_json, unfinished
 
 __all__ = ["resume"]
@@ -43,13 +44,11 @@ def resume(
     if description.get("status") == "complete" and not unfinished(folder):
         return Results(folder)
     asked, config = description["asked"], description["config"]
-    nameless = [name for name in ("model", "data", "attacks") if not asked[name]]
-    nameless += ["criterion"] if config["criterion"] else []
-    nameless += ["pool"] if config["pool"] and not asked["pool"] else []
-    if nameless:
+    objects = nameless(description)
+    if objects:
         raise BadInput(
             f"the run in '{folder}' was made from Python objects "
-            f"({', '.join(nameless)}) that run.json cannot name; call "
+            f"({', '.join(objects)}) that run.json cannot name; call "
             "robustkit.evaluate again with the same "
             f"arguments and out={str(folder)!r}"
         )

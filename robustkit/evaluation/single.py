@@ -1,7 +1,6 @@
 """One attack on some samples, with plain arrays in and out."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.evaluation.arrays import checked_inputs
 from robustkit.evaluation.goals import misclassified, of_model
+from robustkit.evaluation.opening import open_model
 from robustkit.evaluation.preflight import check_labels, check_logits
 from robustkit.models.base import Model
-from robustkit.models.load import as_model, load_model
 from robustkit.numerics.bounds import BoundsLike, as_bounds
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import (
@@ -156,8 +155,7 @@ def adapted_inputs(
     values = as_array(x, "x")
     given, host = as_tensor(x if hasattr(x, "shape") else values), _inputs(values)
     box = None if bounds is None else as_bounds(bounds)
-    adapt = load_model if isinstance(model, str | Path) else as_model
-    adapted = adapt(model, box, example=host[:1])
+    adapted = open_model(model, box, example=host[:1])
     lower, upper = adapted.bounds.lower, adapted.bounds.upper
     if host.size and (host.min() < lower or host.max() > upper):
         raise BadInput(

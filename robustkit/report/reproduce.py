@@ -1,30 +1,40 @@
 """How to get the same results again, and how to name them in a paper."""
 
+import inspect
 import shlex
 from typing import Any
 
-from robustkit.evaluation.evaluate import default_epsilons
+from robustkit.evaluation.evaluate import evaluate
+from robustkit.evaluation.settings import default_epsilons, nameless
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
 from robustkit.report import words
 
 __all__ = ["bibtex", "citation", "command", "methods", "python_call"]
 
+_ARGUMENTS = inspect.signature(evaluate).parameters
+_SHOWN = (
+    "target",
+    "samples",
+    "budget",
+    "access",
+    "batch_size",
+    "bounds",
+    "mean",
+    "std",
+    "device",
+    "shard",
+    "time_limit",
+    "compiled",
+    "cache",
+)
+"""Settings that are said as run.json has them, in this order."""
+
 # What need not be said.
-_DEFAULTS: dict[str, Any] = {
-    "target": None,
-    "samples": None,
-    "budget": None,
+_DEFAULTS = {name: _ARGUMENTS[name].default for name in _SHOWN} | {
+    # As run.json has them.
     "access": "gradient",
-    "batch_size": 128,
     "bounds": [0.0, 1.0],
-    "mean": None,
-    "std": None,
-    "device": None,
-    "shard": None,
-    "time_limit": None,
-    "compiled": False,
-    "cache": None,
 }
 
 
@@ -35,8 +45,7 @@ def command(run: dict[str, Any]) -> str | None:
         run: The contents of run.json.
     """
     asked, config = run["asked"], run["config"]
-    by_name = asked["model"] and asked["data"] and asked["attacks"]
-    if not by_name or config["criterion"] or (config["pool"] and not asked["pool"]):
+    if nameless(run):
         return None
     words = ["robustkit", "eval", asked["model"], "--data", asked["data"]]
     for norm in config["norms"]:

@@ -14,6 +14,21 @@ def test_attacks_for_one_size_show_it(size):
         assert found[1] == only_size(repr(attack).replace("0.05", "0.7"))[1]
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("version", ["standard", "rand"])
+def test_autoattack_shows_its_size(norm, version):
+    assert only_size(repr(rk.autoattack(0.05, norm, version)))[0] == 0.05
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0", "l0-pixels"])
+@pytest.mark.parametrize("access", ["gradient", "score", "decision"])
+def test_auto_and_a_search_over_the_radius_may_go_anywhere(norm, access):
+    for budget in (None, 1, 2, 7, 49, 50, 300, 1000, 10**6):
+        for epsilon in (None, 0.1):
+            attack = rk.auto(norm, budget, access, epsilon)
+            assert only_size(repr(attack)) is None, attack
+
+
 def test_attacks_that_may_go_anywhere_show_none():
     attacks = [rk.FMN(), rk.get_attack("pgd"), rk.get_attack("thompson")]
     attacks += [rk.auto("linf"), rk.Cascade((rk.PGD(0.1), rk.PGD(0.2)))]

@@ -188,8 +188,8 @@ class Guesses:
         self.now, self.seen = 0.0, []
         monkeypatch.setattr("time.monotonic", lambda: self.now)
         named = {("l2", name): count for name, count in steps.items()}
-        self.monitor = Monitor(samples, named, self.seen.append, [], {})
-        self.monitor.begin()
+        self.monitor = Monitor(samples, named, self.seen.append, [])
+        self.monitor.begin({})
 
     def after(self, shard, *, now, seconds, share, busy):
         """The guess when a shard has ended."""
