@@ -6,6 +6,7 @@ import json
 import click
 
 from robustkit.cli.ending import reporting_errors
+from robustkit.cli.output import prints_aside
 
 __all__ = ["attacks_command", "doctor_command"]
 
@@ -23,7 +24,8 @@ def attacks_command(as_json: bool) -> None:
     with reporting_errors(lambda: None):
         from robustkit.registry import attack_names, get_attack
 
-        attacks = {name: get_attack(name) for name in attack_names()}
+        with prints_aside():
+            attacks = {name: get_attack(name) for name in attack_names()}
         if as_json:
             listing = [
                 {
