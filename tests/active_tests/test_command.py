@@ -86,7 +86,7 @@ def test_anything_else_is_4(folder):
         (["--epsilon", "0.1", "--attack", "pdg"], "did you mean"),
         (["--epsilon", "0.1,0.2"], "one number"),
         (["--epsilon", "0.1", "--inverted"], "detector"),
-        (["--epsilon", "-1"], "positive"),
+        (["--epsilon", "-1"], "more than 0"),
         (["--epsilon", "0.1", "--bounds", "0"], "two numbers"),
         ([], "--epsilon"),
     ],
