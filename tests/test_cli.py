@@ -387,6 +387,24 @@ def test_attacks_doctor_and_version(own):
     assert rk.__version__ in robustkit("--version", cwd=own).stdout
 
 
+def test_what_plug_ins_print_is_no_output(own, tmp_path, monkeypatch):
+    (tmp_path / "loud_plugin.py").write_text(
+        "from robustkit.attacks.gradient.fmn import FMN as Loud\n"
+        "print('I am a plug-in')"
+    )
+    (tmp_path / "loud-0.dist-info").mkdir()
+    (tmp_path / "loud-0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: loud\nVersion: 0"
+    )
+    (tmp_path / "loud-0.dist-info" / "entry_points.txt").write_text(
+        "[robustkit.attacks]\nloud = loud_plugin:Loud"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    done = robustkit("attacks", "--json", cwd=own)
+    assert "loud" in {entry["name"] for entry in json.loads(done.stdout)}
+    assert done.stderr == "I am a plug-in\n"
+
+
 def test_help_says_that_files_run_code_and_imports_nothing_heavy(own):
     assert "RUN CODE" in robustkit("eval", "--help", cwd=own).stdout
     code = (

@@ -15,6 +15,7 @@ from robustkit.active_tests.verdict import ActiveTestResult
 from robustkit.arguments import as_number, as_seed, as_whole
 from robustkit.engine.attack import Attack
 from robustkit.errors import BadInput, suggestion
+from robustkit.evaluation.preflight import check_logits
 from robustkit.evaluation.single import adapted_inputs
 from robustkit.models.base import Model
 from robustkit.models.isolated import isolated
@@ -238,7 +239,8 @@ def _head(whole: Model, x: Array, fits: Sequence[Fit], sign: int) -> Head:
         return Head(
             tensor(empty), tensor(empty[:, 0]), tensor(empty[:, 0]), tensor(empty), sign
         )
-    logits = np.sort(to_numpy(whole.logits(whole.to_tensor(x))).astype("f8"))[:, ::-1]
+    answers = check_logits(whole, to_numpy(whole.logits(whole.to_tensor(x))), len(x))
+    logits = np.sort(answers.astype("f8"))[:, ::-1]
     logits = np.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=0.0)
     margin = np.maximum(logits[:, 0] - logits[:, 1], _LEAST_MARGIN)
     lower = np.minimum(logits[:, 2:] - logits[:, :1], -margin[:, None])

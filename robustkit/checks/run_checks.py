@@ -11,7 +11,7 @@ from robustkit.checks.baselines import baselines
 from robustkit.checks.finding import Finding, Severity, of_samples
 from robustkit.checks.sizes import of_interest, reach
 from robustkit.engine.attack import edge
-from robustkit.evaluation.curve import Curve
+from robustkit.evaluation.curve import Curve, proportion
 from robustkit.evaluation.results import Results
 from robustkit.models.base import Access, as_access
 from robustkit.numerics.bounds import Bounds
@@ -417,7 +417,11 @@ def _does_not_hold(results: Results, norm: str) -> list[Finding]:
 
 def _accuracy(results: Results) -> list[Finding]:
     """C11."""
-    clean, classes = results.clean_accuracy, results.run["model"]["classes"]
+    known, classes = results.prediction >= 0, results.run["model"]["classes"]
+    if not known.any():
+        return []
+    right = (results.prediction == results.label)[known]
+    clean = proportion(int(right.sum()), len(right))
     if clean.upper > 1.5 / classes and clean.estimate > 0:
         return []
     return [

@@ -7,6 +7,7 @@ import click
 
 from robustkit.cli.ending import reporting_errors
 from robustkit.cli.options import json_option
+from robustkit.cli.output import prints_aside
 
 __all__ = ["attacks_command", "doctor_command"]
 
@@ -24,7 +25,8 @@ def attacks_command(as_json: bool) -> None:
     with reporting_errors(lambda: None):
         from robustkit.registry import attack_names, get_attack
 
-        attacks = {name: get_attack(name) for name in attack_names()}
+        with prints_aside():
+            attacks = {name: get_attack(name) for name in attack_names()}
         if as_json:
             listing = [
                 {

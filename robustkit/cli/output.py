@@ -9,9 +9,10 @@ __all__ = ["prints_aside"]
 
 @contextlib.contextmanager
 def prints_aside() -> Iterator[None]:
-    """Let what models, data and workers print go to standard error: no output of ours.
+    """Let what models, data, plug-ins and workers print go to standard error.
 
-    For all of a command but what it says itself, which may be JSON.
+    It is no output of ours: for all of a command but what it says itself, which may be
+    JSON.
     """
     with contextlib.redirect_stdout(sys.stderr):
         yield

@@ -98,11 +98,16 @@ def report_command(
         if plain:
             click.echo(page)
             return
+        # First, since a format may be refused.
+        files = (
+            []
+            if figures is None
+            else write_figures(content, folder, figures.split(","))
+        )
         if markdown or latex:
             write = markup.markdown if markdown else markup.latex
             click.echo(write(content), nl=False)
         else:
             click.echo(write_page(content, page))
-        if figures is not None:
-            for file in write_figures(content, folder, figures.split(",")):
-                click.echo(file, err=markdown or latex)
+        for file in files:
+            click.echo(file, err=markdown or latex)

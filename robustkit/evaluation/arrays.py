@@ -162,11 +162,13 @@ def _check_labels(y: Array, start: int) -> None:
             f"expected integer labels; y has the dtype {y.dtype}. If the values are "
             "whole numbers, give y.astype('int64')"
         )
-    if len(y) and y.min() < 0:
-        raise BadInput(
-            f"expected labels from 0; sample {start + int(y.argmin())} has the label "
-            f"{y.min()}"
-        )
+    for wrong in (y < 0, y > np.iinfo(np.int64).max):
+        if wrong.any():
+            sample = int(wrong.argmax())
+            raise BadInput(
+                f"expected labels from 0, as int64; sample {start + sample} has the "
+                f"label {y[sample]}"
+            )
 
 
 def _joined(held: list[Pair]) -> Pair:

@@ -21,6 +21,7 @@ from robustkit.evaluation.selection import selected
 from robustkit.evaluation.store import read_json, unfinished
 from robustkit.evaluation.verify import confirm, furthest_move
 from robustkit.models.base import Model
+from robustkit.models.isolated import isolated
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Array, Tensor, as_tensor, take, to_numpy
 
@@ -77,10 +78,11 @@ def verify(
     checked: how many passes an attack took and what it had found by which pass, beyond
     that the files of the run agree about it and that nothing found beyond the budget
     counts; and the distances of attacks that another attack beat (no adversarials of
-    theirs are kept). Lower bounds by "interval" or "crown" are
-    certified anew, at the radius claimed; those from elsewhere are only held against
-    the distances. What active tests, checks and `adapt` left in the folder is not
-    checked; the claim about the summary has a note for each.
+    theirs are kept). Samples without a prediction must be errors, which a note counts.
+    Lower bounds by "interval" or "crown" are certified anew, at the radius claimed;
+    those from elsewhere are only held against the distances. What active tests, checks
+    and `adapt` left in the folder is not checked; the claim about the summary has a
+    note for each.
 
     At the nearest point of the boundary, rounding that differs between machines may
     undo an adversarial by a hair. Such a point counts, with a note, if it holds after
@@ -120,14 +122,11 @@ def verify(
         )
     opened, dataset = reopened(results, model, data, device=device, headers=headers)
     precise = opened.precise()
-    make = make_criterion(
-        precise,
-        config["target"],
-        criterion,
-        examine(opened, dataset.example).classes,
-        config["seed"],
+    classes = examine(opened, dataset.example).classes
+    make = make_criterion(precise, config["target"], criterion, classes, config["seed"])
+    auditor = _Auditor(
+        isolated(precise, classes), make, results, read_best(path / "best.npz")
     )
-    auditor = _Auditor(precise, make, results, read_best(path / "best.npz"))
     lower = LowerAuditor(precise, make, results, dataset.example)
     start, wanted = 0, []
     for number, (x, y) in enumerate(dataset.batches(config["batch_size"])):
@@ -191,6 +190,8 @@ class _Auditor:
         self._whole = Claim("the samples are all there")
         self._rounded = Claim("after rounding to 256 levels")
         self._remaining = 0
+        # Of each original without a prediction, whether the model has one now.
+        self._silent: list[bool] = []
         self._distance = {norm: results.distances(norm) for norm in results.norms}
         self._winner = {norm: _winners(results, norm) for norm in results.norms}
         self._rows: dict[tuple[str, int], int] = {}
@@ -252,6 +253,13 @@ class _Auditor:
         """What was found."""
         for key in self._rows:
             self._table.broken.append(f"{_at(*key)}: of a sample that is not there")
+        if self._silent:
+            now = sum(self._silent)
+            self._originals.notes.append(
+                f"{len(self._silent)} samples have no prediction, so they are errors, "
+                "and count as neither right nor robust"
+                + (f"; the model answers for {now} of them now" if now else "")
+            )
         yield from (self._whole, self._originals, self._table)
         yield from (self._points, self._sizes)
         if rounded:
@@ -271,6 +279,9 @@ class _Auditor:
                 said == seen, f"{sample}: label {said}, in the data {seen}"
             )
             said, seen = run.prediction[place], prediction[row]
+            if said < 0:
+                self._silent.append(bool(seen >= 0))
+                continue
             self._originals.expect(
                 said == seen, f"{sample}: prediction {said}, by the model {seen}"
             )

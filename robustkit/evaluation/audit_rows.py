@@ -113,6 +113,10 @@ def _check_row(claim: Claim, row: dict[str, str], at: str, results: Results) -> 
         f"{at}: found {row['found']}, with the distance {distance:.9g} and the status "
         f"{status}",
     )
+    claim.expect(
+        int(row["prediction"]) >= 0 or status == "error",
+        f"{at}: no prediction, and the status {status}",
+    )
 
 
 def _check_counts(claim: Claim, row: dict[str, str], at: str) -> None:
@@ -133,7 +137,8 @@ def _check_counts(claim: Claim, row: dict[str, str], at: str) -> None:
         f"{at}: an adversarial found without a pass",
     )
     claim.expect(
-        forward == 0 or row["status"] != "already_misclassified",
+        forward == 0
+        or (row["status"] != "already_misclassified" and int(row["prediction"]) >= 0),
         f"{at}: {forward} passes for a sample that was not attacked",
     )
 

@@ -230,8 +230,13 @@ class BatchEvaluator:
         broken, model = [""] * len(x), self.model.precise()
 
         def asked(rows: Array) -> Array:
-            with deadline(self.time_limit):
-                return to_numpy(model.logits(model.to_tensor(x[rows])))
+            try:
+                with deadline(self.time_limit):
+                    return to_numpy(model.logits(model.to_tensor(x[rows])))
+            except OutOfTime:
+                raise TimeoutError(
+                    f"no answer for the original within {self.time_limit:g} seconds"
+                ) from None
 
         answers = _isolating(asked, np.arange(len(x)), broken)
         logits = np.full((len(x), self.classes), np.nan, dtype=np.float32)
@@ -366,7 +371,7 @@ def _isolating(
         return [(rows, work(rows))]
     except BadInput:
         raise
-    except (Exception, OutOfTime) as error:
+    except Exception as error:
         if len(rows) == 1:
             reasons[rows[0]] = in_one_line(error)
             return []

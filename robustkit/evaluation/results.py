@@ -123,10 +123,7 @@ class Results:
         norm = self._norm(norm)
         chosen = self._table["norm"] == norm
         if attack is not None:
-            if attack not in self.attacks(norm):
-                known = suggestion(attack, self.attacks(norm))
-                raise BadInput(f"the run has no attack '{attack}'; {known}")
-            chosen &= self._table["attack"] == attack
+            chosen = self._rows(attack, norm)
         place = np.searchsorted(self.index, self._table["index"][chosen])
         values, status = self._table["distance"][chosen], self._table["status"][chosen]
         unknown = (status == "error") | np.isnan(values)
@@ -168,7 +165,7 @@ class Results:
         took. Empty for runs without queries.csv.
         """
         norm = self._norm(norm)
-        worked = (self._table["norm"] == norm) & (self._table["attack"] == attack)
+        worked = self._rows(attack, norm)
         worked &= self._table["status"] != "already_misclassified"
         after = read_queries(self.path / "queries.csv", attack, norm)
         if not worked.any() or len(after) == 0:
@@ -195,7 +192,9 @@ class Results:
             norm: Which one, if there are several.
             backward: Whether backward passes are counted among them too.
         """
-        after = read_queries(self.path / "queries.csv", attack, self._norm(norm))
+        norm = self._norm(norm)
+        self._check_attack(attack, norm)
+        after = read_queries(self.path / "queries.csv", attack, norm)
         known = np.full((len(self.index), len(QUERIES)), np.nan)
         rows = np.isin(after[:, 0], self.index)
         values = np.split(after[:, 1:], 2, axis=1)[int(backward)]
@@ -212,9 +211,7 @@ class Results:
         return self._per_sample("forward_passes", attack, norm) + backward
 
     def _per_sample(self, column: str, attack: str, norm: str | None) -> Array:
-        rows = (self._table["norm"] == self._norm(norm)) & (
-            self._table["attack"] == attack
-        )
+        rows = self._rows(attack, self._norm(norm))
         values = np.zeros(len(self.index), dtype=np.int64)
         place = np.searchsorted(self.index, self._table["index"][rows])
         values[place] = self._table[column][rows]
@@ -224,10 +221,11 @@ class Results:
         """What happened to the first samples on an attack's way; of nobody in old runs.
 
         Raises:
-            BadInput: The file of the traces is damaged.
+            BadInput: The file of the traces is damaged, or there is no such attack.
         """
-        traces = read_traces(self.path / TRACES)
-        return traces.get((self._norm(norm), attack), Traced.nobody())
+        norm = self._norm(norm)
+        self._check_attack(attack, norm)
+        return read_traces(self.path / TRACES).get((norm, attack), Traced.nobody())
 
     def curve(self, norm: str | None = None, attack: str | None = None) -> Curve:
         """The minimum-perturbation curve."""
@@ -314,6 +312,7 @@ class Results:
             "rule": "no active test was run on this attack",
             "epsilon": None,
         }
+        self._check_attack(attack, self._norm(norm))
         found: dict[str, Any] = self._warrants.get(norm, {}).get(attack, empty)
         return found
 
@@ -405,8 +404,9 @@ class Results:
         }
 
     def _attack_summary(self, norm: str, attack: str) -> dict[str, Any]:
-        rows = (self._table["norm"] == norm) & (self._table["attack"] == attack)
-        worked = rows & (self._table["status"] != "already_misclassified")
+        worked = self._rows(attack, norm) & (
+            self._table["status"] != "already_misclassified"
+        )
         columns = ("forward_passes", "backward_passes", "decision_queries", "seconds")
         return {
             "attacked": int(worked.sum()),
@@ -431,6 +431,20 @@ class Results:
         rates = {name: found.get(name) for name in ("success_rate", "random_rate")}
         named = {name: found.get(name) for name in ("verdict", "rule", "epsilon")}
         return {**named, **rates}
+
+    def _rows(self, attack: str, norm: str) -> Array:
+        """Which rows of the table are of an attack, in a norm."""
+        self._check_attack(attack, norm)
+        table = self._table
+        rows: Array = (table["norm"] == norm) & (table["attack"] == attack)
+        return rows
+
+    def _check_attack(self, attack: str, norm: str) -> None:
+        known = self.attacks(norm)
+        if attack not in known:
+            raise BadInput(
+                f"the run has no attack '{attack}'; {suggestion(attack, known)}"
+            )
 
     def _norm(self, norm: str | None) -> str:
         if norm is None:

@@ -185,9 +185,8 @@ def _labels(values: Any, count: int, classes: int) -> Array:
             f"expected a criterion or labels ({count},) of integers; got an array of "
             f"shape {labels.shape} and dtype {labels.dtype}"
         )
-    labels = labels.astype(np.int64)
     check_labels(labels, classes, 0)
-    return labels
+    return labels.astype(np.int64)
 
 
 def _others(

@@ -61,11 +61,13 @@ class Abstaining(Wrapper):
         *,
         scale: float = 1.0,
     ) -> None:
+        super().__init__(model)
         if not scale > 0:
             raise BadInput(f"the detector's scale must be above 0; got {scale}")
-        others = [] if detector is None else [_adapted(detector, model)]
-        super().__init__(model, *others)
-        self._detector, self._scale = next(iter(others), None), scale
+        self._detector, self._scale = None, scale
+        if detector is not None:
+            self._detector = _adapted(detector, model)
+            self.asked = (model, self._detector)
         both, self.abstains = self.asked, True
         self.notes = tuple(dict.fromkeys(note for m in both for note in m.notes))
         self.access = min(m.access for m in both)

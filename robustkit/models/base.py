@@ -172,9 +172,20 @@ class Wrapper(Model):
 
     Attributes:
         asked: The model, and the others.
+
+    Raises:
+        BadInput: One of them is no `Model` yet, but a torch module or a function.
     """
 
     def __init__(self, model: Model, *others: Model) -> None:
+        for asked in (model, *others):
+            if not isinstance(asked, Model):
+                raise BadInput(
+                    f"{type(self).__name__} asks robustkit models, and got a "
+                    f"{type(asked).__name__}; adapt it first, such as by "
+                    "TorchModel(module), NumPyModel(function), or as_model(it, "
+                    "example=x)"
+                )
         self._model, self.asked = model, (model, *others)
         self.bounds, self.access = model.bounds, model.access
         self.name, self.notes = model.name, model.notes

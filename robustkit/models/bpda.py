@@ -78,6 +78,7 @@ class BPDA(Wrapper):
         before: str | None = None,
         backward: str | _Approximation = "identity",
     ) -> None:
+        super().__init__(model)
         if isinstance(backward, str) and backward != "identity":
             raise BadInput(
                 f"unknown backward pass '{backward}'; give 'identity' or a function"
@@ -96,7 +97,7 @@ class BPDA(Wrapper):
         self._bridged = None if before is None else _layer(model, before)
         self._backward = None if isinstance(backward, str) else backward
         self._operations = Operations()
-        self._take(model)
+        self._say()
 
     @property
     def replaced(self) -> tuple[str, ...]:
@@ -131,7 +132,8 @@ class BPDA(Wrapper):
 
     def _around(self, model: Model, *others: Model) -> Model:
         again = copy.copy(self)
-        again._take(model)
+        Wrapper.__init__(again, model)
+        again._say()
         return again
 
     def _settings(self) -> str | None:
@@ -140,9 +142,8 @@ class BPDA(Wrapper):
         by = native_name(self._backward) if self._backward else "identity"
         return f"{self._part()} {by}"
 
-    def _take(self, model: Model) -> None:
-        super().__init__(model)
-        self.notes = (*model.notes, f"the backward pass of {self._part()} is replaced")
+    def _say(self) -> None:
+        self.notes = (*self.notes, f"the backward pass of {self._part()} is replaced")
 
     def _part(self) -> str:
         """What is replaced, in words."""

@@ -91,6 +91,7 @@ class EOT(Wrapper):
         example: Array | None = None,
         batched: bool = False,
     ) -> None:
+        super().__init__(model)
         if average not in ("logits", "probabilities"):
             raise BadInput(
                 f"cannot average '{average}'; EOT averages 'logits' or 'probabilities'"
@@ -100,7 +101,6 @@ class EOT(Wrapper):
             samples = _needed(model, example, seed)
         if samples < 1:
             raise BadInput(f"EOT needs at least 1 draw; got samples = {samples}")
-        super().__init__(model)
         self.passes_per_question = samples * model.passes_per_question
         self.passes_per_gradient = samples * model.passes_per_gradient
         self.notes = (

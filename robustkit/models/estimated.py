@@ -83,6 +83,7 @@ class Estimated(Wrapper):
         sigma: float = 1e-3,
         seed: int = 0,
     ) -> None:
+        super().__init__(model)
         if method not in _METHODS:
             raise BadInput(f"unknown method '{method}'; {suggestion(method, _METHODS)}")
         if samples < 2 or samples % 2:
@@ -97,7 +98,6 @@ class Estimated(Wrapper):
                 f"the model '{model.name}' shows decisions only, from which gradients "
                 "cannot be estimated; use a decision-based attack"
             )
-        super().__init__(model)
         self.access = Access.GRADIENT
         self.passes_per_gradient = samples * model.passes_per_question
         self.notes = (

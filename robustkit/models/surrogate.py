@@ -43,12 +43,12 @@ class Surrogate(Wrapper):
     """
 
     def __init__(self, model: Model, surrogate: Model) -> None:
+        super().__init__(model, surrogate)
         if surrogate.access < Access.GRADIENT:
             raise BadInput(
                 f"the surrogate '{surrogate.name}' has no gradients to lend; Estimated "
                 "makes some from scores"
             )
-        super().__init__(model, surrogate)
         self._surrogate = surrogate
         self.access, self.passes_per_gradient = Access.GRADIENT, 0
         self.notes = (
@@ -102,8 +102,9 @@ class WithFeatures(Wrapper):
     """
 
     def __init__(self, model: Model, layer: str) -> None:
+        super().__init__(model)
         self._features, self._layer = model.at_layer(layer), layer
-        super().__init__(model, self._features)
+        self.asked = (model, self._features)
         self.passes_per_question = 2 * model.passes_per_question
         self.passes_per_gradient = 2 * model.passes_per_gradient
 

@@ -57,20 +57,25 @@ class Preprocessed(Wrapper):
     """
 
     def __init__(
-        self, model: Model, mean: Sequence[float], std: Sequence[float], axis: int = 1
+        self,
+        model: Model,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        axis: int = 1,
     ) -> None:
-        if len(mean) != len(std) or not all(s > 0 for s in std):
+        super().__init__(model)
+        means, stds = per_channel(mean, "mean") or (), per_channel(std, "std") or ()
+        if len(means) != len(stds) or not all(s > 0 for s in stds):
             raise BadInput(
                 "mean and std must have one entry per channel each, every std "
-                f"positive; got mean {list(mean)}, std {list(std)}"
+                f"positive; got mean {list(means)}, std {list(stds)}"
             )
         if model.passes_per_gradient:
             raise BadInput(
                 "gradients are estimated within the bounds of what is given, so "
                 "normalise before that: Estimated(Preprocessed(model, mean, std))"
             )
-        super().__init__(model)
-        self._mean, self._std, self._axis = np.array(mean), np.array(std), axis
+        self._mean, self._std, self._axis = np.array(means), np.array(stds), axis
 
     def logits(self, x: Batch) -> Tensor:
         return self._model.logits(self._normalise(x))
@@ -152,9 +157,9 @@ class MajorityVote(Wrapper):
     """
 
     def __init__(self, model: Model, votes: int) -> None:
+        super().__init__(model)
         if votes < 1:
             raise BadInput(f"a majority needs at least 1 vote; got votes = {votes}")
-        super().__init__(model)
         self.access = min(model.access, Access.SCORE)
         self.passes_per_question = votes * model.passes_per_question
         self.passes_per_gradient = 0
@@ -217,12 +222,12 @@ class WithStrategy(Wrapper):
         *,
         passes_per_question: int = 1,
     ) -> None:
+        super().__init__(model)
         if passes_per_question < 1:
             raise BadInput(
                 "a question takes at least 1 forward pass; passes_per_question is "
                 f"{passes_per_question}"
             )
-        super().__init__(model)
         # Gradients go past the strategy, and so are not to be had.
         self.access = min(model.access, Access.SCORE)
         self.passes_per_question = passes_per_question * model.passes_per_question

@@ -408,6 +408,14 @@ def test_a_model_that_never_changes_cannot_be_tested(inputs):
     assert all("stands apart" in reason for reason in result.reasons)
 
 
+def test_a_model_of_one_output_is_refused(inputs):
+    with pytest.raises(rk.BadInput, match=r"one number per input.*\(0, s\)"):
+        rk.active_test(
+            lambda x: x.sum(axis=1, keepdims=True), inputs[:3], "boundary",
+            epsilon=0.1, **SMALL,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -274,6 +274,21 @@ def test_a_model_that_is_never_right_invalidates_its_run(planted, tmp_path):
     assert found.samples == 0
 
 
+@pytest.mark.parametrize("known", [[], [0, 1, 2, 3, 4, 5, 6, 7]])
+def test_samples_without_a_prediction_do_not_make_the_labels_wrong(
+    planted, tmp_path, known
+):
+    out, model, data = tmp_path / "run", planted.model(), (planted.x, planted.y)
+    rk.evaluate(model, data, norm="linf", attacks=["fgsm"], out=out)
+    head, *rows = [row.split(",") for row in (out / "samples.csv").read_text().split()]
+    column = head.index("prediction")
+    for place, row in enumerate(rows):
+        row[column] = row[column] if place in known else "-1"
+    (out / "samples.csv").write_text("\n".join(",".join(r) for r in [head, *rows]))
+    found = rk.check(model, data, run=out)
+    assert "C11" not in {finding.id for finding in found.findings}
+
+
 @dataclass(frozen=True)
 class Useless(rk.Attack):
     """For one size, within which it finds nothing."""

@@ -86,6 +86,18 @@ def test_figures_for_print(ask, tmp_path):
     assert contents[0] == contents[1]
 
 
+@pytest.mark.parametrize("form", [(), ("--markdown",), ("--latex",)])
+def test_nothing_is_written_where_a_format_is_refused(ask, tmp_path, form):
+    folder = tmp_path / "new"
+    code, out, error = ask(
+        "report", "digits", "--out", folder, "--figures", "bmp", *form
+    )
+    assert code == 2
+    assert "unknown format 'bmp'" in error
+    assert out == ""
+    assert not folder.exists()
+
+
 def test_markdown_and_latex_have_the_numbers_of_the_summary(ask, runs):
     code, text, _ = ask("report", "digits", "--markdown")
     assert code == 0

@@ -287,6 +287,74 @@ def test_a_jacobian_takes_more_backward_passes(tmp_path):
     assert rk.verify(tmp_path / "run", "digits", "digits").holds
 
 
+def silent_at(planted, x, fail):
+    """The planted model without an answer for one input."""
+
+    def function(points):
+        logits, row = planted.logits(points), (points == x).all(axis=1)
+        return fail(logits, row) if row.any() else logits
+
+    return rk.NumPyModel(function)
+
+
+def gives_no_number(logits, row):
+    logits[row] = np.nan
+    return logits
+
+
+def raises(logits, row):
+    raise ValueError("too bright")
+
+
+@pytest.mark.parametrize("fail", [gives_no_number, raises])
+def test_originals_without_a_prediction_are_errors_and_are_told(
+    planted, tmp_path, fail
+):
+    """Whether the model has an answer by now, such as in time, or still none."""
+    data, silent = (planted.x, planted.y), silent_at(planted, planted.x[3], fail)
+    few = {"norm": "l2", "attacks": ["boundary"], "budget": 40}
+    results = rk.evaluate(silent, data, out=tmp_path / "run", **few)
+    assert (results.prediction == -1).sum() == np.isnan(results.distance).sum() == 1
+    for model, words in (
+        (rk.NumPyModel(planted.logits), "; the model answers for 1 of them now"),
+        (silent, ""),
+    ):
+        audit = rk.verify(tmp_path / "run", model, data)
+        assert broken(audit) == []
+        (note,) = claim_of(audit, "labels and predictions").notes
+        assert note == (
+            "1 samples have no prediction, so they are errors, and count as neither "
+            f"right nor robust{words}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("status", "distance"), [("not_found", "inf"), ("already_misclassified", "0.0")]
+)
+def test_who_has_no_prediction_is_an_error(run, planted, honest, status, distance):
+    def hidden(rows):
+        for row in rows:
+            if row["index"] == "5":
+                row |= {"prediction": "-1", "status": status, "distance": distance}
+                row |= {"found": "false"}
+
+    edit_table(run, hidden)
+    sentences = broken(verified(run, planted, honest[1]))
+    assert sum(f"no prediction, and the status {status}" in s for s in sentences) == 4
+
+
+def test_who_has_no_prediction_was_not_attacked(run, planted, honest):
+    def hidden(rows):
+        for row in rows:
+            if row["index"] == "5":
+                row |= {"prediction": "-1", "status": "error", "distance": "nan"}
+                row |= {"found": "false"}
+
+    edit_table(run, hidden)
+    sentences = broken(verified(run, planted, honest[1]))
+    assert sum("a sample that was not attacked" in s for s in sentences) == 4
+
+
 @pytest.mark.parametrize("missing", ["best.npz", "summary.json", None])
 def test_an_unfinished_run_is_told_from_a_broken_one(run, planted, honest, missing):
     description = json.loads((run / "run.json").read_text())

@@ -199,6 +199,11 @@ FAULTS = {
         [0, 1, 2, -5, 0, 0, 0],
         "sample 3 has the label -5",
     ),
+    "labels beyond int64": (
+        arrays()[0],
+        np.array([0, 1, 2**63 + 5, 0, 0, 0, 0], np.uint64),
+        "sample 2 has the label 9223372036854775813",
+    ),
     "too few labels": (arrays()[0], [0, 1], r"each of 7 inputs.*\(2,\)"),
     "too many labels": (arrays()[0], [0] * 8, r"each of 7 inputs.*\(8,\)"),
     "one-hot labels": (arrays()[0], np.eye(7, dtype=int), "one-hot.*argmax"),

@@ -95,6 +95,31 @@ def test_several_norms_must_be_named(results):
         results.distances("l2", "pgd")
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda results, name: results.distances("l2", name),
+        lambda results, name: results.curve("l2", name),
+        lambda results, name: results.queries(name, "l2"),
+        lambda results, name: results.distances_after(name, "l2"),
+        lambda results, name: results.forward_passes(name, "l2"),
+        lambda results, name: results.backward_passes(name, "l2"),
+        lambda results, name: results.passes(name, "l2"),
+        lambda results, name: results.traced(name, "l2"),
+        lambda results, name: results.warrant("l2", name),
+    ],
+)
+def test_attacks_that_the_run_has_not_are_named(results, ask):
+    ask(results, "fmn")
+    with pytest.raises(BadInput, match="no attack 'fnm'; did you mean 'fmn'"):
+        ask(results, "fnm")
+
+
+def test_a_warrant_is_of_a_norm_of_the_run(results):
+    with pytest.raises(BadInput, match="no norm 'fmn'"):
+        results.warrant("fmn", "l2")
+
+
 def test_saved_results_are_the_same(results, tmp_path):
     copy = rk.Results(results.save(tmp_path / "kept"))
     for norm in results.norms:

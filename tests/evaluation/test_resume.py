@@ -275,6 +275,30 @@ def test_a_model_that_hangs_is_given_up(planted, tmp_path):
     assert [reasons[i] for i in "01245"] == [""] * 5
 
 
+def test_a_model_without_an_answer_in_time_has_no_prediction(planted, tmp_path):
+    def scores(x):
+        if (x == planted.x[3]).all():
+            time.sleep(3)
+        return planted.logits(x)
+
+    results = evaluate(
+        planted,
+        tmp_path / "run",
+        same_name(planted, scores),
+        norm="linf",
+        attacks=["fmn"],
+        budget=20,
+        batch_size=1,
+        samples=4,
+        time_limit=1.0,
+    )
+    table, _ = contents(results.path)
+    reasons = {row[0]: row[-1] for row in table[1:]}
+    said = "TimeoutError: no answer for the original within 1 seconds"
+    assert [reasons[i] for i in "0123"] == ["", "", "", said]
+    assert results.prediction[3] == -1
+
+
 def test_what_was_found_counts_though_time_is_over_at_the_very_end(
     planted, tmp_path, monkeypatch
 ):

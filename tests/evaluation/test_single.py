@@ -134,6 +134,10 @@ def test_settings_of_criteria_may_be_numbers_of_numpy(planted):
         ({"criterion": np.zeros(24)}, "integers"),
         ({"criterion": np.zeros(1, dtype=int)}, "integers"),
         ({"criterion": np.full(24, 3)}, "0 to 2"),
+        (
+            {"criterion": np.full(24, 2**64 - 1, np.uint64)},
+            "label 18446744073709551615",
+        ),
         ({"criterion": rk.Targeted([1, 2])}, "24 samples must hold one row for each"),
         ({"criterion": rk.Targeted(np.array(1))}, r"of shape \(\)"),
         ({"criterion": rk.Targeted(np.full(24, 9))}, "3 classes.* sample 0 has 9"),

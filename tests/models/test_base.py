@@ -4,13 +4,14 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
+import torch
 
 import robustkit
 from robustkit.active_tests.features import WithDetector
 from robustkit.active_tests.masks import MASKS
 from robustkit.active_tests.planted import affine, permuted
 from robustkit.checks.fixed import Fixed
-from robustkit.errors import MissingPackage
+from robustkit.errors import BadInput, MissingPackage
 from robustkit.models.abstaining import Abstaining
 from robustkit.models.base import Access, Model, Wrapper
 from robustkit.models.bpda import BPDA
@@ -140,6 +141,25 @@ def test_a_wrapper_forgets_nothing_of_what_it_asks(name):
     assert (to_numpy(model.shown(x)) != to_numpy(x)).all()
     with model.session():
         assert inner.opened == 1
+
+
+@pytest.mark.parametrize("native", [torch.nn.Linear(2, 2).eval(), lambda x: x, "odd"])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_wrapper_asks_models_only(wrapper, native):
+    with pytest.raises(BadInput, match=rf"{wrapper.__name__} asks.*as_model"):
+        WRAPPERS[wrapper](native)
+
+
+def test_so_does_what_is_measured_or_looked_for_in_a_model_and_what_lends_gradients():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2)).eval()
+    for make in (
+        lambda: EOT(module, example=np.zeros((1, 2))),
+        lambda: BPDA(module, layer="0"),
+        lambda: BPDA(module, before="0"),
+        lambda: Surrogate(Odd(), module),
+    ):
+        with pytest.raises(BadInput, match="got a Sequential; adapt it first"):
+            make()
 
 
 @pytest.mark.parametrize("name", [*WRAPPERS, *MASKED])

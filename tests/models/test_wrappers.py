@@ -42,14 +42,16 @@ def test_channels_are_on_the_given_axis(axis, shape):
 
 def test_one_number_serves_all_channels():
     x = np.random.default_rng(0).random((3, 4, 2))
-    model = Preprocessed(NumPyModel(flat), [0.5], [2.0])
-    np.testing.assert_allclose(
-        to_numpy(model.logits(as_tensor(x))), flat((x - 0.5) / 2)
-    )
+    for mean, std in [([0.5], [2.0]), (0.5, 2), (np.float32(0.5), np.array([2.0]))]:
+        model = Preprocessed(NumPyModel(flat), mean, std)
+        np.testing.assert_allclose(
+            to_numpy(model.logits(as_tensor(x))), flat((x - 0.5) / 2)
+        )
 
 
 @pytest.mark.parametrize(
-    ("mean", "std"), [([0, 0], [1]), ([0], [0]), ([0], [-1]), ([0], [float("nan")])]
+    ("mean", "std"),
+    [([0, 0], [1]), ([0], [0]), ([0], [-1]), ([0], [float("nan")]), (None, 1)],
 )
 def test_impossible_scales_are_refused(mean, std):
     with pytest.raises(BadInput, match="every std positive"):
