@@ -72,8 +72,8 @@ class Minimise(Attack[State[S]], Generic[S]):
             the others.
 
     Raises:
-        BadInput: The share is no such share, or the first radius or the patience is
-            not above zero.
+        BadInput: The attack works at every radius already, the share is no such share,
+            or the first radius or the patience is not above zero.
 
     >>> from robustkit.attacks.gradient.pgd import PGD
     >>> Minimise(PGD(epsilon=1.0, steps=20), steps=200).within(101).steps
@@ -87,6 +87,11 @@ class Minimise(Attack[State[S]], Generic[S]):
     patience: int | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.attack, FixedBudget):
+            raise BadInput(
+                "Minimise searches over the radius of an attack within a given "
+                f"distance, such as PGD(epsilon=1.0); got {self.attack!r}"
+            )
         if not 0 < as_number(self.share, "the share") < 1:
             raise BadInput(f"the share must be above 0 and below 1; got {self.share}")
         if self.first is not None:
@@ -95,12 +100,14 @@ class Minimise(Attack[State[S]], Generic[S]):
             as_whole(self.patience, "the patience", least=1)
         for name in ("access", "norms", "cost", "source"):
             object.__setattr__(self, name, getattr(self.attack, name))
+        estimates = self.first is None and self.access >= Access.GRADIENT
+        object.__setattr__(self, "aside", int(estimates))
 
     def init(self, p: Problem) -> State[S]:
         epsilon = p.largest / 8
         if self.first is not None:
             epsilon = minimum(full(p.x, self.first), p.largest)
-        elif self.access >= Access.GRADIENT:
+        elif self.aside:
             a = p.gradient(p.x)
             guess = 1.05 * p.norm.to_boundary(a.margin, a.gradient)
             # Not zero where the margin is, since multiples of it would be.
@@ -136,14 +143,15 @@ class Minimise(Attack[State[S]], Generic[S]):
         super().check(p)
 
     def within(self, budget: int) -> Self:
-        """One question is about the original; a round takes at most a fifth.
+        """A round takes less than a fifth of the budget.
 
-        That at the first radius, if one was given, takes at most four fifths.
+        That at the first radius, if one was given, takes less than four fifths. Where
+        that radius is estimated, one question is about the original.
         """
-        steps = max(budget - 1, 1)
-        length = max(min(self.attack.steps, steps // 5), 1)
+        steps, rest = max(budget - self.aside, 1), budget - 1
+        length = max(min(self.attack.steps, rest // 5), 1)
         attack = dataclasses.replace(self.attack, steps=length)  # type: ignore[type-var]
-        patience = None if self.first is None else max(4 * steps // 5, 1)
+        patience = None if self.first is None else max(4 * rest // 5, 1)
         return dataclasses.replace(self, attack=attack, steps=steps, patience=patience)
 
     def _length(self, s: State[S]) -> PerSample:
@@ -178,7 +186,7 @@ class Cascade(Attack[Stage]):
     those of the attacks before it.
 
     Args:
-        attacks: In their order.
+        attacks: In their order; a tuple or a list.
         epsilon: A sample leaves once an adversarial within this distance (norm units)
             is known. With 0 nobody leaves before the end.
         successor: Goes on with samples that one of the attacks gives up, until their
@@ -186,6 +194,9 @@ class Cascade(Attack[Stage]):
             themselves are not asked.
         budget: The most questions per sample, where there is a successor; None: what
             the steps take.
+
+    Raises:
+        BadInput: There is no attack, or something that is none.
 
     >>> from robustkit.attacks.gradient.fmn import FMN
     >>> from robustkit.attacks.gradient.pgd import PGD
@@ -202,8 +213,15 @@ class Cascade(Attack[Stage]):
     steps: int = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        given: Any = self.attacks
+        if not isinstance(given, tuple | list):
+            raise BadInput(
+                f"a cascade needs a tuple or a list of attacks; got {given!r}"
+            )
+        object.__setattr__(self, "attacks", tuple(given))
         if not self.attacks:
             raise BadInput("a cascade needs at least one attack; got none")
+        _check_attacks(self._parts())
         norms = frozenset.intersection(*(part.norms for part in self._parts()))
         access = max(part.access for part in self._parts())
         object.__setattr__(self, "norms", norms)
@@ -242,8 +260,6 @@ class Cascade(Attack[Stage]):
     def check(self, p: Problem) -> None:
         for part in self._parts():
             part.check(p)
-        if not self.epsilon >= 0:
-            raise BadInput(f"a cascade needs an epsilon >= 0; got {self.epsilon}")
         super().check(p)
 
     def within(self, budget: int) -> Self:
@@ -307,6 +323,7 @@ class Part(Attack[Allotment[S]], Generic[S]):
 
     def __post_init__(self) -> None:
         first, second = self.attack, self.successor
+        _check_attacks((first, second))
         object.__setattr__(self, "norms", first.norms & second.norms)
         object.__setattr__(self, "access", max(first.access, second.access))
         object.__setattr__(self, "source", f"{first.source}; {second.source}")
@@ -329,11 +346,21 @@ class Part(Attack[Allotment[S]], Generic[S]):
         super().check(p)
 
     def within(self, budget: int) -> Self:
-        """The attack is planned for its share, and may take as many steps as before."""
-        planned = self.attack.within(max(int(self.share * budget), 1))
-        # Every attack is a dataclass, which its type does not say.
-        attack = dataclasses.replace(planned, steps=self.attack.steps)  # type: ignore[type-var]
+        """The attack is planned for its share, and may take as many steps as before.
+
+        Where its steps are those of its parts, as many as are planned.
+        """
+        attack = self.attack.within(max(int(self.share * budget), 1))
+        if not isinstance(attack, Cascade | Part):
+            # Every attack is a dataclass, which its type does not say.
+            attack = dataclasses.replace(attack, steps=self.attack.steps)  # type: ignore[type-var]
         return dataclasses.replace(self, attack=attack)
+
+
+def _check_attacks(attacks: tuple[Any, ...]) -> None:
+    for attack in attacks:
+        if not isinstance(attack, Attack):
+            raise BadInput(f"expected an attack, such as FMN(); got {attack!r}")
 
 
 def minimum_norm_pgd() -> Minimise[pgd.State]:

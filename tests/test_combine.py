@@ -106,6 +106,30 @@ def test_plans_rounds_within_a_budget():
     assert (plan.steps, plan.attack.steps) == (30, 6)
     plan = minimum_norm_pgd().within(1)
     assert (plan.steps, plan.attack.steps) == (1, 1)
+    # No question is about the original where nothing is estimated there.
+    plan = Minimise(Square(1.0)).within(1000)
+    assert (plan.steps, plan.attack.steps) == (1000, 199)
+    plan = Minimise(PGD(1.0), first=0.1).within(1000)
+    assert (plan.steps, plan.attack.steps, plan.patience) == (1000, 40, 799)
+
+
+@pytest.mark.parametrize(
+    "attack", [Minimise(Square(1.0)), minimum_norm_pgd(), Minimise(PGD(1.0), first=9.0)]
+)
+def test_asks_as_many_questions_as_it_may(plant, attack):
+    problem = Problem(
+        plant().model(),
+        as_tensor(plant().x),
+        Misclassification(as_tensor(plant().y)),
+        get_norm("linf"),
+    )
+    assert (run(attack.within(31), problem).forwards == 31).all()
+
+
+@pytest.mark.parametrize("attack", [FMN(), minimum_norm_pgd(), "pgd", PGD])
+def test_refuses_what_has_no_radius(attack):
+    with pytest.raises(BadInput, match="an attack within a given distance"):
+        Minimise(attack)
 
 
 def test_is_what_the_inner_attack_is(plant):
@@ -245,6 +269,14 @@ class TestCascade:
         planned = Part(minimum_norm_pgd(), 0.5, FMN()).within(40).attack
         assert (planned.steps, planned.attack.steps) == (200, 3)
 
+    def test_a_part_may_be_made_of_parts(self, plant):
+        fmn = FMN(steps=30)
+        for inner in (Cascade((fmn, fmn)), Part(fmn, 0.5, fmn)):
+            part = Part(inner, 0.5, fmn).within(40)
+            ledger = run(part, self.problem(plant()), budget=40)
+            assert ledger.found.numpy().all()
+            assert (ledger.forwards <= 40).all()
+
     def test_a_part_needs_what_both_need(self, plant):
         part = Part(Square(0.1), 0.5, FMN())
         assert part.norms == {"l1", "l2", "linf"}
@@ -263,9 +295,19 @@ class TestCascade:
             run(Cascade((FMN(),), successor=PGD(0.0)), self.problem(plant()))
 
     def test_bad_settings(self, plant):
+        for none in ("fmn", FMN):
+            with pytest.raises(BadInput, match="expected an attack"):
+                Cascade((FMN(), none))
+            with pytest.raises(BadInput, match="expected an attack"):
+                Cascade((FMN(),), successor=none)
+            with pytest.raises(BadInput, match="expected an attack"):
+                Part(FMN(), 0.5, none)
+        with pytest.raises(BadInput, match="a tuple or a list"):
+            Cascade(FMN())
+        assert Cascade([FMN()]) == Cascade((FMN(),))
         with pytest.raises(BadInput, match="at least one attack"):
             Cascade((), 0.1)
-        with pytest.raises(BadInput, match="epsilon >= 0; got nan"):
+        with pytest.raises(BadInput, match="epsilon of Cascade must be a finite"):
             run(Cascade((FMN(),), float("nan")), self.problem(plant()))
         with pytest.raises(BadInput, match="epsilon above 0"):
             run(Cascade((FMN(), PGD(0.0)), 0.1), self.problem(plant()))
@@ -331,7 +373,7 @@ def test_the_first_radius_is_searched_longest_and_then_a_larger_one(plant):
     planted = plant(seed=1, classes=4, samples=8)
     tiny = float(planted.exact("linf").min()) / 100
     attack = Minimise(Square(1.0), first=tiny).within(101)
-    assert (attack.steps, attack.patience, attack.attack.steps) == (100, 80, 20)
+    assert (attack.steps, attack.patience, attack.attack.steps) == (101, 80, 20)
     criterion = Misclassification(as_tensor(planted.y))
     x = as_tensor(planted.x)
     p = Problem(planted.model(), x, criterion, get_norm("linf"))

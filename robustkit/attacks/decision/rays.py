@@ -181,7 +181,8 @@ class RayS(Attack[State]):
             point=np.empty_like(rays),
             at=np.full_like(size, math.nan),
             radius=size,
-            known=size * (1 - _ROUGH),
+            # Infinity less infinity would be no number.
+            known=np.where(size < math.inf, size * (1 - _ROUGH), np.zeros_like(size)),
             stride=np.zeros_like(size),
             level=none,
             block=none,

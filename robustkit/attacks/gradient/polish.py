@@ -18,8 +18,9 @@ from robustkit.numerics.tensors import (
 
 __all__ = ["Polish"]
 
-_OVERSHOOT = 1e-6
-"""Beyond the linearised boundary, as a share of the margin it spans; a tie is none."""
+# Beyond the linearised boundary, as a share of the margin it spans: a tie is none;
+# and how often it grows by fours at most, until an adversarial is known.
+_OVERSHOOT, _TIMES = 1e-6, 7
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ class Polish(Attack[State]):
         found, best = p.ledger.found, p.ledger.distance
         a = p.gradient(p.place(s.base + expand(s.share, s.aim) * (s.aim - s.base)))
         taken = total(a.gradient * a.delta)
-        beyond = _OVERSHOOT * (a.margin - taken).abs()
+        # Where rounding was in the way, the same question would be no better.
+        further = full(p.x, _OVERSHOOT * 4.0 ** min(t, _TIMES))
+        overshoot = where(found.logical_or(a.adversarial), _OVERSHOOT, further)
+        beyond = overshoot * (a.margin - taken).abs()
         aim = p.norm.project_halfspace(
             a.gradient, a.margin - taken + beyond, p.low, p.high
         )

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from robustkit.attacks.decision.rays import RayS, _order
+from robustkit.combine import Cascade
 from robustkit.demo import load_data, load_model
 from robustkit.engine.criteria import Misclassification
 from robustkit.engine.loop import run
@@ -181,6 +182,13 @@ def test_one_feature_is_enough():
     model = NumPyModel(lambda x: np.concatenate([x, 0.4 + 0 * x], axis=1))
     ledger = attacked(model, np.array([[0.9]]), np.zeros(1, dtype=np.int64))
     assert 0.5 < ledger.distance.raw[0] < 0.501
+
+
+def test_a_cascade_goes_on_where_no_ray_is_adversarial():
+    model = NumPyModel(lambda x: np.stack([0 * x[:, 0] + 1, 0 * x[:, 0]], axis=1))
+    x, y = np.full((2, 3), 0.4, np.float32), np.zeros(2, int)
+    ledger = attacked(model, x, y, attack=Cascade((RayS(steps=5), RayS(steps=5))))
+    assert not ledger.found.numpy().any()
 
 
 def test_starts_need_not_lie_in_a_corner():

@@ -9,6 +9,7 @@ from robustkit.combine import Cascade
 from robustkit.engine.criteria import Misclassification, Targeted
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
+from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor
@@ -25,6 +26,20 @@ def test_two_questions_are_enough_for_a_linear_model(plant, laws, norm, bounds):
     exact, distance = planted.exact(norm, targets), ledger.distance.numpy()
     assert (distance >= exact * (1 - 1e-9)).all()
     assert (distance <= exact * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_rounding_keeps_nothing_from_being_found(norm):
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(784, 2)).astype(np.float32)
+    x = rng.random((200, 784), np.float32)
+    y = (x @ weights).argmax(axis=1)
+    model = NumPyModel(lambda x: x @ weights, gradient=lambda x, s: s @ weights.T)
+    criterion = Misclassification(as_tensor(y))
+    p = Problem(model, as_tensor(x), criterion, get_norm(norm))
+    ledger = run(Polish(steps=10), p)
+    assert ledger.distance.dtype == np.float32
+    assert ledger.found.numpy().all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
