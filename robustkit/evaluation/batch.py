@@ -148,6 +148,34 @@ class _Outcome:
     reasons: list[str]
     traces: list[Traced]
 
+    @classmethod
+    def before(cls, batch: Looked) -> "_Outcome":
+        """What is known of a batch before it is attacked."""
+        count = len(batch.x)
+        return cls(
+            best=np.array(batch.x),
+            distance=np.where(batch.from_start, 0.0, np.inf),
+            after=np.full((count, 2 * len(QUERIES)), np.inf),
+            counts={name: np.zeros(count) for name in _COUNTS},
+            reasons=list(batch.broken),
+            traces=[],
+        )
+
+    def enter(self, rows: Array, ledger: Ledger) -> None:
+        """Take over what a ledger says of these rows."""
+        self.best[rows] = to_numpy(ledger.best)
+        self.distance[rows] = to_numpy(ledger.distance)
+        self.after[rows] = np.stack(
+            [
+                ledger.distance_after(count, backward=backward)
+                for backward in (False, True)
+                for count in QUERIES
+            ],
+            axis=1,
+        )
+        for name in _COUNTS:
+            self.counts[name][rows] = getattr(ledger, name)
+
 
 @dataclass(frozen=True)
 class BatchEvaluator:
@@ -263,72 +291,20 @@ class BatchEvaluator:
     def _attack(
         self, attack: Attack[Any], norm: Norm, batch: Looked, ticker: "_Ticker"
     ) -> _Outcome:
-        count = len(batch.x)
-        outcome = _Outcome(
-            best=np.array(batch.x),
-            distance=np.where(batch.from_start, 0.0, np.inf),
-            after=np.full((count, 2 * len(QUERIES)), np.inf),
-            counts={name: np.zeros(count) for name in _COUNTS},
-            reasons=list(batch.broken),
-            traces=[],
-        )
+        outcome = _Outcome.before(batch)
 
         def attacked(rows: Array) -> tuple[Ledger, Recorder | None]:
-            recorder = Recorder(len(rows)) if rows[0] < batch.traced else None
-            observers: list[Observer] = [ticker]
-            observers += [] if recorder is None else [recorder]
-            problem = Problem(
-                self.model,
-                self.model.to_tensor(batch.x[rows]),
-                take(batch.criterion, rows),
-                norm,
-                seed=self.seed,
-                pool=self.pool,
-            )
-            try:
-                with deadline(self.time_limit):
-                    run(
-                        attack,
-                        problem,
-                        budget=self.budget,
-                        observers=observers,
-                        compiled=self.compiled,
-                    )
-            except BadInput:
-                raise
-            except OutOfTime:
-                # Time may have been over while the ledger was being closed.
-                problem.ledger.close()
-                # In smaller groups it would only take longer.
-                for row in rows:
-                    outcome.reasons[row] = f"stopped after {self.time_limit:g} seconds"
-            except Exception as error:
-                if len(rows) > 1:
-                    raise
-                # What was found before the model raised is as true as anything.
-                outcome.reasons[rows[0]] = in_one_line(error)
-            return problem.ledger, recorder
+            return self._run(attack, norm, batch, rows, ticker, outcome.reasons)
 
         for rows, (ledger, recorder) in _isolating(
             attacked, batch.to_attack(), outcome.reasons
         ):
+            outcome.enter(rows, ledger)
             if recorder is not None:
                 places = np.flatnonzero(rows < batch.traced)
                 outcome.traces.append(
                     Traced(batch.index[rows[places]], recorder.trace().at(places))
                 )
-            outcome.best[rows] = to_numpy(ledger.best)
-            outcome.distance[rows] = to_numpy(ledger.distance)
-            outcome.after[rows] = np.stack(
-                [
-                    ledger.distance_after(count, backward=backward)
-                    for backward in (False, True)
-                    for count in QUERIES
-                ],
-                axis=1,
-            )
-            for name in _COUNTS:
-                outcome.counts[name][rows] = getattr(ledger, name)
         self._verify(outcome, batch, norm)
         for row in np.flatnonzero(np.isinf(outcome.distance)):
             reason = outcome.reasons[row] or _doubt(outcome, int(row))
@@ -339,6 +315,51 @@ class BatchEvaluator:
         outcome.after = np.maximum(outcome.after, outcome.distance[:, None])
         outcome.after[batch.from_start] = 0.0
         return outcome
+
+    def _run(
+        self,
+        attack: Attack[Any],
+        norm: Norm,
+        batch: Looked,
+        rows: Array,
+        ticker: "_Ticker",
+        reasons: list[str],
+    ) -> tuple[Ledger, Recorder | None]:
+        """One attack on some rows of a batch; what ended it before its end: reasons."""
+        recorder = Recorder(len(rows)) if rows[0] < batch.traced else None
+        observers: list[Observer] = [ticker]
+        observers += [] if recorder is None else [recorder]
+        problem = Problem(
+            self.model,
+            self.model.to_tensor(batch.x[rows]),
+            take(batch.criterion, rows),
+            norm,
+            seed=self.seed,
+            pool=self.pool,
+        )
+        try:
+            with deadline(self.time_limit):
+                run(
+                    attack,
+                    problem,
+                    budget=self.budget,
+                    observers=observers,
+                    compiled=self.compiled,
+                )
+        except BadInput:
+            raise
+        except OutOfTime:
+            # Time may have been over while the ledger was being closed.
+            problem.ledger.close()
+            # In smaller groups it would only take longer.
+            for row in rows:
+                reasons[row] = f"stopped after {self.time_limit:g} seconds"
+        except Exception as error:
+            if len(rows) > 1:
+                raise
+            # What was found before the model raised is as true as anything.
+            reasons[rows[0]] = in_one_line(error)
+        return problem.ledger, recorder
 
     def _verify(self, outcome: _Outcome, batch: Looked, norm: Norm) -> None:
         def confirmed(rows: Array) -> tuple[Array, Array, list[str]]:
