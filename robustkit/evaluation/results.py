@@ -161,8 +161,9 @@ class Results:
         """The curve of an attack's distances after so many forward passes per sample.
 
         Of the samples that were attacked, those that ended in an error as infinite. The
-        numbers of passes are a fixed series, cut off after the most that any sample
-        took. Empty for runs without queries.csv.
+        numbers of passes are a fixed series below the most that any sample took, and
+        that, after which the distances are those in the end. Empty for runs without
+        queries.csv.
         """
         norm = self._norm(norm)
         worked = self._rows(attack, norm)
@@ -176,7 +177,7 @@ class Results:
             c for c, less in zip(QUERIES, (0, *QUERIES), strict=False) if less < most
         ]
         return {
-            count: Curve.of_attack(after[wanted, 1 + place])
+            min(count, most): Curve.of_attack(after[wanted, 1 + place])
             for place, count in enumerate(counts)
         }
 

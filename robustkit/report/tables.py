@@ -223,7 +223,9 @@ def queries_table(chart: Chart | None) -> Tabular | None:
     """The numbers of a chart of distances against queries."""
     if chart is None:
         return None
-    counts = sorted({int(count) for line in chart.series for count in line.x})
+    # Where a line ends, others may have no number of their own; not so at the last end.
+    early = {int(count) for line in chart.series for count in line.x[:-1]}
+    counts = sorted(early | {max(int(line.x[-1]) for line in chart.series)})
     # As many as fit beside each other, the last one among them.
     counts = counts[:: -max(math.ceil(len(counts) / _COUNTS), 1)][::-1]
     rows = []

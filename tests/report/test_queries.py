@@ -3,7 +3,9 @@ import pytest
 
 import robustkit as rk
 from robustkit.report import words
+from robustkit.report.chart import Axis, Chart, Series
 from robustkit.report.charts import Named, passes_charts
+from robustkit.report.tables import queries_table
 
 
 def scores(x):
@@ -64,7 +66,8 @@ def test_the_report_has_a_figure_and_a_table(results, tmp_path):
     line = passes_charts([Named("run", results)], "l2")[0].series[0]
     table = page.split("<h3>Size against queries</h3>")[1].split("</table>")[0]
     assert words.size(line.y[-1]) in table
-    assert ">100<" in table
+    assert ">60<" in table
+    assert ">100<" not in table
     assert ">fmn<" not in table
     for name in ("queries.svg", "queries.png"):
         assert (tmp_path / "one" / name).stat().st_size > 5000
@@ -72,6 +75,22 @@ def test_the_report_has_a_figure_and_a_table(results, tmp_path):
     for name in ("queries.svg", "queries.png", "report.html"):
         one, two = (tmp_path / folder / name for folder in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_columns_are_numbers_after_which_each_attack_is_known():
+    def line(name, counts):
+        sizes = np.linspace(0.9, 0.1, len(counts))
+        return Series(
+            name, 0, "line", x=np.array(counts), y=sizes, lower=sizes, upper=sizes
+        )
+
+    short, long = line("short", [5, 10, 18]), line("long", [5, 10, 20, 50, 60])
+    axis = Axis("", 0, 1, logarithmic=False, ticks=())
+    table = queries_table(Chart("queries", "", "", axis, axis, (short, long)))
+    assert table.columns == ("Attack", "5", "10", "20", "50", "60")
+    texts = {cells[0].text: [cell.text for cell in cells[1:]] for cells in table.rows}
+    assert texts["short"] == ["0.9", "0.5", "0.1", "0.1", "0.1"]
+    assert texts["long"] == ["0.9", "0.7", "0.5", "0.300", "0.1"]
 
 
 def test_gradient_attacks_alone_have_none(tmp_path):
