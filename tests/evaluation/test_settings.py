@@ -13,7 +13,7 @@ import robustkit.evaluation.resume
 from robustkit.cli.config import options_of_run
 from robustkit.cli.evaluating import evaluate_command
 from robustkit.errors import BadInput
-from robustkit.evaluation.description import check_run
+from robustkit.evaluation.description import check_description
 from robustkit.evaluation.settings import nameless
 from robustkit.report.reproduce import command, python_call
 
@@ -61,11 +61,11 @@ def test_run_json_has_all_of_them(described):
 
 
 def test_the_reader_of_run_json_looks_at_all_of_them(run):
-    check_run(run, Path("run.json"))
+    check_description(run, Path("run.json"))
     for name in run["config"]:
         config = {**run["config"], name: {"": [[]]}}
         with pytest.raises(BadInput, match=f"config.{name} is"):
-            check_run({**run, "config": config}, Path("run.json"))
+            check_description({**run, "config": config}, Path("run.json"))
 
 
 def test_a_run_goes_on_with_all_of_them(run, tmp_path, monkeypatch):
