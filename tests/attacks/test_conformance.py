@@ -48,7 +48,7 @@ def walks(budget, **changes):
 
 
 # Of a quarter of the sides of 4 by 4 pixels there is one frequency, the mean.
-WHOLE = {"share": 1.0}
+WHOLE = {"frequencies": 1.0}
 
 PROMISES = {
     # One tangent after another in L1 may lead round in a circle.
@@ -74,7 +74,7 @@ PROMISES = {
     "evolution": Promise(300, changes=WHOLE),
     "boundary": walks(200),
     "hopskipjump": walks(500),
-    "qeba": walks(500, **WHOLE),
+    "qeba": walks(500, share=1.0),
     "cgba": walks(500, **WHOLE),
     "cgba-h": walks(500, **WHOLE),
     "geoda": walks(500, **WHOLE),
