@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch._functorch import config as functorch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 
 from robustkit.errors import BadInput, suggestion
@@ -269,7 +270,9 @@ class TorchModel(Model):
                 f"the model '{self.name}' is asked under torch.inference_mode(), in "
                 "which torch takes no gradients; leave that out, or use torch.no_grad()"
             )
-        return raw._version, None if self._untouched else raw.detach().clone()
+        # Inputs without values, by which models are followed, cannot be compared.
+        known = self._untouched or isinstance(raw, FakeTensor)
+        return raw._version, None if known else raw.detach().clone()
 
     def _check_untouched(
         self, raw: torch.Tensor, version: int, copy: torch.Tensor | None
@@ -277,7 +280,7 @@ class TorchModel(Model):
         # NumPy, and what goes by `.data`, write without being counted.
         if raw._version != version or (copy is not None and not _equal(raw, copy)):
             raise self._works_in_place()
-        self._untouched = True
+        self._untouched = self._untouched or copy is not None
 
     def _works_in_place(self) -> BadInput:
         return BadInput(

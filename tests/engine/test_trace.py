@@ -150,6 +150,7 @@ def test_memory_does_not_grow_with_the_steps(planted, steps):
 class Despair(Ray):
     """Gives up samples of one class never, those of others sooner or later."""
 
+    signed = ("at",)
     at: int = 0
     successor: Attack | None = None
 

@@ -179,7 +179,7 @@ def test_attacks_are_planned_for_what_the_budget_is_enough_for():
     results = rk.evaluate(model, (x, y), attacks=["fmn", "square"], budget=90)
     planned = results.run["config"]["attacks"]["linf"]
     assert "steps=10," in planned["fmn"]
-    assert "steps=89" in planned["square"]
+    assert "steps=90" in planned["square"]
     costs = results.summary()["norms"]["linf"]["attacks"]["fmn"]
     assert costs["forward_passes"] == 4 * 90
     assert any("8 questions each" in note for note in results.run["notes"])

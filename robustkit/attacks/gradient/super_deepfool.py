@@ -42,7 +42,7 @@ class SuperDeepFool(Attack[State]):
         ways: How many of the likeliest ways to linearise, classes for instance.
         overshoot: How far beyond the tangent's boundary to step, as a share.
         tolerance: Stop where turning an adversarial makes it smaller by less than this
-            share.
+            share; below zero, never.
 
     Source:
         Abdollahpour, Rahmati, Moosavi-Dezfooli: SuperDeepFool: a new fast and accurate
@@ -74,6 +74,7 @@ class SuperDeepFool(Attack[State]):
     cost: ClassVar[str] = "1 forward + 1 backward per way; 1 forward at the end"
     source: ClassVar[str] = "Abdollahpour et al., NeurIPS 2024, algorithm 2"
     aside: ClassVar[int] = 1
+    signed: ClassVar[tuple[str, ...]] = ("tolerance",)
 
     steps: int = 50
     ways: int = 3
