@@ -130,6 +130,8 @@ def exact_distances(
 ) -> Iterator[tuple[int, int, ExactResult]]:
     """Positions, labels and exact distances, each as `exact_distance` finds it.
 
+    Positions are those in the data, so that samples that are left out show.
+
     Args:
         model: Anything `load_model` or `as_model` accepts that is such a network.
         data: Anything `load_data` or `as_data` accepts.

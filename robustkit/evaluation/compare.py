@@ -193,8 +193,8 @@ def compare(runs: Run | Sequence[Run], *, seed: int = 0) -> Comparison:
     ]
     notes = [
         f"The run '{name}' is not finished ({run.run['status']}): in {norm} "
-        f"{run.finished(norm).sum()} of {len(run.index)} samples are, and only these "
-        "are compared."
+        f"{run.finished(norm).sum()} of {len(run.index)} samples are, and only those "
+        "that the others have finished too are compared."
         for name, run in zip(names, opened, strict=True)
         for norm in norms
         if run.run["status"] != "complete"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from robustkit.errors import BadInput, in_one_line
 from robustkit.models.base import Model, PullBack, Wrapper
@@ -18,7 +19,8 @@ class Isolated(Wrapper):
     """A model whose scores are NaN at the inputs at which it raises.
 
     Where a batch fails, ever smaller parts of it are asked about, so that an input does
-    not touch the others. Its gradient is zero there.
+    not touch the others. Its gradient is zero there. Memory that runs out at a single
+    input is no answer, and stays an error.
 
     Args:
         model: To be asked.
@@ -89,6 +91,9 @@ class Isolated(Wrapper):
             raise
         except Exception as error:
             if x.shape[0] <= 1:
+                # Of the machine, and not of the input.
+                if isinstance(error, MemoryError | torch.OutOfMemoryError):
+                    raise
                 self.raised = self.raised or in_one_line(error)
                 return [(x, None)]
         middle = x.shape[0] // 2

@@ -250,7 +250,7 @@ def test_unfinished_work_is_no_difference(planted, tmp_path):
     assert len({(a.attack, a.local_optimality) for a in found.attacks}) == 2
     assert found.to_json()["notes"] == (
         "The run 'cut' is not finished (interrupted): in linf 20 of 30 samples are, "
-        "and only these are compared.",
+        "and only those that the others have finished too are compared.",
     )
     for table in comparison_tables(found):
         assert table.note.startswith(found.notes[0])

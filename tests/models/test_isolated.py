@@ -35,6 +35,24 @@ def test_inputs_that_raise_do_not_touch_the_others():
     assert model.raised == "ValueError: too bright"
 
 
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_memory_that_runs_out_is_met_by_smaller_parts_and_is_no_answer(error):
+    def large(x):
+        if len(x) > most:
+            raise error("out of memory")
+        return x @ W
+
+    model = Isolated(TorchModel(large))
+    most = 2
+    scores = to_numpy(model.logits(model.to_tensor(X)))
+    np.testing.assert_allclose(scores, X @ W.numpy(), rtol=1e-6)
+    most = 0
+    for ask in (model.logits, model.linearise):
+        with pytest.raises(error):
+            ask(model.to_tensor(X))
+    assert model.raised == ""
+
+
 def test_where_nothing_raises_it_is_asked_once():
     asked = []
     model = Isolated(NumPyModel(lambda x: asked.append(len(x)) or x @ W.numpy()))
