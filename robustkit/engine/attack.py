@@ -12,7 +12,6 @@ from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import Array, Mask, PerSample, full
 
 __all__ = [
-    "ROUNDING",
     "Attack",
     "FixedBudget",
     "broken",
@@ -21,12 +20,7 @@ __all__ = [
     "questions",
 ]
 
-ROUNDING = 1e-5
-"""Adversarials farther than epsilon by no more than this share count as within it.
-
-Attacks with a fixed budget put their points on the edge of the ball, where rounding in
-single precision decides on which side they are.
-"""
+_ROUNDING = 1e-5
 
 S = TypeVar("S")
 D = TypeVar("D", float, Array, PerSample, PerSample | float)
@@ -216,12 +210,15 @@ def questions(budget: float, model: Model, access: Access) -> int:
 
 
 def edge(epsilon: D) -> D:
-    """The largest distance that counts as within `epsilon`; see `ROUNDING`.
+    """The largest distance that counts as within `epsilon`.
+
+    Attacks with a fixed budget put their points on the edge of the ball, where rounding
+    in single precision decides on which side they are.
 
     >>> edge(0.5)
     0.500005
     """
-    return epsilon * (1 + ROUNDING)
+    return epsilon * (1 + _ROUNDING)
 
 
 def broken(p: Problem, epsilon: PerSample | float) -> Mask:

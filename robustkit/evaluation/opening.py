@@ -18,7 +18,6 @@ from robustkit.numerics.tensors import Array, as_array
 __all__ = [
     "check_evaluated",
     "model_and_data",
-    "open_data",
     "open_model",
     "open_pool",
     "reopened",
@@ -42,9 +41,9 @@ def model_and_data(
     try:
         adapted = open_model(model, bounds, **settings)
     except ExampleNeeded:
-        dataset = open_data(data, bounds, samples)
+        dataset = _open_data(data, bounds, samples)
         return open_model(model, bounds, example=dataset.example, **settings), dataset
-    return adapted, open_data(data, adapted.bounds, samples)
+    return adapted, _open_data(data, adapted.bounds, samples)
 
 
 def reopened(
@@ -90,7 +89,7 @@ def open_model(
     return as_model(model, bounds, **settings)
 
 
-def open_data(data: Any, bounds: Bounds | None, samples: int | None) -> DataSet:
+def _open_data(data: Any, bounds: Bounds | None, samples: int | None) -> DataSet:
     """Data by name or path (`load_data`), or what Python holds (`as_data`)."""
     if isinstance(data, str | Path):
         return load_data(data, bounds, samples=samples)
@@ -111,7 +110,7 @@ def open_pool(pool: Any, model: Model, example: Array) -> Array | None:
     if pool is None:
         return None
     if isinstance(pool, str | Path | tuple):
-        batches = open_data(pool, model.bounds, None).batches(1024)
+        batches = _open_data(pool, model.bounds, None).batches(1024)
         inputs = np.concatenate([x for x, _ in batches])
     else:
         inputs = as_array(pool, "pool")
