@@ -69,6 +69,7 @@ def _options() -> argparse.Namespace:
         "--cached", action="store_true", help="run no peer, take what the cache has"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes for peers")
+    parser.add_argument("--device", default="cpu", help="of torch, for peers")
     parser.add_argument("--exact", action="store_true", help="also where it is known")
     parser.add_argument("--data", type=Path, default=DATA)
     return parser.parse_args()
@@ -76,7 +77,7 @@ def _options() -> argparse.Namespace:
 
 def _tasks(options: argparse.Namespace, nets: Sequence[str]) -> list[Task]:
     return [
-        Task(options.data, net, norm, options.images, name, passes)
+        Task(options.data, net, norm, options.images, name, passes, options.device)
         for passes in options.passes
         for norm in options.norm
         for name in options.peers

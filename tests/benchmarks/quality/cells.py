@@ -31,6 +31,7 @@ class Task:
         images: How many at most.
         peer: Its name.
         passes: Per sample.
+        device: Where it is run.
     """
 
     data: Path
@@ -39,6 +40,7 @@ class Task:
     images: int
     peer: str
     passes: int
+    device: str = "cpu"
 
     @property
     def key(self) -> str:
@@ -164,7 +166,7 @@ def verify(
     inside = (point >= 0).flatten(1).all(1) & (point <= 1).flatten(1).all(1)
     far = distance(point, x, norm)
     far[~(inside & is_adversarial(model(point), y))] = float("inf")
-    return far.numpy()
+    return far.cpu().numpy()
 
 
 def _work(task: Task) -> Result | str:
@@ -172,7 +174,10 @@ def _work(task: Task) -> Result | str:
     torch.set_num_threads(1)
     # Some peers slow down tenfold on numbers too small to matter.
     torch.set_flush_denormal(True)
+    # As exact there as on the processor.
+    torch.backends.cudnn.allow_tf32 = False
     model, x, y = network(task.data, task.network, task.images)
+    model, x, y = (part.to(task.device) for part in (model, x, y))
     start = time.perf_counter()
     try:
         recorder = run_peer(PEERS[task.peer], model, x, y, task.norm, task.passes)
@@ -181,4 +186,4 @@ def _work(task: Task) -> Result | str:
         return f"FAILED {task.key} on {task.network} {task.norm}: {error!r}"
     seconds = time.perf_counter() - start
     found = verify(model, x, y, recorder.point, task.norm)
-    return Result(task, found, recorder.point.numpy(), seconds)
+    return Result(task, found, recorder.point.cpu().numpy(), seconds)

@@ -124,7 +124,7 @@ def _apgd(r: Recorder, passes: int, loss: str = "dlr", targets: int = 0) -> Tens
         rounds = targets * max(1, rounds // targets + (passes > 30))
     bounds = (1e-4, {"l1": 1e3, "l2": 40.0, "linf": 1.0}[r.norm])
     ranked, estimate = _rank_classes(r)
-    failed = torch.zeros(max(targets, 1), len(r.x))
+    failed = r.x.new_zeros(max(targets, 1), len(r.x))
     epsilon = (2 * estimate).clamp(*bounds)
     for t in range(rounds):
         place = t % max(targets, 1)
@@ -194,7 +194,7 @@ def _foolbox(r: Recorder, attack: Any, **more: Any) -> Tensor:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = foolbox.PyTorchModel(r, bounds=(0, 1), device="cpu")
+        model = foolbox.PyTorchModel(r, bounds=(0, 1), device=r.x.device)
         return attack.run(model, r.x, foolbox.criteria.Misclassification(r.y), **more)
 
 
@@ -274,11 +274,11 @@ def run_peer(
 ) -> Recorder:
     """What a peer found within so many passes.
 
-    Peers draw from torch's global generator, so that is seeded here and put back.
+    Peers draw from torch's global generators, so those are seeded here and put back.
     """
     recorder = Recorder(model, x, y, norm, passes, in_order=peer.in_order)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
         with contextlib.suppress(Spent):
             recorder.offer(peer.run(recorder, passes))
     return recorder

@@ -56,9 +56,9 @@ class Recorder(nn.Module):
         self.x, self.y, self.norm, self.passes = x, y, norm, passes
         self.in_order = in_order
         self.point = x.clone()
-        self.distance = torch.full((len(x),), float("inf"), dtype=torch.float64)
-        self.forwards = torch.zeros(len(x), dtype=torch.long)
-        self.backwards = torch.zeros(len(x), dtype=torch.long)
+        self.distance = x.new_full((len(x),), float("inf"), dtype=torch.float64)
+        self.forwards = x.new_zeros(len(x), dtype=torch.long)
+        self.backwards = x.new_zeros(len(x), dtype=torch.long)
         self.eval()
 
     def forward(self, z: Tensor) -> Tensor:
@@ -77,11 +77,11 @@ class Recorder(nn.Module):
     def offer(self, z: Tensor) -> None:
         """Look at what the attack returned; billed to nobody."""
         points = _IntoBox.apply(z.detach())
-        self._keep(points, self.model(points), torch.arange(len(z)))
+        self._keep(points, self.model(points), torch.arange(len(z), device=z.device))
 
     def _samples_of(self, z: Tensor) -> Tensor:
         if self.in_order:
-            return torch.arange(len(z))
+            return torch.arange(len(z), device=z.device)
         return torch.cdist(z.flatten(1), self.x.flatten(1)).argmin(dim=1)
 
     def _spent(self) -> Tensor:
