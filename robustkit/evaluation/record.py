@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from robustkit import __version__
 from robustkit.evaluation.data import DataSet
 from robustkit.evaluation.engines import Engine
 from robustkit.evaluation.monitor import Monitor
@@ -157,8 +158,13 @@ def recorded(
 
 def package_versions() -> dict[str, str]:
     """Versions of Python, robustkit and what it stands on, where installed."""
-    versions = {"python": platform.python_version(), "system": platform.system()}
-    for package in ("robustkit", *_PACKAGES):
+    versions = {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        # Its own, which a checkout has that nobody installed.
+        "robustkit": __version__,
+    }
+    for package in _PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -42,7 +42,7 @@ def main() -> None:
     for norm in options.norm:
         attacks = [name for name in options.attacks if minimises(name, norm)]
         _print_norm(options, norm, nets, attacks)
-        _print_peers(norm, nets, passes, options.images)
+        _print_peers(options, norm, nets)
         for name in attacks if options.exact else ():
             _print_exact(data, name, norm, passes)
 
@@ -68,6 +68,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--cached", action="store_true", help="run no peer, take what the cache has"
     )
+    parser.add_argument(
+        "--targeted", action="store_true", help="at the least likely class of each"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes for peers")
     parser.add_argument("--device", default="cpu", help="of torch, for peers")
     parser.add_argument("--exact", action="store_true", help="also where it is known")
@@ -77,12 +80,21 @@ def _options() -> argparse.Namespace:
 
 def _tasks(options: argparse.Namespace, nets: Sequence[str]) -> list[Task]:
     return [
-        Task(options.data, net, norm, options.images, name, passes, options.device)
+        Task(
+            options.data,
+            net,
+            norm,
+            options.images,
+            name,
+            passes,
+            options.targeted,
+            options.device,
+        )
         for passes in options.passes
         for norm in options.norm
         for name in options.peers
         for net in nets
-        if norm in PEERS[name].norms
+        if norm in PEERS[name].norms and (PEERS[name].aims or not options.targeted)
     ]
 
 
@@ -98,12 +110,20 @@ def _print_norm(
     images = options.images
     rows: dict[tuple[str, int], list[list[float]]] = {}
     for net in nets:
-        cell = Cell.read(net, norm, images)
+        cell = Cell.read(net, norm, images, targeted=options.targeted)
         if not cell.found:
             print(f"{net:21} no peer was ever run here; leave out --cached")
             continue
         ours = {
-            (name, budget): run_ours(options.data, name, net, norm, budget, images)
+            (name, budget): run_ours(
+                options.data,
+                name,
+                net,
+                norm,
+                budget,
+                images,
+                targeted=options.targeted,
+            )
             for name in attacks
             for budget in (*options.passes, *options.further)
         }
@@ -152,11 +172,11 @@ def _best_peer(found: dict[str, np.ndarray], reference: np.ndarray) -> str:
     return f"{name:22} {share:5.0%} {mean:7.3f} {median:7.3f}"
 
 
-def _print_peers(
-    norm: str, nets: Sequence[str], passes: Sequence[int], images: int
-) -> None:
+def _print_peers(options: argparse.Namespace, norm: str, nets: Sequence[str]) -> None:
     """Print how near the best peers come, over all networks."""
-    cells = [cell for net in nets if (cell := Cell.read(net, norm, images)).found]
+    passes, targeted = options.passes, options.targeted
+    read = (Cell.read(net, norm, options.images, targeted=targeted) for net in nets)
+    cells = [cell for cell in read if cell.found]
     # By peer, at each number of passes: the mean, the worst network, the share found.
     points = [_points(cells, budget) for budget in passes]
     least = [min((mean for mean, _, _ in p.values()), default=math.inf) for p in points]

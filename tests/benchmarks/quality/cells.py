@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from data import network
+from data import least_likely, network
 from peers import PEERS, run_peer
 from recorder import distance, is_adversarial
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ class Task:
         images: How many at most.
         peer: Its name.
         passes: Per sample.
+        targeted: Whether at the least likely classes.
         device: Where it is run.
     """
 
@@ -40,6 +41,7 @@ class Task:
     images: int
     peer: str
     passes: int
+    targeted: bool = False
     device: str = "cpu"
 
     @property
@@ -84,9 +86,10 @@ class Cell:
     best_point: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     @classmethod
-    def read(cls, network: str, norm: str, images: int) -> "Cell":
+    def read(cls, network: str, norm: str, images: int, *, targeted: bool) -> "Cell":
         """The cell with what its file holds, if there is one."""
-        cell = cls(CACHE / f"{network}_{norm}_{images}.npz")
+        kind = "_targeted" if targeted else ""
+        cell = cls(CACHE / f"{network}_{norm}_{images}{kind}.npz")
         if cell.path.exists():
             with np.load(cell.path, allow_pickle=False) as kept:
                 cell.best, cell.best_point = kept["best"], kept["best_point"]
@@ -141,7 +144,7 @@ def fill(tasks: Iterable[Task], workers: int) -> None:
     for task in tasks:
         place = (task.network, task.norm)
         if place not in cells:
-            cells[place] = Cell.read(*place, task.images)
+            cells[place] = Cell.read(*place, task.images, targeted=task.targeted)
         if task.key not in cells[place].found:
             missing.append(task)
     if not missing:
@@ -160,12 +163,18 @@ def fill(tasks: Iterable[Task], workers: int) -> None:
 
 @torch.no_grad()
 def verify(
-    model: nn.Module, x: Tensor, y: Tensor, point: Tensor, norm: str
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    point: Tensor,
+    norm: str,
+    *,
+    targeted: bool = False,
 ) -> np.ndarray:
     """(n,) distances of points, infinite where one is no adversarial in the box."""
     inside = (point >= 0).flatten(1).all(1) & (point <= 1).flatten(1).all(1)
     far = distance(point, x, norm)
-    far[~(inside & is_adversarial(model(point), y))] = float("inf")
+    far[~(inside & is_adversarial(model(point), y, targeted=targeted))] = float("inf")
     return far.cpu().numpy()
 
 
@@ -177,13 +186,23 @@ def _work(task: Task) -> Result | str:
     # As exact there as on the processor.
     torch.backends.cudnn.allow_tf32 = False
     model, x, y = network(task.data, task.network, task.images)
+    if task.targeted:
+        y = least_likely(task.data, task.network, task.images)
     model, x, y = (part.to(task.device) for part in (model, x, y))
     start = time.perf_counter()
     try:
-        recorder = run_peer(PEERS[task.peer], model, x, y, task.norm, task.passes)
+        recorder = run_peer(
+            PEERS[task.peer],
+            model,
+            x,
+            y,
+            task.norm,
+            task.passes,
+            targeted=task.targeted,
+        )
     # Whatever a peer raises is its own failure, and the others go on.
     except Exception as error:
         return f"FAILED {task.key} on {task.network} {task.norm}: {error!r}"
     seconds = time.perf_counter() - start
-    found = verify(model, x, y, recorder.point, task.norm)
+    found = verify(model, x, y, recorder.point, task.norm, targeted=task.targeted)
     return Result(task, found, recorder.point.cpu().numpy(), seconds)

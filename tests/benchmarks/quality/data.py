@@ -47,6 +47,13 @@ def networks(folder: Path) -> dict[str, Any]:
 
 
 @cache
+def least_likely(folder: Path, name: str, images: int) -> Tensor:
+    """(n,) the class that the network thinks the least likely of each image."""
+    model, x, _ = network(folder, name, images)
+    return model(x).argmin(dim=1)
+
+
+@cache
 def network(folder: Path, name: str, images: int) -> tuple[nn.Module, Tensor, Tensor]:
     """A network with frozen parameters, and the first images it classifies correctly.
 

@@ -34,6 +34,7 @@ class Peer:
         run: Runs it.
         in_order: Whether it always asks about all samples in their order.
         slow: Whether it takes far longer than the others.
+        aims: Whether it can be aimed at a class.
     """
 
     package: str
@@ -41,6 +42,7 @@ class Peer:
     run: Run
     in_order: bool = True
     slow: bool = False
+    aims: bool = True
 
     @property
     def version(self) -> str:
@@ -60,7 +62,9 @@ def _adv_lib() -> Any:
 
 def _fmn(r: Recorder, passes: int) -> Tensor:
     first = 10.0 if r.norm == "linf" else 1.0
-    return _adv_lib().fmn(r, r.x, r.y, ORDER[r.norm], steps=passes, α_init=first)
+    return _adv_lib().fmn(
+        r, r.x, r.y, ORDER[r.norm], r.targeted, steps=passes, α_init=first
+    )
 
 
 def _alma(r: Recorder, passes: int) -> Tensor:
@@ -68,6 +72,7 @@ def _alma(r: Recorder, passes: int) -> Tensor:
         r,
         r.x,
         r.y,
+        targeted=r.targeted,
         num_steps=passes,
         distance=r.norm,
         init_lr_distance=0.5 if r.norm == "l1" else 0.1,
@@ -76,11 +81,11 @@ def _alma(r: Recorder, passes: int) -> Tensor:
 
 
 def _ddn(r: Recorder, passes: int) -> Tensor:
-    return _adv_lib().ddn(r, r.x, r.y, steps=passes, levels=None)
+    return _adv_lib().ddn(r, r.x, r.y, r.targeted, steps=passes, levels=None)
 
 
 def _pdgd(r: Recorder, passes: int) -> Tensor:
-    return _adv_lib().pdgd(r, r.x, r.y, num_steps=passes)
+    return _adv_lib().pdgd(r, r.x, r.y, r.targeted, num_steps=passes)
 
 
 def _pdpgd(r: Recorder, passes: int, operator: float | None = None) -> Tensor:
@@ -89,6 +94,7 @@ def _pdpgd(r: Recorder, passes: int, operator: float | None = None) -> Tensor:
         r.x,
         r.y,
         ORDER[r.norm],
+        r.targeted,
         num_steps=passes,
         proximal_operator=operator,
     )
@@ -144,7 +150,7 @@ def _apgd(r: Recorder, passes: int, loss: str = "dlr", targets: int = 0) -> Tens
             labels,
             epsilon,
             ORDER[r.norm],
-            targeted=bool(targets),
+            targeted=r.targeted or bool(targets),
             n_iter=steps,
             loss_function=loss,
             use_large_reps=r.norm == "l1",
@@ -155,14 +161,14 @@ def _apgd(r: Recorder, passes: int, loss: str = "dlr", targets: int = 0) -> Tens
 
 
 def _rank_classes(r: Recorder) -> tuple[Tensor, Tensor]:
-    """Classes but the own, likeliest first; the linear estimate of the distance."""
+    """Classes but the label, likeliest first; the linear estimate of the distance."""
     x = r.x.clone().requires_grad_()
     logits = r(x)
     ranked = logits.scatter(1, r.y[:, None], -float("inf")).argsort(1, descending=True)
-    margin = (logits.gather(1, r.y[:, None]) - logits.gather(1, ranked[:, :1]))[:, 0]
+    margin = (logits.gather(1, r.y[:, None]) - logits.gather(1, ranked[:, :1])).abs()
     slopes = torch.autograd.grad(margin.sum(), x)[0].flatten(1)
     dual = {"l1": float("inf"), "l2": 2.0, "linf": 1.0}[r.norm]
-    return ranked, margin.detach() / slopes.norm(p=dual, dim=1).clamp(min=1e-12)
+    return ranked, margin.detach()[:, 0] / slopes.norm(p=dual, dim=1).clamp(min=1e-12)
 
 
 def _tr(r: Recorder, passes: int) -> Tensor:
@@ -174,11 +180,13 @@ def _tr(r: Recorder, passes: int) -> Tensor:
 
 
 def _sigma_zero(r: Recorder, passes: int, threshold: float = 0.3) -> Tensor:
-    return _adv_lib().sigma_zero(r, r.x, r.y, num_steps=passes, τ_0=threshold)
+    return _adv_lib().sigma_zero(
+        r, r.x, r.y, num_steps=passes, τ_0=threshold, targeted=r.targeted
+    )
 
 
 def _vfga(r: Recorder, passes: int) -> Tensor:
-    return _adv_lib().vfga(r, r.x, r.y, targeted=False)
+    return _adv_lib().vfga(r, r.x, r.y, targeted=r.targeted)
 
 
 def _deepfool(r: Recorder, passes: int) -> Tensor:
@@ -195,7 +203,13 @@ def _foolbox(r: Recorder, attack: Any, **more: Any) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = foolbox.PyTorchModel(r, bounds=(0, 1), device=r.x.device)
-        return attack.run(model, r.x, foolbox.criteria.Misclassification(r.y), **more)
+        criteria = foolbox.criteria
+        aimed = (
+            criteria.TargetedMisclassification
+            if r.targeted
+            else criteria.Misclassification
+        )
+        return attack.run(model, r.x, aimed(r.y), **more)
 
 
 def _foolbox_fmn(r: Recorder, passes: int) -> Tensor:
@@ -253,32 +267,50 @@ PEERS: dict[str, Peer] = {
     "advlib-alma": Peer("adv-lib", ("l2", "l1"), _alma),
     "advlib-pdgd": Peer("adv-lib", ("l2",), _pdgd),
     "advlib-ddn": Peer("adv-lib", ("l2",), _ddn),
-    "advlib-apgd": Peer("adv-lib", SMOOTH, _apgd),
+    "advlib-apgd": Peer("adv-lib", SMOOTH, _apgd, aims=False),
     "advlib-apgd-ce": Peer("adv-lib", SMOOTH, partial(_apgd, loss="ce")),
-    "advlib-apgd-targeted": Peer("adv-lib", SMOOTH, partial(_apgd, targets=9)),
-    "advlib-fab": Peer("adv-lib", SMOOTH, _fab),
-    "advlib-fab-targeted": Peer("adv-lib", SMOOTH, _fab_targeted),
-    "advlib-tr": Peer("adv-lib", ("linf", "l2"), _tr, in_order=False),
-    "advlib-deepfool": Peer("adv-lib", ("linf", "l2"), _deepfool, in_order=False),
-    "advlib-superdeepfool": Peer("adv-lib", ("l2",), _superdeepfool, in_order=False),
+    "advlib-apgd-targeted": Peer(
+        "adv-lib", SMOOTH, partial(_apgd, targets=9), aims=False
+    ),
+    "advlib-fab": Peer("adv-lib", SMOOTH, _fab, aims=False),
+    "advlib-fab-targeted": Peer("adv-lib", SMOOTH, _fab_targeted, aims=False),
+    "advlib-tr": Peer("adv-lib", ("linf", "l2"), _tr, in_order=False, aims=False),
+    "advlib-deepfool": Peer(
+        "adv-lib", ("linf", "l2"), _deepfool, in_order=False, aims=False
+    ),
+    "advlib-superdeepfool": Peer(
+        "adv-lib", ("l2",), _superdeepfool, in_order=False, aims=False
+    ),
     "advlib-vfga": Peer("adv-lib", ("l0",), _vfga, in_order=False),
     "foolbox-fmn": Peer("foolbox", ALL, _foolbox_fmn),
     "foolbox-ead": Peer("foolbox", ("l1",), _foolbox_ead),
-    "foolbox-brendel-bethge": Peer("foolbox", ALL, _foolbox_brendel_bethge, slow=True),
+    "foolbox-brendel-bethge": Peer(
+        "foolbox", ALL, _foolbox_brendel_bethge, slow=True, aims=False
+    ),
 }
 """Attacks of other libraries by name."""
 
 
 def run_peer(
-    peer: Peer, model: torch.nn.Module, x: Tensor, y: Tensor, norm: str, passes: int
+    peer: Peer,
+    model: torch.nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str,
+    passes: int,
+    *,
+    targeted: bool = False,
 ) -> Recorder:
     """What a peer found within so many passes.
 
     Peers draw from torch's global generators, so those are seeded here and put back.
     """
-    recorder = Recorder(model, x, y, norm, passes, in_order=peer.in_order)
+    recorder = Recorder(
+        model, x, y, norm, passes, in_order=peer.in_order, targeted=targeted
+    )
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
+        torch.cuda.manual_seed_all(0)
         with contextlib.suppress(Spent):
             recorder.offer(peer.run(recorder, passes))
     return recorder

@@ -27,12 +27,13 @@ class Recorder(nn.Module):
     Args:
         model: Takes (n, ...) in [0, 1], gives logits.
         x: (n, ...) the originals.
-        y: (n,) their labels, all predicted.
+        y: (n,) their labels, all predicted; with `targeted` the classes to reach.
         norm: "l0", "l1", "l2" or "linf".
         passes: Allowed per sample.
         in_order: Whether every batch of the attack holds all samples in their order.
             Otherwise a row belongs to the original it is nearest to, which can never
             credit a sample with a point that is not an adversarial of it.
+        targeted: Whether the labels are targets.
 
     Attributes:
         point: (n, ...) the nearest adversarial of each sample; its original if none.
@@ -50,11 +51,12 @@ class Recorder(nn.Module):
         passes: int,
         *,
         in_order: bool,
+        targeted: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.x, self.y, self.norm, self.passes = x, y, norm, passes
-        self.in_order = in_order
+        self.in_order, self.targeted = in_order, targeted
         self.point = x.clone()
         self.distance = x.new_full((len(x),), float("inf"), dtype=torch.float64)
         self.forwards = x.new_zeros(len(x), dtype=torch.long)
@@ -93,7 +95,7 @@ class Recorder(nn.Module):
     def _keep(self, points: Tensor, logits: Tensor, rows: Tensor) -> None:
         inside = (points >= 0).flatten(1).all(1) & (points <= 1).flatten(1).all(1)
         paid = self._spent()[rows] <= self.passes
-        wrong = is_adversarial(logits, self.y[rows])
+        wrong = is_adversarial(logits, self.y[rows], targeted=self.targeted)
         far = distance(points, self.x[rows], self.norm)
         far[~(inside & paid & wrong)] = float("inf")
         least = self.distance.clone().scatter_reduce_(0, rows, far, "amin")
@@ -103,11 +105,11 @@ class Recorder(nn.Module):
         self.distance[rows[which]] = far[which]
 
 
-def is_adversarial(logits: Tensor, y: Tensor) -> Tensor:
-    """(n,) whether another class has strictly the highest logit."""
+def is_adversarial(logits: Tensor, y: Tensor, *, targeted: bool = False) -> Tensor:
+    """(n,) whether another class, or the target, has strictly the highest logit."""
     own = logits.gather(1, y[:, None])[:, 0]
     others = logits.scatter(1, y[:, None], -float("inf")).amax(dim=1)
-    return others > own
+    return own > others if targeted else others > own
 
 
 def distance(points: Tensor, x: Tensor, norm: str) -> Tensor:
