@@ -290,16 +290,26 @@ def _switch_off(p: Probe) -> str:
 
 
 def _unstable(p: Probe) -> list[Finding]:
-    """R2, on the margin."""
-    change = _median(p.noise)
+    """R2, on the margin: what noise does to it, but for what the gradient foretells.
+
+    Of a margin that falls everywhere alike, noise changes much near the boundary.
+    """
+    foretold = np.where(np.isnan(p.foretold), 0.0, p.foretold)
+    change = _median(p.noise * np.sqrt(np.maximum(1 - foretold**2, 0)))
     if p.random or p.memory.found or not change > 0.3:
         return []
+    if p.no_gradient:
+        how = ""
+        what = "the loss is rugged, or steep for such an epsilon"
+    else:
+        how = " in other ways than the gradient says"
+        what = "the loss is rugged, and gradients at single points mislead"
     return [
         Finding(
             "R2",
             Severity.SUSPICIOUS,
-            f"noise of half an epsilon changes the margin by {100 * change:.0f} % (in "
-            "the median): the loss is rugged, and gradients at single points mislead",
+            f"noise of half an epsilon changes the margin by {100 * change:.0f} %{how} "
+            f"(in the median): {what}",
             "average gradients over noise around the point (Estimated), and attack "
             "without gradients too",
             {"median change": change},

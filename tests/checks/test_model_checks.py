@@ -81,6 +81,28 @@ def test_a_sound_network_has_none(findings):
     assert findings(lambda network, x: network(x), trials=32) == {}
 
 
+def test_a_plane_is_not_rugged_however_near_the_boundary_its_samples_are():
+    x = np.random.default_rng(0).uniform(0.45, 0.55, (64, 2)).astype(np.float32)
+    weights = np.array([[-9, 9], [9, -9]], np.float32)
+    label = (x @ weights).argmax(axis=1)
+    plane = NumPyModel(lambda x: x @ weights, gradient=lambda x, s: s @ weights.T)
+    found = rk.check(plane, (x, label), epsilon=0.1, trials=0).findings
+    assert "R2" not in {f.id for f in found}
+    (told,) = (
+        f
+        for f in rk.check(
+            NumPyModel(lambda x: x @ weights), (x, label), epsilon=0.1
+        ).findings
+        if f.id == "R2"
+    )
+    assert "rugged, or steep" in told.diagnosis
+
+
+def test_a_rugged_loss_is_told(findings):
+    found = findings(lambda n, x: n(x + 0.5 * torch.sin(40 * x)), epsilon=0.15)
+    assert found["R2"] == "suspicious"
+
+
 def test_a_straight_through_gradient_is_no_symptom(findings):
     """Zero at small steps, right at large ones: what BPDA makes of quantised input."""
 
