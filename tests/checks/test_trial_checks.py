@@ -186,6 +186,18 @@ def test_an_attack_that_fails_on_a_random_model_held_still(digits, wrapped):
     assert "C7" not in found(open_)
 
 
+def test_a_generator_of_the_models_own_is_not_held_still(digits, wrapped):
+    own = torch.Generator().manual_seed(0)
+
+    def hidden(network, x):
+        noise = 0.3 * torch.randn(x.shape, generator=own)
+        return network((x + noise).detach() + 0 * x)
+
+    t = tried(digits, wrapped(hidden), random=True)
+    assert t.fixed is None
+    assert "C7" not in found(t)
+
+
 def test_an_attack_must_break_the_undefended_model(digits):
     network, x, y = digits
     data = (x, y)
