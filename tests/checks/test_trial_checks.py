@@ -223,6 +223,24 @@ def test_what_cannot_be_tried(digits, plant):
         tried(digits, network, undefended=rk.NumPyModel(lambda z: z))
 
 
+def test_an_attack_by_scores_is_tried_where_there_are_no_gradients(digits):
+    network, x, y = digits
+
+    def scores(x):
+        with torch.no_grad():
+            return network(torch.from_numpy(x)).numpy()
+
+    settings = {"samples": 16, "trials": 4, "attack": rk.Square(0.1, steps=20)}
+    found = rk.check(rk.NumPyModel(scores), (x, y), **settings)
+    assert found.measured["trials"]["attack"].startswith("Square(")
+    found = rk.check(network, (x, y), **settings | {"attack": rk.PGD(0.1)})
+    assert found.measured["trials"]["attack"].startswith("PGD(")
+    blind = rk.check(
+        rk.NumPyModel(scores), (x, y), **settings | {"attack": rk.PGD(0.1)}
+    )
+    assert "trials" not in blind.measured
+
+
 def test_the_command_tries_unless_told_not_to(digits):
     network, x, y = digits
     assert "trials" in rk.check(network, (x, y)).to_json()["measured"]
