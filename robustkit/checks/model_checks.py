@@ -341,13 +341,16 @@ def _rectified(p: Probe) -> list[Finding]:
     zeros = (p.logits == 0).mean()
     if p.logits.min() < 0 or zeros < 0.2 or _one_hot(p.logits):
         return []
+    what, last = "a rectifier", "rectifier"
+    if p.logits.max() <= 1:
+        what, last = "a sigmoid that saturates, or a rectifier,", "sigmoid or rectifier"
     return [
         Finding(
             "O1",
             Severity.SUSPICIOUS,
             f"{100 * zeros:.0f} % of the outputs are exactly zero and none is below: "
-            "a rectifier on the logits, which hides how near the other classes are",
-            "return the values before the last rectifier",
+            f"{what} on the logits, which hides how near the other classes are",
+            f"return the values before the last {last}",
             {"share of zeros": float(zeros)},
         )
     ]
@@ -362,7 +365,8 @@ def _few_values(p: Probe) -> list[Finding]:
             "O1",
             Severity.SUSPICIOUS,
             f"{p.logits.size} outputs take {values} different values: they are rounded "
-            "(int8, one-hot?), so small changes of the input cannot be seen in them",
+            "(int8, one-hot?) or saturated, so small changes of the input cannot be "
+            "seen in them",
             "evaluate the model before its outputs are rounded, or with decisions only "
             "(--access decision)",
             {"values": values, "outputs": p.logits.size},

@@ -98,6 +98,17 @@ def test_a_plane_is_not_rugged_however_near_the_boundary_its_samples_are():
     assert "rugged, or steep" in told.diagnosis
 
 
+def test_a_sigmoid_is_not_called_a_rectifier(digits, wrapped):
+    _, x, y = digits
+    for change, expected in (
+        (lambda n, x: torch.sigmoid(100 * n(x)), "a sigmoid that saturates"),
+        (lambda n, x: (n(x) - n(x).mean(dim=1, keepdim=True)).relu(), "a rectifier on"),
+    ):
+        found = rk.check(wrapped(change), (x, y), trials=0).findings
+        (told,) = (f for f in found if "exactly zero and none" in f.diagnosis)
+        assert expected in told.diagnosis
+
+
 def test_a_rugged_loss_is_told(findings):
     found = findings(lambda n, x: n(x + 0.5 * torch.sin(40 * x)), epsilon=0.15)
     assert found["R2"] == "suspicious"
