@@ -11,13 +11,13 @@ from robustkit.checks.baselines import baselines
 from robustkit.checks.finding import Finding, Severity, of_samples
 from robustkit.checks.sizes import of_interest, reach
 from robustkit.engine.attack import edge
-from robustkit.evaluation.curve import Curve, proportion
+from robustkit.evaluation.curve import Curve, Interval, proportion
 from robustkit.evaluation.results import Results
 from robustkit.models.base import Access, as_access
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
 
-__all__ = ["Side", "check_run", "gives_up_gradients", "sides"]
+__all__ = ["Side", "check_run", "gives_up_gradients", "half_the_width", "sides"]
 
 _Choice: TypeAlias = Callable[[str | None, Access], bool]
 """Whether an attack that is such a baseline, with that access, belongs to a side."""
@@ -112,13 +112,13 @@ def _better_than_chance(results: Results, norm: str) -> list[Finding]:
     if model.get("abstains"):
         # The grey may be refused, which is no adversarial.
         return []
-    classes = model["classes"]
-    half = Bounds(*config["bounds"]).width / 2
+    bounds = Bounds(*config["bounds"])
+    half = bounds.width / 2
     if _reach(results, norm) < half:
         return []
-    left = results.curve(norm).robust_accuracy(half)
-    _, counts = np.unique(results.label, return_counts=True)
-    chance = max(1 / classes, float(counts.max() / len(results.label)))
+    left, chance = half_the_width(
+        results.distances(norm), results.label, model["classes"], bounds
+    )
     if left.lower <= chance:
         return []
     return [
@@ -133,6 +133,22 @@ def _better_than_chance(results: Results, norm: str) -> list[Finding]:
             {"robust accuracy": left.estimate, "chance": chance},
         )
     ]
+
+
+def half_the_width(
+    distance: Array, label: Array, classes: int, bounds: Bounds
+) -> tuple[Interval, float]:
+    """Robust accuracy within half the width in Linf, and the most that is possible.
+
+    Args:
+        distance: (n,) in Linf.
+        label: (n,) the classes of the samples.
+        classes: How many there are.
+        bounds: Of valid inputs.
+    """
+    _, counts = np.unique(label, return_counts=True)
+    chance = max(1 / classes, float(counts.max() / len(label)))
+    return Curve(distance).robust_accuracy(bounds.width / 2), chance
 
 
 def _without_gradients(results: Results, norm: str) -> list[Finding]:
