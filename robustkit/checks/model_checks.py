@@ -145,7 +145,7 @@ def _misleading_gradients(p: Probe) -> list[Finding]:
         kind = "noisy"
         what = "the gradient says little about where the margin falls"
     else:
-        return [
+        return _understated(p, evidence) or [
             Finding(
                 "G3",
                 Severity.NOTE,
@@ -171,7 +171,7 @@ def _misleading_gradients(p: Probe) -> list[Finding]:
 
 
 def _understated(p: Probe, evidence: dict[str, float]) -> list[Finding]:
-    """G3, where the gradient's direction is right, and far more happens than it says.
+    """G3, where the gradient is mostly right, and far more happens than it says.
 
     As where the members of an ensemble that are rounded leave their part of it out.
     """

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import robustkit as rk
+from robustkit import demo
 from robustkit.checks.finding import Severity
 from robustkit.checks.probe import NothingCorrect
 from robustkit.errors import BadInput
@@ -134,6 +135,25 @@ def test_members_of_an_ensemble_that_are_rounded_are_told(findings):
     found = findings(vote, epsilon=0.15)
     assert found["G3"] == "suspicious"
     assert found.keys() <= {"G3", "O1"}
+
+
+def test_winners_that_take_all_are_told(digits):
+    """Few units pass of each layer, others at the next input: their slopes are lost."""
+
+    def winners(x):
+        for name, layer in demo.load_model("digits").named_children():
+            x = layer(x)
+            if name.startswith("relu"):
+                flat = x.flatten(1)
+                least = flat.topk(flat.shape[1] // 6, dim=1).values[:, -1:]
+                x = (flat * (flat >= least)).reshape(x.shape)
+        return x
+
+    _, x, y = digits
+    (told,) = (f for f in rk.check(winners, (x, y), trials=0).findings if f.id == "G3")
+    assert told.severity is Severity.SUSPICIOUS
+    assert told.evidence["wrong direction"] > 0.05
+    assert "understated" in told.diagnosis
 
 
 def test_rounding_by_the_size_of_a_batch_is_no_dependence_on_company(findings):
