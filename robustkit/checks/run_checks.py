@@ -288,7 +288,7 @@ def _nearer(
     wins = (lesser < _NEARER * greater) & (lesser > 0)
     attacked = int((np.minimum(lesser, greater) > 0).sum())
     share = float(wins.sum() / max(attacked, 1))
-    gap = _largest_gap(results, norm, lesser, greater)
+    gap = _largest_gap(results, norm, greater, np.where(wins, lesser, greater))
     if share <= 0.05 and gap <= 0.002:
         return []
     both = wins & np.isfinite(greater)
@@ -438,7 +438,8 @@ def _accuracy(results: Results) -> list[Finding]:
         return []
     right = (results.prediction == results.label)[known]
     clean = proportion(int(right.sum()), len(right))
-    if clean.upper > 1.5 / classes and clean.estimate > 0:
+    better = clean.lower > 1 / classes or clean.upper > 1.5 / classes
+    if better and clean.estimate > 0:
         return []
     return [
         Finding(
@@ -468,11 +469,10 @@ def _accuracies(distance: Array, epsilons: list[float]) -> Array:
     return np.array([curve.robust_accuracy(e).estimate for e in epsilons])
 
 
-def _largest_gap(results: Results, norm: str, lesser: Array, greater: Array) -> float:
+def _largest_gap(results: Results, norm: str, strong: Array, both: Array) -> float:
     """How much more robust accuracy the stronger side leaves, at worst, than both."""
     epsilons = results.run["config"]["epsilons"][norm]
-    both = np.minimum(lesser, greater)
-    gaps = _accuracies(greater, epsilons) - _accuracies(both, epsilons)
+    gaps = _accuracies(strong, epsilons) - _accuracies(both, epsilons)
     return float(gaps.max()) if len(gaps) else 0.0
 
 
