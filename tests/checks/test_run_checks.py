@@ -125,7 +125,8 @@ def test_not_every_criterion_is_met_by_the_same_grey(planted):
     assert "S4" in found
     assert "C2" not in found
     _, found = run(planted, ["fmn"], model=flat, criterion=lambda y: rk.TopK(y, 2))
-    assert "S4" in found
+    assert found["S4"].severity is Severity.SUSPICIOUS
+    assert "Unless" in found["S4"].diagnosis
     assert "C2" not in found
 
 
