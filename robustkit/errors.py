@@ -30,7 +30,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     "did you mean 'fmn'? known: fmn, pgd"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(word.lower(), names, n=1)
+    near = difflib.get_close_matches(str(word).lower(), names, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"{hint}known: {', '.join(names)}"
 

@@ -35,6 +35,14 @@ def classified():
     return x[right][:8], y[right][:8]
 
 
+def test_a_surrogate_on_the_processor_lends_its_gradients():
+    model = TorchModel(load_model("digits").to("cuda"))
+    model = rk.Surrogate(model, TorchModel(load_model("digits").to("cpu")))
+    logits, pull_back = model.linearise(model.to_tensor(load_data("digits")[0][:4]))
+    assert pull_back(logits).raw.device == logits.raw.device
+    assert logits.raw.is_cuda
+
+
 def on(device, attack, norm, x, y, **settings):
     """What an attack finds there; where that lies, and its distances."""
     module = load_model("digits").to(device)

@@ -7,16 +7,17 @@ import numpy as np
 import torch
 
 from robustkit.active_tests.readouts import Head
+from robustkit.errors import BadInput
 from robustkit.models.base import Model
 from robustkit.models.guests import OtherRows, answered
 from robustkit.numerics.random import seeded
 from robustkit.numerics.tensors import (
     Array,
     Tensor,
+    as_array,
     as_tensor,
     stack_columns,
     take,
-    to_numpy,
 )
 
 __all__ = ["PlainAttack", "attack_plainly"]
@@ -42,6 +43,9 @@ def attack_plainly(
         head: Of n samples.
         x: (n, ...) the originals.
         seed: Of the global generators of torch and NumPy while the attack runs.
+
+    Raises:
+        BadInput: It returns no array.
     """
     with seeded(seed):
         try:
@@ -65,7 +69,13 @@ def _called(attack: PlainAttack, model: Model, head: Head, x: Array) -> Array:
     with model.session():
         found = attack(native, inputs, labels)
     # A copy in whatever framework it came.
-    return np.array(to_numpy(as_tensor(found)))
+    points = np.array(as_array(found, "adversarials"))
+    if points.dtype.kind not in "fiu":
+        raise BadInput(
+            "expected the attack to return adversarials (n, ...), one for each input; "
+            f"got a {type(found).__name__}"
+        )
+    return points
 
 
 class _Asked:

@@ -96,6 +96,8 @@ def adapt(
     results = as_results(results)
     config = results.run["config"]
     check_settings(results, criterion, budget, total, draws)
+    sizes = {norm: tuple(config["epsilons"][norm]) for norm in results.norms}
+    interest = {norm: size_of_interest(results, norm, epsilon) for norm in sizes}
     each = budget or config["budget"] or _BUDGET
     most = total or _TOTAL * each
     adapted, dataset = reopened(
@@ -122,8 +124,6 @@ def adapt(
     )
     if random and config["target"] == "least-likely":
         make = settled(make, adapted, x, config["batch_size"])
-    sizes = {norm: tuple(config["epsilons"][norm]) for norm in results.norms}
-    interest = {norm: size_of_interest(results, norm, epsilon) for norm in sizes}
     answered: dict[str, Answering] = {}
     best: dict[str, Best] = {}
     for name in results.norms:

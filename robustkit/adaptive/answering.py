@@ -97,7 +97,7 @@ class Answering:
         )
         if len(correct) == 0:
             return best
-        case = without(case, best)
+        case = without(case, best, self.label)
         if self.model.abstains:
             case = with_findings(case, [REFUSES])
             self.found.append(REFUSES)
@@ -159,7 +159,7 @@ class Answering:
             case = replace(case, criterion=plan.criterion or case.criterion)
         elif remedy.name == "no gradients":
             new = found_without_gradients(before, best, self.sizes, repr(self.norm))
-        case = without(case, best)
+        case = without(case, best, self.label)
         new = [finding for finding in new if finding.id not in case.findings]
         case = with_findings(case, new)
         self.found += new

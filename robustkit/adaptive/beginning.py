@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from robustkit.arguments import as_number
+from robustkit.arguments import as_number, as_whole
 from robustkit.engine.criteria import Criterion
 from robustkit.errors import BadInput
 from robustkit.evaluation.goals import MakeCriterion
@@ -42,14 +42,12 @@ def check_settings(
             f"the evaluation had a criterion of your own ({config['criterion']}); give "
             "it again"
         )
-    if budget is not None and budget < 1:
-        raise BadInput(f"the budget must be at least 1 pass; got {budget}")
-    if total is not None and total < 1:
-        raise BadInput(
-            f"all remedies together need at least 1 pass per sample; got {total}"
-        )
-    if draws < 10:
-        raise BadInput(f"fewer than 10 draws confirm nothing; got {draws}")
+    if budget is not None:
+        as_whole(budget, "the budget of a remedy", least=1)
+    if total is not None:
+        as_whole(total, "the total of all remedies", least=1)
+    # Fewer confirm nothing.
+    as_whole(draws, "the number of draws", least=10)
 
 
 def samples(

@@ -316,7 +316,8 @@ def _features(case: Case) -> Plan | None:
 
 def _more(case: Case) -> Plan | None:
     if case.current.access < Access.GRADIENT:
-        return Plan(case.current, blind(case, case.current), "more passes")
+        said = "more passes for attacks by scores and decisions"
+        return Plan(case.current, blind(case, case.current), said)
     makers = {"auto": auto(case), "apgd": apgd(case)}
     makers["apgd-restart"] = apgd(case, random_start=True)
     attacks = shared(case, case.current, makers)

@@ -7,7 +7,7 @@ from typing import Any
 from robustkit.engine.criteria import Misclassification
 from robustkit.evaluation.opening import model_and_data
 from robustkit.models.base import Access, NoGradient
-from robustkit.numerics.norms import get_norm
+from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.tensors import Array
 from robustkit.registry import choose_attacks
 
@@ -30,10 +30,11 @@ def attacks_that_run(
     cache: str | Path | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """The attacks named, or, for a model without gradients, one that needs scores.
+    """The attacks named, with another for those that need gradients it does not have.
 
-    So that there is a plain number for the remedies to start from, where attacks that
-    follow gradients would end in an error.
+    One by scores, or by decisions where the model shows no more: so there is a plain
+    number for the remedies to start from, where attacks that follow gradients would
+    end in an error.
 
     Args:
         model: As for `evaluate`; also `data`, `bounds`, `mean`, `std` and `device`.
@@ -54,6 +55,8 @@ def attacks_that_run(
     >>> cut = lambda x: net(x.detach())
     >>> attacks_that_run(cut, "digits", ["auto"], ["linf"])
     ['thompson']
+    >>> attacks_that_run(cut, "digits", ["auto", "boundary"], ["linf"])
+    ['thompson', 'boundary']
     """
     adapted, dataset = model_and_data(
         model,
@@ -67,14 +70,20 @@ def attacks_that_run(
         headers=headers,
     )
     chosen = [get_norm(norm) for norm in norms]
-    needed = [
-        attack.access
-        for norm in chosen
-        for attack in choose_attacks(attacks, norm, Access.GRADIENT).values()
-    ]
-    if Access.GRADIENT not in needed or _has_gradients(adapted, dataset.example[:1]):
+    blind = [name for name in attacks if not _needs_gradients(name, chosen)]
+    if len(blind) == len(attacks) or _has_gradients(adapted, dataset.example[:1]):
         return list(attacks)
-    return [_BY_SCORES]
+    # What `auto` is depends on what a model says that it shows.
+    instead = "auto" if adapted.access < Access.SCORE else _BY_SCORES
+    return list(dict.fromkeys([instead, *blind]))
+
+
+def _needs_gradients(name: str, norms: Sequence[Norm]) -> bool:
+    return any(
+        attack.access is Access.GRADIENT
+        for norm in norms
+        for attack in choose_attacks(name, norm, Access.GRADIENT).values()
+    )
 
 
 def _has_gradients(model: Any, x: Array) -> bool:

@@ -10,7 +10,8 @@ from robustkit.adaptive.remedy import Case
 from robustkit.checks.check import check
 from robustkit.checks.finding import Finding, Severity
 from robustkit.checks.model_checks import REMEMBERS, check_model
-from robustkit.checks.probe import NothingCorrect, probe
+from robustkit.checks.probe import probe
+from robustkit.checks.run_checks import half_the_width
 from robustkit.errors import BadInput
 from robustkit.evaluation.curve import Curve
 from robustkit.evaluation.results import Results
@@ -107,19 +108,28 @@ def mended(model: Model, case: Case) -> tuple[Case, list[Finding]]:
     try:
         asked = probe(model, case.x, case.label, case.step, case.seed)
         said = [f for f in check_model(asked) if f.id in _OF_GRADIENTS]
-    except (NothingCorrect, BadInput, RuntimeError):
+    except (BadInput, RuntimeError):
         said = []
     return replace(case, current=model, findings=kept), [*said, _MENDED]
 
 
-def without(case: Case, best: Best) -> Case:
-    """Without findings that speak of samples which have been broken since."""
+def without(case: Case, best: Best, label: Array) -> Case:
+    """Without findings that speak of samples which have been broken since.
+
+    Args:
+        case: Whose findings they are.
+        best: What is known of all samples.
+        label: (n,) their classes.
+    """
     settled = set()
     if not np.isinf(best.distance).any():
         settled.add("S4")
-    half = Curve(best.distance).robust_accuracy(case.model.bounds.width / 2)
-    if half.lower <= 1 / case.classes:
-        settled.add("C2")
+    if case.norm.name == "linf":
+        half, chance = half_the_width(
+            best.distance, label, case.classes, case.model.bounds
+        )
+        if half.lower <= chance:
+            settled.add("C2")
     left = {id: f for id, f in case.findings.items() if id not in settled}
     return replace(case, findings=left)
 

@@ -24,6 +24,7 @@ from robustkit.evaluation.opening import check_evaluated, model_and_data, reopen
 from robustkit.evaluation.preflight import check_labels, examine
 from robustkit.evaluation.results import Results, Run, as_results
 from robustkit.evaluation.store import write_json
+from robustkit.models.base import Access
 from robustkit.models.isolated import isolated
 from robustkit.numerics.bounds import BoundsLike
 from robustkit.numerics.tensors import Array
@@ -108,8 +109,10 @@ def check(
         trials: So many of them an attack is tried on, at several sizes, with more steps
             and with targets: up to 250 passes each, a tenth of that on weak models. 0:
             no trials.
-        attack: What to try; None: the first of the run's attacks that can be tried at
-            any size, else plain projected gradient descent.
+        attack: What to try, one that searches within a distance in Linf; None: the
+            first of the run's attacks that can be tried at any size, else plain
+            projected gradient descent. What follows gradients is not tried where there
+            are none.
         undefended: The same model without its defense, as `model`; then the attack is
             tried on that, too.
         seed: Of the noise.
@@ -128,6 +131,7 @@ def check(
     """
     samples = as_whole(samples, "the number of samples", least=1)
     trials, seed = as_whole(trials, "the number of trials", least=0), as_seed(seed)
+    _check_attack(attack)
     opened, dataset = model_and_data(
         model, data, bounds, samples, device=device, mean=mean, std=std
     )
@@ -156,7 +160,8 @@ def check(
     if results is not None:
         for transfer in ask_again(opened, results, samples):
             found += check_transfer(transfer)
-    if seen is not None and trials and not seen.no_gradient:
+    blind = attack is not None and attack.access < Access.GRADIENT
+    if seen is not None and trials and (blind or not seen.no_gradient):
         bare = None
         if undefended is not None:
             bare, _ = model_and_data(
@@ -211,6 +216,21 @@ def check_results(results: Results, samples: int = 32) -> Findings:
     return check(
         model, data, run=results, samples=samples, trials=0, seed=config["seed"]
     )
+
+
+def _check_attack(attack: Any) -> None:
+    if attack is None:
+        return
+    if not isinstance(attack, FixedBudget):
+        raise BadInput(
+            "an attack is tried within one size after another, so give one that "
+            f"searches within a distance, such as PGD(0.1); got {attack!r}"
+        )
+    if "linf" not in attack.norms:
+        raise BadInput(
+            "attacks are tried in the norm linf, and "
+            f"{type(attack).__name__} is for {', '.join(sorted(attack.norms))}"
+        )
 
 
 def _check_inputs(results: Results, x: Array) -> None:

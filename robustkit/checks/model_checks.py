@@ -145,7 +145,7 @@ def _misleading_gradients(p: Probe) -> list[Finding]:
         kind = "noisy"
         what = "the gradient says little about where the margin falls"
     else:
-        return [
+        return _understated(p, evidence) or [
             Finding(
                 "G3",
                 Severity.NOTE,
@@ -171,7 +171,7 @@ def _misleading_gradients(p: Probe) -> list[Finding]:
 
 
 def _understated(p: Probe, evidence: dict[str, float]) -> list[Finding]:
-    """G3, where the gradient's direction is right, and far more happens than it says.
+    """G3, where the gradient is mostly right, and far more happens than it says.
 
     As where the members of an ensemble that are rounded leave their part of it out.
     """
@@ -290,16 +290,26 @@ def _switch_off(p: Probe) -> str:
 
 
 def _unstable(p: Probe) -> list[Finding]:
-    """R2, on the margin."""
-    change = _median(p.noise)
+    """R2, on the margin: what noise does to it, but for what the gradient foretells.
+
+    Of a margin that falls everywhere alike, noise changes much near the boundary.
+    """
+    foretold = np.where(np.isnan(p.foretold), 0.0, p.foretold)
+    change = _median(p.noise * np.sqrt(np.maximum(1 - foretold**2, 0)))
     if p.random or p.memory.found or not change > 0.3:
         return []
+    if p.no_gradient:
+        how = ""
+        what = "the loss is rugged, or steep for such an epsilon"
+    else:
+        how = " in other ways than the gradient says"
+        what = "the loss is rugged, and gradients at single points mislead"
     return [
         Finding(
             "R2",
             Severity.SUSPICIOUS,
-            f"noise of half an epsilon changes the margin by {100 * change:.0f} % (in "
-            "the median): the loss is rugged, and gradients at single points mislead",
+            f"noise of half an epsilon changes the margin by {100 * change:.0f} %{how} "
+            f"(in the median): {what}",
             "average gradients over noise around the point (Estimated), and attack "
             "without gradients too",
             {"median change": change},
@@ -331,13 +341,16 @@ def _rectified(p: Probe) -> list[Finding]:
     zeros = (p.logits == 0).mean()
     if p.logits.min() < 0 or zeros < 0.2 or _one_hot(p.logits):
         return []
+    what, last = "a rectifier", "rectifier"
+    if p.logits.max() <= 1:
+        what, last = "a sigmoid that saturates, or a rectifier,", "sigmoid or rectifier"
     return [
         Finding(
             "O1",
             Severity.SUSPICIOUS,
             f"{100 * zeros:.0f} % of the outputs are exactly zero and none is below: "
-            "a rectifier on the logits, which hides how near the other classes are",
-            "return the values before the last rectifier",
+            f"{what} on the logits, which hides how near the other classes are",
+            f"return the values before the last {last}",
             {"share of zeros": float(zeros)},
         )
     ]
@@ -352,7 +365,8 @@ def _few_values(p: Probe) -> list[Finding]:
             "O1",
             Severity.SUSPICIOUS,
             f"{p.logits.size} outputs take {values} different values: they are rounded "
-            "(int8, one-hot?), so small changes of the input cannot be seen in them",
+            "(int8, one-hot?) or saturated, so small changes of the input cannot be "
+            "seen in them",
             "evaluate the model before its outputs are rounded, or with decisions only "
             "(--access decision)",
             {"values": values, "outputs": p.logits.size},

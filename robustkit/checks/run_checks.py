@@ -11,13 +11,13 @@ from robustkit.checks.baselines import baselines
 from robustkit.checks.finding import Finding, Severity, of_samples
 from robustkit.checks.sizes import of_interest, reach
 from robustkit.engine.attack import edge
-from robustkit.evaluation.curve import Curve, proportion
+from robustkit.evaluation.curve import Curve, Interval, proportion
 from robustkit.evaluation.results import Results
 from robustkit.models.base import Access, as_access
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
 
-__all__ = ["Side", "check_run", "gives_up_gradients", "sides"]
+__all__ = ["Side", "check_run", "gives_up_gradients", "half_the_width", "sides"]
 
 _Choice: TypeAlias = Callable[[str | None, Access], bool]
 """Whether an attack that is such a baseline, with that access, belongs to a side."""
@@ -89,13 +89,18 @@ def _nothing_found(results: Results, norm: str) -> list[Finding]:
     if not missing.any():
         return []
     share = float(missing.mean())
+    own = results.run["config"]["criterion"]
+    why = "Within the bounds every class can be reached, so attacks have failed there"
+    if own:
+        why = (
+            "Unless the criterion cannot be met within the bounds, attacks have failed"
+        )
     return [
         Finding(
             "S4",
-            Severity.INVALIDATES if share > 0.05 else Severity.SUSPICIOUS,
+            Severity.INVALIDATES if share > 0.05 and not own else Severity.SUSPICIOUS,
             f"{norm}: no adversarial of any size was found for {missing.sum()} of "
-            f"{len(missing)} samples. Within the bounds every class can be reached, so "
-            "attacks have failed there",
+            f"{len(missing)} samples. {why}",
             "give them more passes, start from other samples (--pool), or attack "
             f"without gradients (--attacks auto,{_blind(norm)})",
             {"share": share},
@@ -112,13 +117,13 @@ def _better_than_chance(results: Results, norm: str) -> list[Finding]:
     if model.get("abstains"):
         # The grey may be refused, which is no adversarial.
         return []
-    classes = model["classes"]
-    half = Bounds(*config["bounds"]).width / 2
+    bounds = Bounds(*config["bounds"])
+    half = bounds.width / 2
     if _reach(results, norm) < half:
         return []
-    left = results.curve(norm).robust_accuracy(half)
-    _, counts = np.unique(results.label, return_counts=True)
-    chance = max(1 / classes, float(counts.max() / len(results.label)))
+    left, chance = half_the_width(
+        results.distances(norm), results.label, model["classes"], bounds
+    )
     if left.lower <= chance:
         return []
     return [
@@ -133,6 +138,22 @@ def _better_than_chance(results: Results, norm: str) -> list[Finding]:
             {"robust accuracy": left.estimate, "chance": chance},
         )
     ]
+
+
+def half_the_width(
+    distance: Array, label: Array, classes: int, bounds: Bounds
+) -> tuple[Interval, float]:
+    """Robust accuracy within half the width in Linf, and the most that is possible.
+
+    Args:
+        distance: (n,) in Linf.
+        label: (n,) the classes of the samples.
+        classes: How many there are.
+        bounds: Of valid inputs.
+    """
+    _, counts = np.unique(label, return_counts=True)
+    chance = max(1 / classes, float(counts.max() / len(label)))
+    return Curve(distance).robust_accuracy(bounds.width / 2), chance
 
 
 def _without_gradients(results: Results, norm: str) -> list[Finding]:
@@ -272,7 +293,7 @@ def _nearer(
     wins = (lesser < _NEARER * greater) & (lesser > 0)
     attacked = int((np.minimum(lesser, greater) > 0).sum())
     share = float(wins.sum() / max(attacked, 1))
-    gap = _largest_gap(results, norm, lesser, greater)
+    gap = _largest_gap(results, norm, greater, np.where(wins, lesser, greater))
     if share <= 0.05 and gap <= 0.002:
         return []
     both = wins & np.isfinite(greater)
@@ -422,7 +443,8 @@ def _accuracy(results: Results) -> list[Finding]:
         return []
     right = (results.prediction == results.label)[known]
     clean = proportion(int(right.sum()), len(right))
-    if clean.upper > 1.5 / classes and clean.estimate > 0:
+    better = clean.lower > 1 / classes or clean.upper > 1.5 / classes
+    if better and clean.estimate > 0:
         return []
     return [
         Finding(
@@ -452,11 +474,10 @@ def _accuracies(distance: Array, epsilons: list[float]) -> Array:
     return np.array([curve.robust_accuracy(e).estimate for e in epsilons])
 
 
-def _largest_gap(results: Results, norm: str, lesser: Array, greater: Array) -> float:
+def _largest_gap(results: Results, norm: str, strong: Array, both: Array) -> float:
     """How much more robust accuracy the stronger side leaves, at worst, than both."""
     epsilons = results.run["config"]["epsilons"][norm]
-    both = np.minimum(lesser, greater)
-    gaps = _accuracies(greater, epsilons) - _accuracies(both, epsilons)
+    gaps = _accuracies(strong, epsilons) - _accuracies(both, epsilons)
     return float(gaps.max()) if len(gaps) else 0.0
 
 

@@ -48,7 +48,7 @@ class Trials:
         targeted: (n,) aimed at some class, one after the other, the likeliest first.
         targets: How many classes.
         fixed: (n,) within the largest size, the model's randomness held still; None: it
-            has none.
+            has none, or draws from a generator of its own, which is not held.
         undefended: (n, 2) within the largest size but one and within the largest, on
             the model without its defense; None: there is none.
     """
@@ -201,10 +201,21 @@ def try_attack(
         patient=known | trial.broken(size, steps=count, known=known),
         targeted=targeted,
         targets=count,
-        fixed=trial.on(Fixed(model)).broken(widest) if random else None,
+        fixed=_held_still(trial, widest) if random else None,
         undefended=bare,
         own=own,
     )
+
+
+def _held_still(trial: "_Trial", widest: float) -> Array | None:
+    """(n,) whether it succeeds on the model held still; None: that does not hold it."""
+    still = trial.on(Fixed(trial.model))
+    with still.model.session():
+        x = still.model.to_tensor(still.x)
+        one, other = (to_numpy(still.model.logits(x)) for _ in range(2))
+    if not np.array_equal(one, other, equal_nan=True):
+        return None
+    return still.broken(widest)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from robustkit.arguments import as_number
 from robustkit.errors import BadInput
 from robustkit.models.base import Model, PullBack, Wrapper
 from robustkit.models.numpy import NumPyModel
@@ -43,7 +44,7 @@ class Abstaining(Wrapper):
             drown the other in a gradient.
 
     Raises:
-        BadInput: The scale is not above zero.
+        BadInput: The scale is not above zero, or the detector no function.
 
     >>> from robustkit.models.torch import TorchModel
     >>> from robustkit.numerics.tensors import as_tensor
@@ -62,8 +63,7 @@ class Abstaining(Wrapper):
         scale: float = 1.0,
     ) -> None:
         super().__init__(model)
-        if not scale > 0:
-            raise BadInput(f"the detector's scale must be above 0; got {scale}")
+        scale = as_number(scale, "the detector's scale", above=0)
         self._detector, self._scale = None, scale
         if detector is not None:
             self._detector = _adapted(detector, model)
@@ -154,6 +154,11 @@ class _Column(torch.nn.Module):
 def _adapted(detector: Model | Callable[[Any], Any], model: Model) -> Model:
     if isinstance(detector, Model):
         return detector
+    if not callable(detector):
+        raise BadInput(
+            "expected a detector, a model or function from inputs to scores (n,); got "
+            f"{detector!r}"
+        )
     if isinstance(detector, torch.nn.Module):
         return TorchModel(_Column(detector), model.bounds, name=f"{model.name}'s")
     if _torch(model):

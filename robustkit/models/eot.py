@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from robustkit.arguments import as_seed
+from robustkit.arguments import as_seed, as_whole
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, PullBack, Wrapper
 from robustkit.numerics.logits import lead
@@ -99,8 +99,7 @@ class EOT(Wrapper):
         seed = as_seed(seed)
         if samples is None:
             samples = _needed(model, example, seed)
-        if samples < 1:
-            raise BadInput(f"EOT needs at least 1 draw; got samples = {samples}")
+        samples = as_whole(samples, "the number of draws of EOT", least=1)
         self.passes_per_question = samples * model.passes_per_question
         self.passes_per_gradient = samples * model.passes_per_gradient
         self.notes = (

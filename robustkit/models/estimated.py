@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from robustkit.arguments import as_seed
+from robustkit.arguments import as_number, as_seed, as_whole
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, Model, PullBack, Wrapper
 from robustkit.numerics.logits import one_hot
@@ -86,10 +86,12 @@ class Estimated(Wrapper):
         super().__init__(model)
         if method not in _METHODS:
             raise BadInput(f"unknown method '{method}'; {suggestion(method, _METHODS)}")
+        samples = as_whole(samples, "the number of samples")
         if samples < 2 or samples % 2:
             raise BadInput(
                 f"samples must be an even number of at least 2; got {samples}"
             )
+        sigma = as_number(sigma, "sigma")
         if not 0 < sigma < 1:
             raise BadInput(f"sigma must be a share between 0 and 1; got {sigma}")
         seed = as_seed(seed)

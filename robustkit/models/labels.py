@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,18 @@ class Classes:
     """
 
     def __init__(self, classes: Sequence[str] | int, model: str) -> None:
-        names = list(range(classes)) if isinstance(classes, int) else list(classes)
-        if len(names) < 2 or len(set(names)) < len(names):
+        self._numbered = isinstance(classes, Integral)
+        given: Any = range(int(classes)) if isinstance(classes, Integral) else classes
+        try:
+            names = list(given)
+            each_once = len(set(names)) == len(names)
+        except TypeError:
+            names, each_once = [], False
+        if len(names) < 2 or not each_once:
             raise BadInput(
                 "expected how many classes there are, at least 2, or their names, each "
                 f"once; got {classes!r}"
             )
-        self._numbered = isinstance(classes, int)
         self._places = {name: place for place, name in enumerate(names)}
         self._model = model
 

@@ -1,5 +1,7 @@
 """Answers of one model, gradients or features of another."""
 
+from typing import Any
+
 import numpy as np
 
 from robustkit.errors import BadInput
@@ -27,7 +29,8 @@ class Surrogate(Wrapper):
 
     Args:
         model: To be attacked.
-        surrogate: Of the same inputs and classes, with gradients; in any framework.
+        surrogate: Of the same inputs and classes, with gradients; in any framework,
+            on any device.
 
     Raises:
         BadInput: The surrogate has no gradients.
@@ -62,9 +65,9 @@ class Surrogate(Wrapper):
     def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
         logits = self._model.logits(x)
         point = self._surrogate.to_tensor(to_numpy(x[:1]))
-        alike = type(point) is type(x)
+        alike = _kind(point) == _kind(x)
         if not alike:
-            # Of another framework.
+            # Of another framework, or on another device.
             point = self._surrogate.to_tensor(to_numpy(x))
         others, back = self._surrogate.linearise(x if alike else point)
         if others.shape != logits.shape:
@@ -83,6 +86,11 @@ class Surrogate(Wrapper):
 
     def _around(self, model: Model, *others: Model) -> Model:
         return Surrogate(model, *others)
+
+
+def _kind(x: Batch) -> tuple[Any, Any]:
+    """Of which framework a batch is, and where it lies."""
+    return type(x), getattr(x.raw, "device", None)
 
 
 class WithFeatures(Wrapper):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from robustkit.arguments import as_whole
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, PullBack, Wrapper
 from robustkit.numerics.logits import one_hot
@@ -158,8 +159,7 @@ class MajorityVote(Wrapper):
 
     def __init__(self, model: Model, votes: int) -> None:
         super().__init__(model)
-        if votes < 1:
-            raise BadInput(f"a majority needs at least 1 vote; got votes = {votes}")
+        votes = as_whole(votes, "the number of votes", least=1)
         self.access = min(model.access, Access.SCORE)
         self.passes_per_question = votes * model.passes_per_question
         self.passes_per_gradient = 0
@@ -223,16 +223,12 @@ class WithStrategy(Wrapper):
         passes_per_question: int = 1,
     ) -> None:
         super().__init__(model)
-        if passes_per_question < 1:
-            raise BadInput(
-                "a question takes at least 1 forward pass; passes_per_question is "
-                f"{passes_per_question}"
-            )
+        passes = as_whole(passes_per_question, "passes_per_question", least=1)
         # Gradients go past the strategy, and so are not to be had.
         self.access = min(model.access, Access.SCORE)
-        self.passes_per_question = passes_per_question * model.passes_per_question
+        self.passes_per_question = passes * model.passes_per_question
         self.passes_per_gradient = 0
-        self._strategy, self._passes = strategy, passes_per_question
+        self._strategy, self._passes = strategy, passes
 
     def logits(self, x: Batch) -> Tensor:
         return self._strategy(self._model.logits, x)

@@ -16,6 +16,7 @@ from robustkit.engine.attack import edge
 from robustkit.errors import BadInput
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import Array, as_tensor, to_numpy
+from robustkit.testing.decoy import with_decoy
 from robustkit.testing.subjects import Outcome, Settings, Subject
 
 __all__ = ["Trial", "Verdict", "check_shapes", "seeded"]
@@ -118,6 +119,13 @@ class Trial:
     def winding(self) -> Planted:
         """A task of which the gradient has to be followed round corners."""
         return self._planted("max-of-affines")
+
+    def misleading(self) -> list[Planted]:
+        """Tasks in which the class that scores second is not the nearest."""
+        return [
+            with_decoy(self.samples, SHAPE, self.subject.dtype, swapped=swapped)
+            for swapped in (False, True)
+        ]
 
     def _planted(self, family: str, **settings: Any) -> Planted:
         given: dict[str, Any] = {"seed": 1, "samples": self.samples, "features": SHAPE}

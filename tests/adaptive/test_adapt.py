@@ -518,12 +518,17 @@ def test_bad_settings(behind, digits):
         rk.adapt(results, model, (digits[0], (digits[1] + 1) % 10))
     with pytest.raises(BadInput, match="give the data that it was made on"):
         rk.adapt(results, model, (digits[0][:4], digits[1][:4]))
-    with pytest.raises(BadInput, match="at least 1 pass"):
+    with pytest.raises(BadInput, match="budget of a remedy must be at least 1"):
         rk.adapt(results, model, digits, budget=0)
-    with pytest.raises(BadInput, match="at least 1 pass per sample; got 0"):
+    with pytest.raises(
+        BadInput, match="total of all remedies must be at least 1; got 0"
+    ):
         rk.adapt(results, model, digits, total=0)
-    with pytest.raises(BadInput, match="confirm nothing; got 3"):
+    with pytest.raises(BadInput, match="number of draws must be at least 10; got 3"):
         rk.adapt(results, model, digits, draws=3)
+    for name in ("budget", "total", "draws"):
+        with pytest.raises(BadInput, match="must be a whole number; got 'many'"):
+            rk.adapt(results, model, digits, **{name: "many"})
     with pytest.raises(BadInput, match="epsilon must be more than 0; got 0"):
         rk.adapt(results, model, digits, epsilon=0)
     blind = evaluated(

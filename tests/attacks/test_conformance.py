@@ -103,6 +103,7 @@ CORE = {
     "near-minimum",
     "finds-the-feasible",
     "nothing-infeasible",
+    "nearest-class",
     "inputs-untouched",
     "batch-invariant",
 }

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import robustkit as rk
+from robustkit import demo
 from robustkit.checks.finding import Severity
 from robustkit.checks.probe import NothingCorrect
 from robustkit.errors import BadInput
@@ -81,6 +82,39 @@ def test_a_sound_network_has_none(findings):
     assert findings(lambda network, x: network(x), trials=32) == {}
 
 
+def test_a_plane_is_not_rugged_however_near_the_boundary_its_samples_are():
+    x = np.random.default_rng(0).uniform(0.45, 0.55, (64, 2)).astype(np.float32)
+    weights = np.array([[-9, 9], [9, -9]], np.float32)
+    label = (x @ weights).argmax(axis=1)
+    plane = NumPyModel(lambda x: x @ weights, gradient=lambda x, s: s @ weights.T)
+    found = rk.check(plane, (x, label), epsilon=0.1, trials=0).findings
+    assert "R2" not in {f.id for f in found}
+    (told,) = (
+        f
+        for f in rk.check(
+            NumPyModel(lambda x: x @ weights), (x, label), epsilon=0.1
+        ).findings
+        if f.id == "R2"
+    )
+    assert "rugged, or steep" in told.diagnosis
+
+
+def test_a_sigmoid_is_not_called_a_rectifier(digits, wrapped):
+    _, x, y = digits
+    for change, expected in (
+        (lambda n, x: torch.sigmoid(100 * n(x)), "a sigmoid that saturates"),
+        (lambda n, x: (n(x) - n(x).mean(dim=1, keepdim=True)).relu(), "a rectifier on"),
+    ):
+        found = rk.check(wrapped(change), (x, y), trials=0).findings
+        (told,) = (f for f in found if "exactly zero and none" in f.diagnosis)
+        assert expected in told.diagnosis
+
+
+def test_a_rugged_loss_is_told(findings):
+    found = findings(lambda n, x: n(x + 0.5 * torch.sin(40 * x)), epsilon=0.15)
+    assert found["R2"] == "suspicious"
+
+
 def test_a_straight_through_gradient_is_no_symptom(findings):
     """Zero at small steps, right at large ones: what BPDA makes of quantised input."""
 
@@ -101,6 +135,25 @@ def test_members_of_an_ensemble_that_are_rounded_are_told(findings):
     found = findings(vote, epsilon=0.15)
     assert found["G3"] == "suspicious"
     assert found.keys() <= {"G3", "O1"}
+
+
+def test_winners_that_take_all_are_told(digits):
+    """Few units pass of each layer, others at the next input: their slopes are lost."""
+
+    def winners(x):
+        for name, layer in demo.load_model("digits").named_children():
+            x = layer(x)
+            if name.startswith("relu"):
+                flat = x.flatten(1)
+                least = flat.topk(flat.shape[1] // 6, dim=1).values[:, -1:]
+                x = (flat * (flat >= least)).reshape(x.shape)
+        return x
+
+    _, x, y = digits
+    (told,) = (f for f in rk.check(winners, (x, y), trials=0).findings if f.id == "G3")
+    assert told.severity is Severity.SUSPICIOUS
+    assert told.evidence["wrong direction"] > 0.05
+    assert "understated" in told.diagnosis
 
 
 def test_rounding_by_the_size_of_a_batch_is_no_dependence_on_company(findings):

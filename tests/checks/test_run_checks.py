@@ -125,7 +125,8 @@ def test_not_every_criterion_is_met_by_the_same_grey(planted):
     assert "S4" in found
     assert "C2" not in found
     _, found = run(planted, ["fmn"], model=flat, criterion=lambda y: rk.TopK(y, 2))
-    assert "S4" in found
+    assert found["S4"].severity is Severity.SUSPICIOUS
+    assert "Unless" in found["S4"].diagnosis
     assert "C2" not in found
 
 
@@ -246,6 +247,37 @@ def test_labels_of_other_data(planted):
     wrong = np.random.default_rng(0).permutation(planted.y)
     _, found = run(planted, ["fmn"], wrong)
     assert "C11" in found or (planted.y == wrong).mean() > 0.5
+
+
+def test_more_than_chance_of_two_classes_is_no_mistake():
+    """However hard they are to tell apart."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.2, 0.8, (300, 6)).astype(np.float32)
+    slope = rng.normal(size=6).astype(np.float32)
+
+    def logits(x):
+        margin = (x - 0.5) @ slope
+        return np.stack([margin, -margin], axis=1)
+
+    seen = logits(x).argmax(axis=1)
+    for wrong, expected in ((0.38, False), (0.5, True)):
+        y = np.where(np.arange(300) < wrong * 300, 1 - seen, seen)
+        results = rk.evaluate(NumPyModel(logits), (x, y), attacks=["gaussian-noise"])
+        found = {f.id for f in check_run(results)}
+        assert ("C11" in found) == expected
+
+
+def test_what_is_nearer_by_rounding_only_beats_nothing(planted):
+    """Also where the size asked about lies just in between."""
+    exact = planted.exact("linf")
+    sizes = tuple(np.sort(exact[exact > 0])[20:24] * 1.2 * 0.997)
+    results = rk.evaluate(
+        planted.model(),
+        (planted.x, planted.y),
+        attacks={"one": Sized(1.2), "other": Blind(1.2 * 0.995)},
+        epsilons=sizes,
+    )
+    assert "C5" not in told(results, other="decision")
 
 
 def test_a_run_is_checked_with_its_model(planted, tmp_path):

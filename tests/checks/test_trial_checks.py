@@ -186,6 +186,18 @@ def test_an_attack_that_fails_on_a_random_model_held_still(digits, wrapped):
     assert "C7" not in found(open_)
 
 
+def test_a_generator_of_the_models_own_is_not_held_still(digits, wrapped):
+    own = torch.Generator().manual_seed(0)
+
+    def hidden(network, x):
+        noise = 0.3 * torch.randn(x.shape, generator=own)
+        return network((x + noise).detach() + 0 * x)
+
+    t = tried(digits, wrapped(hidden), random=True)
+    assert t.fixed is None
+    assert "C7" not in found(t)
+
+
 def test_an_attack_must_break_the_undefended_model(digits):
     network, x, y = digits
     data = (x, y)
@@ -209,6 +221,24 @@ def test_what_cannot_be_tried(digits, plant):
     assert try_attack(TorchModel(network), x, (y + 1) % 10, 0.1) is None
     with pytest.raises(BadInput, match="gives no gradients"):
         tried(digits, network, undefended=rk.NumPyModel(lambda z: z))
+
+
+def test_an_attack_by_scores_is_tried_where_there_are_no_gradients(digits):
+    network, x, y = digits
+
+    def scores(x):
+        with torch.no_grad():
+            return network(torch.from_numpy(x)).numpy()
+
+    settings = {"samples": 16, "trials": 4, "attack": rk.Square(0.1, steps=20)}
+    found = rk.check(rk.NumPyModel(scores), (x, y), **settings)
+    assert found.measured["trials"]["attack"].startswith("Square(")
+    found = rk.check(network, (x, y), **settings | {"attack": rk.PGD(0.1)})
+    assert found.measured["trials"]["attack"].startswith("PGD(")
+    blind = rk.check(
+        rk.NumPyModel(scores), (x, y), **settings | {"attack": rk.PGD(0.1)}
+    )
+    assert "trials" not in blind.measured
 
 
 def test_the_command_tries_unless_told_not_to(digits):

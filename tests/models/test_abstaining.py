@@ -165,8 +165,10 @@ def test_torch_detectors_and_models_that_refuse_by_themselves():
 
 
 def test_bad_detectors():
-    with pytest.raises(BadInput, match="must be above 0; got 0"):
+    with pytest.raises(BadInput, match="must be more than 0; got 0"):
         Abstaining(classifier(), detector(), scale=0)
+    with pytest.raises(BadInput, match=r"expected a detector, .* got 'model\.pt'"):
+        Abstaining(classifier(), "model.pt")
     model = Abstaining(classifier(), lambda x: x)
     with pytest.raises(BadInput, match=r"one score per input.*\(3, 2\)"):
         model.logits(as_tensor(inputs(3)))

@@ -175,8 +175,10 @@ def test_the_number_of_draws_follows_from_the_noise_of_the_gradient():
 
 def test_bad_settings():
     model = NumPyModel(lambda x: x)
-    with pytest.raises(BadInput, match="at least 1 draw"):
+    with pytest.raises(BadInput, match="draws of EOT must be at least 1"):
         EOT(model, 0)
+    with pytest.raises(BadInput, match=r"must be a whole number; got 2\.5"):
+        EOT(model, 2.5)
     with pytest.raises(BadInput, match="between 0 and"):
         EOT(NumPyModel(lambda x: x), 4, seed=-1)
     with pytest.raises(BadInput, match="cannot average 'votes'"):

@@ -206,7 +206,9 @@ def test_what_is_normalised_first_says_what_it_costs():
         ({"method": "nse"}, "did you mean 'nes'"),
         ({"samples": 7}, "even number"),
         ({"samples": 0}, "even number"),
+        ({"samples": "8"}, "whole number"),
         ({"sigma": 0.0}, "between 0 and 1"),
+        ({"sigma": "1"}, "must be a number"),
         ({"seed": -1}, "seed"),
     ],
 )

@@ -100,7 +100,14 @@ def test_other_answers_are_named(model, message):
         logits(model)
 
 
-@pytest.mark.parametrize("classes", [1, ["cat"], ["cat", "cat"], []])
+def test_the_number_of_classes_may_be_numpys():
+    model = LabelModel(lambda x: [1] * len(x), np.arange(3).max() + 1)
+    assert logits(model).tolist() == [[0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    "classes", [1, ["cat"], ["cat", "cat"], [], None, 3.0, [["cat"], ["dog"]]]
+)
 def test_there_are_at_least_two_classes_each_once(classes):
     with pytest.raises(BadInput, match="at least 2"):
         LabelModel(lambda x: x, classes=classes)

@@ -50,6 +50,24 @@ def test_a_surrogate_may_be_of_another_framework():
     assert isinstance(found.x_adversarial, np.ndarray)
 
 
+class Elsewhere(TorchModel):
+    """On a device of its own, which every machine has; answers are made up."""
+
+    def to_tensor(self, x):
+        return as_tensor(torch.from_numpy(x).to("meta"))
+
+    def linearise(self, x):
+        assert x.raw.device.type == "meta"
+        return as_tensor(torch.zeros(len(x.raw), 2)), lambda slopes: x
+
+
+def test_a_surrogate_is_shown_inputs_where_it_lies():
+    network = torch.nn.Linear(3, 2).eval()
+    model = Surrogate(TorchModel(network), Elsewhere(network))
+    x = model.to_tensor(np.eye(3, dtype=np.float32))
+    assert model.linearise(x)[0].raw.device.type == "cpu"
+
+
 def test_bad_surrogates():
     plain = NumPyModel(lambda x: x)
     with pytest.raises(BadInput, match="no gradients to lend"):

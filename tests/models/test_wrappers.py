@@ -158,8 +158,10 @@ def test_a_wrapped_majority_costs_as_much():
     vote = MajorityVote(MajorityVote(NumPyModel(flat), votes=3), votes=2)
     assert vote.passes_per_question == 6
     assert Preprocessed(vote, [0], [1]).passes_per_question == 6
-    with pytest.raises(BadInput, match="at least 1 vote"):
+    with pytest.raises(BadInput, match="votes must be at least 1"):
         MajorityVote(NumPyModel(flat), votes=0)
+    with pytest.raises(BadInput, match=r"must be a whole number; got 2\.5"):
+        MajorityVote(NumPyModel(flat), votes=2.5)
 
 
 def test_the_fingerprint_of_a_majority_is_of_the_model_and_its_votes():
@@ -201,7 +203,7 @@ class TestWithStrategy:
         assert WithStrategy(inner, lambda ask, x: -ask(x)).fingerprint() is None
 
     def test_less_than_one_pass_is_refused(self):
-        with pytest.raises(BadInput, match="at least 1 forward pass"):
+        with pytest.raises(BadInput, match="passes_per_question must be at least 1"):
             WithStrategy(NumPyModel(flat), lambda ask, x: x, passes_per_question=0)
 
 

@@ -173,6 +173,20 @@ def over_third(logits, labels):
 # Attacks that are wrong.
 
 
+def goes_for_one_class(model, x, y, steps=150):
+    """That which scores second at the input, whatever is nearer."""
+    with torch.no_grad():
+        logits = model(x)
+    rows = torch.arange(len(logits))
+    logits[rows, y] = -torch.inf
+    goal = logits.argmax(dim=1)
+
+    def over_goal(logits, labels):
+        return logits[rows, labels] - logits[rows, goal]
+
+    return search(model, x, y, None, steps, Parts(margin=over_goal))
+
+
 def deepfool_without_overshoot(model, x, y):
     point = x
     for _ in range(50):
@@ -508,6 +522,11 @@ DEFECTS = {
         "divides by the third-highest logit",
         "two-classes",
         variant(margin=over_third),
+    ),
+    "one-class": Defect(
+        "goes for the class that scores second at the input",
+        "nearest-class",
+        goes_for_one_class,
     ),
     "untargeted": Defect(
         "tests a targeted attack for misclassification",

@@ -40,6 +40,7 @@ LAWS: Mapping[str, Law] = MappingProxyType(
             runs.budget_respected,
             tasks.other_bounds,
             tasks.two_classes,
+            tasks.nearest_class,
             tasks.targets,
             tasks.constant_logits,
             tasks.zero_gradients,

@@ -29,6 +29,7 @@ __all__ = [
     "empty_batch",
     "float64",
     "nan_answers",
+    "nearest_class",
     "other_bounds",
     "targets",
     "two_classes",
@@ -58,6 +59,14 @@ def two_classes(t: Trial) -> None:
             f"at most {t.factor:g} x the minimum, {listed(exact)}",
             v.distance,
         )
+
+
+def nearest_class(t: Trial) -> None:
+    """The class that is nearest counts, where another one scores second too."""
+    if not t.complete:
+        t.skip("it promises no adversarial of everybody, and may go one way")
+    for task in t.misleading():
+        require_sound(t, t.run(task))
 
 
 def targets(t: Trial) -> None:
