@@ -46,6 +46,9 @@ _TURNS = {"linf": 5, "l2": 3, "l1": 12, "l0": 24}
 # Of the best distance, the ball in which starts are compared: a start that leads to no
 # more than what is known shall not win.
 _NEARER = 0.99
+# The ball in which something is looked for that is found nowhere yet, and how far a step
+# goes there, as a share of the box.
+_BALL, _ROAM = get_norm("linf"), 0.4
 
 
 @dataclass(frozen=True)
@@ -254,6 +257,9 @@ class Relay(Attack[State]):
             s = _exchange(p, s, a, leg, turn, length)
         else:
             s = self._descend(p, s, a, leg, turn / length, t)
+        if t > turn and 2 * turn < length and not p.ledger.all_found:
+            # The first leg led nowhere, and the steps of others are cautious.
+            s = dataclasses.replace(s, delta=self._roam(p, s, a))
         if leg.way is not None:
             return dataclasses.replace(s, trust=s.trust.silent())
         delta, trust = s.trust.foretelling(p, a, s.delta)
@@ -356,6 +362,13 @@ class Relay(Attack[State]):
         stride = norm.stride(gradient, radius, stepsize, a.point, p.bounds)
         delta = norm.project_box(a.delta - stride, radius, p.low, p.high)
         return dataclasses.replace(s, delta=delta, radius=radius, limit=limit)
+
+    def _roam(self, p: Problem, s: State, a: GradientAnswer) -> Batch:
+        """(n, ...) far down the gradient's signs where nothing is found, else as is."""
+        width = full(p.x, p.bounds.width)
+        stride = _BALL.stride(a.gradient, width, _ROAM, a.point, p.bounds)
+        far = _BALL.project_box(a.delta - stride, width, p.low, p.high)
+        return where(p.ledger.found, s.delta, far)
 
     def _turn(self, norm: Norm, t: int) -> tuple[Leg, int, int]:
         """The leg of step `t`, which of its steps that is, and how many it has."""

@@ -4,6 +4,7 @@ import torch
 
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.attacks.gradient.relay import Leg, Relay
+from robustkit.demo import load_data, load_model
 from robustkit.engine.criteria import AnyOf, Misclassification, Targeted
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
@@ -144,6 +145,25 @@ class Dead(torch.nn.Module):
     def forward(self, x):
         alive = torch.relu(x.sum(dim=1) - 0.6 * x.shape[1])
         return torch.stack([0.1 - alive, torch.zeros_like(alive)], dim=1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_far_class_is_reached_with_few_passes(norm):
+    x = torch.from_numpy(load_data("digits")[0])[:64]
+    network = load_model("digits")
+    farthest = Targeted(as_tensor(network(x).argmin(dim=1)))
+    model = TorchModel(network)
+    problem = Problem(model, as_tensor(x), farthest, get_norm(norm))
+    assert run(auto(norm, 15), problem, budget=15).found.numpy().all()
+
+
+def test_a_far_class_is_reached_behind_silent_units(shared):
+    network = shared.torch_model("mnist_small_kw_0.3").requires_grad_(False)
+    x, y = map(torch.tensor, shared.images("mnist"))
+    x = x[network(x).argmax(dim=1) == y][:24]
+    farthest = Targeted(as_tensor(network(x).argmin(dim=1)))
+    problem = Problem(TorchModel(network), as_tensor(x), farthest, get_norm("l2"))
+    assert run(auto("l2", 300), problem, budget=300).found.numpy().all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
