@@ -75,6 +75,12 @@ def check_description(run: Mapping[str, Any], path: Path) -> None:
         ("config", "criterion"): _or_none(_text),
         ("config", "target"): _or_none(_text_or_whole),
         ("config", "pool"): _or_none(_text),
+        ("config", "samples"): _or_none(_whole),
+        ("config", "budget"): _or_none(_whole),
+        ("config", "batch_size"): _whole,
+        ("config", "mean"): _or_none(_list_of(_number)),
+        ("config", "std"): _or_none(_list_of(_number)),
+        ("config", "device"): _or_none(_text),
     }
     # Versions before may not have them.
     optional: dict[tuple[str, ...], Kind] = {
@@ -83,12 +89,6 @@ def check_description(run: Mapping[str, Any], path: Path) -> None:
         ("failure",): _text,
         ("data", "fingerprint"): _or_none(_text),
         ("asked", "epsilons"): _or_none(_map_of(_list_of(_positive))),
-        ("config", "samples"): _or_none(_whole),
-        ("config", "budget"): _or_none(_whole),
-        ("config", "batch_size"): _whole,
-        ("config", "mean"): _or_none(_list_of(_number)),
-        ("config", "std"): _or_none(_list_of(_number)),
-        ("config", "device"): _or_none(_text),
         ("config", "shard"): _or_none(_shard),
         ("config", "time_limit"): _or_none(_number),
         ("config", "compiled"): _yes_or_no,

@@ -68,6 +68,8 @@ class RunFolder:
         run: dict[str, Any] | None = None,
         watch: Callable[[Shard, bool], None] | None = None,
     ) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise BadInput(f"the output folder must be a path; got {path!r}")
         self.path = Path(path)
         self._watch = watch
         try:

@@ -404,6 +404,11 @@ def test_bad_settings_are_one_clear_error(planted, settings, message, tmp_path):
     assert not (tmp_path / "run" / "samples.csv").exists()
 
 
+def test_an_output_folder_is_a_path(planted):
+    with pytest.raises(BadInput, match="must be a path; got 3"):
+        rk.evaluate(planted.logits, (planted.x, planted.y), out=3)
+
+
 def test_labels_that_are_no_classes(planted):
     with pytest.raises(BadInput, match="0 to 2"):
         rk.evaluate(planted.model(), (planted.x, planted.y + 2), attacks=["fmn"])

@@ -1,3 +1,4 @@
+import json
 import tempfile
 from pathlib import Path
 
@@ -137,6 +138,16 @@ def test_a_newer_format_is_refused(results, tmp_path):
     path = results.save(tmp_path / "kept") / "run.json"
     path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
     with pytest.raises(BadInput, match="format 2"):
+        rk.Results(tmp_path / "kept")
+
+
+@pytest.mark.parametrize("name", ["samples", "mean", "std", "device", "batch_size"])
+def test_a_setting_that_is_missing_is_named(results, tmp_path, name):
+    path = results.save(tmp_path / "kept") / "run.json"
+    description = json.loads(path.read_text())
+    del description["config"][name]
+    path.write_text(json.dumps(description))
+    with pytest.raises(BadInput, match=f"config.{name} is missing"):
         rk.Results(tmp_path / "kept")
 
 

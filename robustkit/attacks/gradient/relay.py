@@ -46,8 +46,8 @@ _TURNS = {"linf": 5, "l2": 3, "l1": 12, "l0": 24}
 # Of the best distance, the ball in which starts are compared: a start that leads to no
 # more than what is known shall not win.
 _NEARER = 0.99
-# The ball in which something is looked for that is found nowhere yet, and how far a step
-# goes there, as a share of the box.
+# The ball in which something is looked for that is found nowhere yet, and how far a
+# step goes there, as a share of the box.
 _BALL, _ROAM = get_norm("linf"), 0.4
 
 
@@ -364,11 +364,15 @@ class Relay(Attack[State]):
         return dataclasses.replace(s, delta=delta, radius=radius, limit=limit)
 
     def _roam(self, p: Problem, s: State, a: GradientAnswer) -> Batch:
-        """(n, ...) far down the gradient's signs where nothing is found, else as is."""
+        """(n, ...) far down the gradient's signs where nothing is found, else as is.
+
+        As is where they led up rather than down so far.
+        """
         width = full(p.x, p.bounds.width)
         stride = _BALL.stride(a.gradient, width, _ROAM, a.point, p.bounds)
         far = _BALL.project_box(a.delta - stride, width, p.low, p.high)
-        return where(p.ledger.found, s.delta, far)
+        stays = p.ledger.found.logical_or(s.trust.kept < 0)
+        return where(stays, s.delta, far)
 
     def _turn(self, norm: Norm, t: int) -> tuple[Leg, int, int]:
         """The leg of step `t`, which of its steps that is, and how many it has."""
