@@ -13,8 +13,10 @@ without queries, to their advantage).
 For EfficientNet-Lite0 see `data.py`: `--network efficientnet-lite0 --images 4 --queries
 1000 --peer-queries 1000`. It has no pool.
 
-white-box: our gradient-based default with 300 passes. time: ours as a whole over what
-the network alone takes for as many inputs in batches of as many samples.
+white-box: our gradient-based default with 300 passes. area: under the median distance
+against the logarithm of queries, from 100 to the peers' most, over the best peer's.
+time: ours as a whole over what the network alone takes for as many inputs in batches of
+as many samples.
 
 foolbox is needed, and for ART's `pip install --no-deps adversarial-robustness-toolbox`.
 """
@@ -46,6 +48,8 @@ NETWORKS = (
 )
 QUERIES = (100, 250, 500, 1000, 2000, 5000, 10_000)
 _POOL = 100
+# Numbers of queries, evenly apart in the logarithm, that an area is made of.
+_BETWEEN = 40
 
 
 class Curve(nn.Module):
@@ -124,6 +128,9 @@ def _table(options: argparse.Namespace, norm: str, net: str, pool: bool) -> None
     print(f"\n{norm} {net}, {len(x)} images{', with a pool' if pool else ''}")
     print(f"{'median distance after':24}" + "".join(f"{q:>9}" for q in asked))
     best = np.full(len(asked), np.inf)
+    most = min(options.peer_queries, asked[-1])
+    between = np.geomspace(asked[0], most, _BETWEEN).round().astype(int).tolist()
+    least_area = np.inf
     for name in options.peers:
         if norm not in PEERS[name][1]:
             continue
@@ -141,16 +148,27 @@ def _table(options: argparse.Namespace, norm: str, net: str, pool: bool) -> None
         medians = np.array([np.median(after(found, q)) for q in asked])
         medians[np.array(asked) > options.peer_queries] = np.nan
         best = np.fmin(best, medians)
+        many = np.array([np.median(after(found, q)) for q in between])
+        least_area = min(least_area, _area(between, many))
         _line(name, medians)
     for name in options.attacks:
-        curve, seconds = _ours(name, norm, model, x, y, others, asked)
+        both, seconds = _ours(name, norm, model, x, y, others, [*between, *asked])
+        many, curve = np.median(both[:_BETWEEN], axis=1), both[_BETWEEN:]
         _line(f"ours: {name}", np.median(curve, axis=1))
         known = np.where(np.isfinite(best), best, np.nan)
         _line("  over the best peer", np.median(curve, axis=1) / known)
         share = np.mean(np.isfinite(curve[-1]))
-        print(f"  found {share:.0%}, time {seconds / _bare(model, x, asked[-1]):.2f}")
+        bare, area = _bare(model, x, asked[-1]), _area(between, many)
+        print(
+            f"  found {share:.0%}, time {seconds / bare:.2f}, "
+            f"area {area / least_area:.2f}"
+        )
     white = rk.run(rk.auto(norm), model, x, y, norm=norm)
     print(f"{'white-box':24}{np.median(white.distance):9.4f}", flush=True)
+
+
+def _area(queries: list[int], medians: np.ndarray) -> float:
+    return float(np.trapezoid(medians, np.log(queries)))
 
 
 def _line(name: str, values: np.ndarray) -> None:
