@@ -125,6 +125,8 @@ class Relay(Attack[State]):
     where the linearised margin vanishes, and grows while there is none. A walk along
     the boundary takes the steps of `BrendelBethge`; those of problems in L2 start from
     what the step before taught. For L0, some legs exchange features as `Greedy` does.
+    Where the first leg found nothing, as it may if the class to be reached is far away,
+    the others begin with large steps by the gradient's signs anywhere in the box.
 
     A search for starts looks where no descent comes by. Parts of a model may be silent
     wherever descents begin and end, such as rectified units below zero, and then no
@@ -366,13 +368,13 @@ class Relay(Attack[State]):
     def _roam(self, p: Problem, s: State, a: GradientAnswer) -> Batch:
         """(n, ...) far down the gradient's signs where nothing is found, else as is.
 
-        As is where they led up rather than down so far.
+        As is where they led up rather than down so far, or where all is flat.
         """
         width = full(p.x, p.bounds.width)
         stride = _BALL.stride(a.gradient, width, _ROAM, a.point, p.bounds)
         far = _BALL.project_box(a.delta - stride, width, p.low, p.high)
-        stays = p.ledger.found.logical_or(s.trust.kept < 0)
-        return where(stays, s.delta, far)
+        blind = s.trust.flat.logical_or(s.trust.kept < 0)
+        return where(p.ledger.found.logical_or(blind), s.delta, far)
 
     def _turn(self, norm: Norm, t: int) -> tuple[Leg, int, int]:
         """The leg of step `t`, which of its steps that is, and how many it has."""

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -139,14 +141,6 @@ def test_comes_by_way_of_linf_to_where_other_walks_do_not(shared, norm):
     assert mean(Relay(steps=99)) <= 0.85 * mean(FMN(steps=1000))
 
 
-class Dead(torch.nn.Module):
-    """No gradient at the original: rectified units that all stand below zero."""
-
-    def forward(self, x):
-        alive = torch.relu(x.sum(dim=1) - 0.6 * x.shape[1])
-        return torch.stack([0.1 - alive, torch.zeros_like(alive)], dim=1)
-
-
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_a_far_class_is_reached_with_few_passes(norm):
     x = torch.from_numpy(load_data("digits")[0])[:64]
@@ -166,6 +160,14 @@ def test_a_far_class_is_reached_behind_silent_units(shared):
     assert run(auto("l2", 300), problem, budget=300).found.numpy().all()
 
 
+class Dead(torch.nn.Module):
+    """No gradient at the original: rectified units that all stand below zero."""
+
+    def forward(self, x):
+        alive = torch.relu(x.sum(dim=1) - 0.6 * x.shape[1])
+        return torch.stack([0.1 - alive, torch.zeros_like(alive)], dim=1)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_vanishing_gradient_is_met_with_noise(norm):
     x = as_tensor(torch.full((3, 16), 0.4))
@@ -177,6 +179,23 @@ def test_a_vanishing_gradient_is_met_with_noise(norm):
     exact = {"l0": 6, "l1": 3.3, "l2": 3.3 / 4, "linf": 3.3 / 16}[norm]
     assert ledger.found.numpy().all()
     assert (ledger.distance.numpy() <= exact * 1.02).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_no_point_is_asked_about_again_where_all_is_flat(norm):
+    asked = []
+
+    class Flat(torch.nn.Module):
+        def forward(self, x):
+            asked.append(x.detach().clone())
+            return torch.stack([1 + 0 * x.sum(dim=1), 0 * x.sum(dim=1)], dim=1)
+
+    x = as_tensor(torch.full((1, 16), 0.4))
+    labels = Misclassification(as_tensor(torch.zeros(1, dtype=torch.long)))
+    problem = Problem(TorchModel(Flat().eval()), x, labels, get_norm(norm))
+    run(Relay(steps=60), problem)
+    again = [bool((one == other).all()) for one, other in itertools.pairwise(asked)]
+    assert sum(again) <= 2, again
 
 
 class Silent(torch.nn.Module):

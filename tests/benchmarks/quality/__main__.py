@@ -3,8 +3,11 @@
 Distances are divided, sample by sample, by the reference: the least that any peer found
 with any number of passes up to 1,000. A pass is one forward with or without its
 backward; peers are counted and verified by one wrapper around the network (see
-`recorder.py`), and their results are kept in `.cache`, since they take hours. Ours
-always run anew.
+`recorder.py`), and their results are kept in `.cache`, since they take hours, or with
+`--device cuda` minutes. Ours always run anew.
+
+With `--targeted` the class that the network thinks the least likely is to be reached,
+beside the peers that can be aimed at one.
 
 found: the share of samples with an adversarial. mean, median: of the ratios, where ours
 (or the peer) and the reference have one. within 1 %: the share of samples at most 1 %

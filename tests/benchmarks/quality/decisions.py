@@ -130,7 +130,7 @@ def _table(options: argparse.Namespace, norm: str, net: str, pool: bool) -> None
     best = np.full(len(asked), np.inf)
     most = min(options.peer_queries, asked[-1])
     between = np.geomspace(asked[0], most, _BETWEEN).round().astype(int).tolist()
-    least_area = np.inf
+    least_area = np.nan
     for name in options.peers:
         if norm not in PEERS[name][1]:
             continue
@@ -149,7 +149,7 @@ def _table(options: argparse.Namespace, norm: str, net: str, pool: bool) -> None
         medians[np.array(asked) > options.peer_queries] = np.nan
         best = np.fmin(best, medians)
         many = np.array([np.median(after(found, q)) for q in between])
-        least_area = min(least_area, _area(between, many))
+        least_area = np.fmin(least_area, _area(between, many))
         _line(name, medians)
     for name in options.attacks:
         both, seconds = _ours(name, norm, model, x, y, others, [*between, *asked])
