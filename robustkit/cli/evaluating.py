@@ -116,7 +116,8 @@ Examples:
 @click.option(
     "--pool",
     metavar="DATA",
-    help="Other inputs that attacks may start from; results then depend on them.",
+    help="Other inputs that attacks may start from, those first whose label is what is "
+    "aimed at; results then depend on them.",
 )
 @click.option(
     "--cache",

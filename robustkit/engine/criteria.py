@@ -15,6 +15,7 @@ import numpy as np
 from robustkit.errors import BadInput
 from robustkit.numerics.logits import ahead, at_label, lead, one_hot, one_less_another
 from robustkit.numerics.tensors import (
+    Array,
     PerSample,
     Tensor,
     as_array,
@@ -23,6 +24,7 @@ from robustkit.numerics.tensors import (
     maximum,
     minimum,
     stack_columns,
+    to_numpy,
     where,
 )
 
@@ -47,6 +49,13 @@ class Criterion(ABC):
     def classes_named(self) -> tuple[Tensor, ...]:
         """The classes (n,) that it names itself, not by criteria that it holds."""
         return ()
+
+    def suits(self, classes: Array) -> Array | None:
+        """Which inputs that are of the classes (m,) are likely to meet it (n, m).
+
+        None: their classes do not tell.
+        """
+        return None
 
     @abstractmethod
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
@@ -126,6 +135,9 @@ class Misclassification(Criterion):
     def classes_named(self) -> tuple[Tensor, ...]:
         return (self.labels,)
 
+    def suits(self, classes: Array) -> Array | None:
+        return ~_equal(self.labels, classes)
+
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         return lead(logits, self.labels)
 
@@ -164,6 +176,9 @@ class Undetected(Criterion):
 
     def classes_named(self) -> tuple[Tensor, ...]:
         return (self.labels,)
+
+    def suits(self, classes: Array) -> Array | None:
+        return ~_equal(self.labels, classes)
 
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         return _above(logits, self._guard(logits), self._free(logits).argmax(axis=1))
@@ -234,6 +249,9 @@ class Targeted(Criterion):
     def classes_named(self) -> tuple[Tensor, ...]:
         return (self.targets,)
 
+    def suits(self, classes: Array) -> Array | None:
+        return _equal(self.targets, classes)
+
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         margin, slopes = lead(logits, self.targets)
         return -margin, -slopes
@@ -257,6 +275,9 @@ class TopK(Criterion):
 
     def classes_named(self) -> tuple[Tensor, ...]:
         return (self.labels,)
+
+    def suits(self, classes: Array) -> Array | None:
+        return ~_equal(self.labels, classes)
 
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         classes = logits.shape[1]
@@ -293,6 +314,9 @@ class OrderedTopK(Criterion):
     def classes_named(self) -> tuple[Tensor, ...]:
         return tuple(self.targets[:, place] for place in range(self.targets.shape[1]))
 
+    def suits(self, classes: Array) -> Array | None:
+        return _equal(self.targets[:, 0], classes)
+
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         count, classes = self.targets.shape[1], logits.shape[1]
         if count > classes:
@@ -328,6 +352,9 @@ class Confident(Criterion):
     def __post_init__(self) -> None:
         if not self.kappa >= 0:
             raise BadInput(f"confidence kappa must be at least 0; got {self.kappa}")
+
+    def suits(self, classes: Array) -> Array | None:
+        return self.criterion.suits(classes)
 
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         margin, slopes = self.criterion.slopes(logits)
@@ -421,6 +448,9 @@ class Matching(Criterion):
     goals: Tensor
     classes: int | None = None
 
+    def suits(self, classes: Array) -> Array | None:
+        return self.criterion.suits(classes)
+
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         margin, slopes = self.criterion.slopes(self._logits(logits))
         return margin, self._padded(slopes, logits)
@@ -490,6 +520,11 @@ class Custom(Criterion):
 
     def margin(self, logits: Tensor) -> PerSample:
         return self.function(logits, *self.data)
+
+
+def _equal(own: Tensor, classes: Array) -> Array:
+    """(n, m) whether a sample's own class (n,) is the one of another input (m,)."""
+    return np.asarray(to_numpy(own)[:, None] == classes)
 
 
 def _above(logits: Tensor, one: Tensor, other: Tensor) -> tuple[PerSample, Tensor]:

@@ -174,6 +174,7 @@ class Problem:
         seed: Of all randomness.
         starts: Optional (n, ...) points to start from, adversarial or not.
         pool: Optional (m, ...) other inputs that attacks may walk towards.
+        pool_classes: (m,) integers, of the inputs in the pool; None: not known.
         keys: The samples' random keys (n,) uint64; None: made from their content.
         head: Of n samples: makes the logits of the model's outputs; None: they are.
 
@@ -197,6 +198,7 @@ class Problem:
         seed: int = 0,
         starts: Batch | None = None,
         pool: Batch | None = None,
+        pool_classes: Array | None = None,
         keys: Array | None = None,
         head: Head | None = None,
     ) -> None:
@@ -207,7 +209,7 @@ class Problem:
             )
         norm.check(x)
         self.x, self.norm, self.bounds = x, norm, model.bounds
-        self.starts, self.pool = starts, pool
+        self.starts, self.pool, self.pool_classes = starts, pool, pool_classes
         self.low, self.high = self.bounds.lower - x, self.bounds.upper - x
         self.largest = norm(maximum(-self.low, self.high))
         self.ledger = Ledger(x, passes=model.passes_per_question)

@@ -5,6 +5,8 @@ adversarial of each sample stays in the ledger. Samples whose budget is spent ar
 nothing more.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from robustkit.engine.problem import Problem
@@ -21,7 +23,16 @@ from robustkit.numerics.tensors import (
     where,
 )
 
-__all__ = ["ROUGH", "approach", "bisect", "nearest", "starting_point", "unspent"]
+__all__ = [
+    "ROUGH",
+    "approach",
+    "bisect",
+    "candidates",
+    "drawn",
+    "ranked",
+    "starting_point",
+    "unspent",
+]
 
 # So near the original, floating point has nothing in between.
 _HALVINGS = 64
@@ -104,8 +115,8 @@ def approach(
 def starting_point(p: Problem, rng: Rng, tries: int = 20) -> tuple[Batch, Mask]:
     """An adversarial point of each sample, by as few questions as it takes.
 
-    In turn: what the ledger knows, the problem's `starts`, and the inputs of its
-    `pool`, nearest first; each is followed up only if it is nearer than what is known
+    In turn: what the ledger knows, the problem's `starts`, and the inputs of its `pool`
+    (`candidates`); each is followed up only if it is nearer than what is known
     (`approach`), so several starts cost little more than one. Samples without a start
     go on with noise of several kinds, since many classifiers see all noise of one kind
     as one class.
@@ -114,7 +125,8 @@ def starting_point(p: Problem, rng: Rng, tries: int = 20) -> tuple[Batch, Mask]:
         p: The problem.
         rng: Random numbers for the noise. Use none of it afterwards: how many numbers
             are drawn depends on the whole batch.
-        tries: How many inputs of the pool, and how many noises, to try at most.
+        tries: How many inputs of the pool to try for those who have a start, and how
+            many noises for those who have none.
 
     Returns:
         (n, ...) the nearest adversarial points, and (n,) who has one; without one, the
@@ -122,10 +134,8 @@ def starting_point(p: Problem, rng: Rng, tries: int = 20) -> tuple[Batch, Mask]:
     """
     if p.starts is not None:
         approach(p, p.starts, tolerance=ROUGH)
-    if p.pool is not None and p.pool.shape[0]:
-        order = nearest(p, p.pool)[:, :tries]
-        for place in range(order.shape[1]):
-            approach(p, take(p.pool, order[:, place]), tolerance=ROUGH)
+    for far, asked in candidates(p, tries):
+        approach(p, far, asked, ROUGH)
     for attempt in range(tries):
         searching = p.ledger.found.logical_not().logical_and(unspent(p))
         if not bool(searching.any()):
@@ -135,16 +145,57 @@ def starting_point(p: Problem, rng: Rng, tries: int = 20) -> tuple[Batch, Mask]:
     return p.ledger.best * 1.0, p.ledger.found
 
 
-def nearest(p: Problem, pool: Batch) -> Array:
-    """The places (n, m) of a pool's inputs (m, ...), the nearest to each sample first.
+def candidates(
+    p: Problem, tries: int, asked: Mask | None = None
+) -> Iterator[tuple[Batch, Mask]]:
+    """Inputs (n, ...) of the pool, one of each sample's after the other (`ranked`).
 
-    Inputs equal to the sample come last.
+    And for whom (n,) they are: the first `tries` for all that are `asked` about
+    (everyone), those after them for whom no adversarial is known by then.
+    """
+    if p.pool is None or not p.pool.shape[0]:
+        return
+    order = ranked(p, p.pool)
+    for place in range(order.shape[1]):
+        wanted = unspent(p) if asked is None else unspent(p).logical_and(asked)
+        if place >= tries:
+            wanted = wanted.logical_and(p.ledger.found.logical_not())
+        if not bool(wanted.any()):
+            return
+        yield take(p.pool, order[:, place]), wanted
+
+
+def ranked(p: Problem, pool: Batch) -> Array:
+    """The places (n, m) of a pool's inputs (m, ...) in the order to try them in.
+
+    The nearest first; but those whose class meets the criterion before the others, if
+    classes are known. Inputs equal to the sample come last.
     """
     columns = []
     for place in range(pool.shape[0]):
         distance = to_numpy(p.norm(take(pool, np.array([place])) - p.x))
         columns.append(np.where(distance > 0, distance, np.inf))
-    return np.argsort(np.stack(columns, axis=1), axis=1, kind="stable")
+    return np.lexsort((np.stack(columns, axis=1), ~_suits(p, pool)))
+
+
+def drawn(p: Problem, pool: Batch, rng: Rng) -> Batch:
+    """One of a pool's inputs (m, ...) for each sample at random (n, ...).
+
+    Of those only whose class meets the criterion, if classes are known and any does.
+    """
+    suits = _suits(p, pool)
+    count = suits.sum(axis=1)
+    first = np.argsort(~suits, axis=1, kind="stable")
+    some = np.where(count > 0, count, pool.shape[0])
+    places = to_numpy(rng.integers(pool.shape[0])) % some
+    return take(pool, first[np.arange(p.size), places])
+
+
+def _suits(p: Problem, pool: Batch) -> Array:
+    """(n, m) whether a pool's input may meet the criterion, as far as is known."""
+    classes = p.pool_classes
+    suits = None if classes is None else p.criterion.suits(classes)
+    return np.ones((p.size, pool.shape[0]), bool) if suits is None else suits
 
 
 def unspent(p: Problem) -> Mask:

@@ -188,7 +188,8 @@ class BatchEvaluator:
         criterion: Makes the criterion of a batch.
         budget: Model passes per sample and attack; None: the attacks' own.
         seed: Of all randomness.
-        pool: Other inputs that attacks may use, or None.
+        pool: Other inputs (m, ...) that attacks may use, or None.
+        pool_classes: (m,) theirs; None: not known.
         random: Whether the model gives different answers to the same input.
         time_limit: Seconds for each attack on a batch; None: no limit.
         compiled: Whether the attacks' arithmetic is compiled.
@@ -202,6 +203,7 @@ class BatchEvaluator:
     budget: int | None
     seed: int
     pool: Batch | None
+    pool_classes: Array | None
     random: bool
     time_limit: float | None
     compiled: bool
@@ -336,6 +338,7 @@ class BatchEvaluator:
             norm,
             seed=self.seed,
             pool=self.pool,
+            pool_classes=self.pool_classes,
         )
         try:
             with deadline(self.time_limit):

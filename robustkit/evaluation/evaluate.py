@@ -103,7 +103,8 @@ def evaluate(
         std: See `mean`.
         device: For torch models, such as "cuda:0".
         pool: Other inputs (m, ...) that attacks may start from or walk towards, or
-            data as for `data`. None: none, so that samples do not influence each other.
+            data as for `data`, whose labels then say which of them to try first. None:
+            none, so that samples do not influence each other.
         cache: File that keeps the answers of a model at an address, so that a run that
             was cut off asks nothing twice (`RemoteModel`).
         headers: Sent to that address. Their values hold `ENV:VARIABLE`, which stands
@@ -180,6 +181,7 @@ def evaluate(
     hindrance = no_compiler(adapted, dataset.example) if compiled else None
     # Here too, so that what is wrong with it is said before there is a run folder.
     make_criterion(adapted, target, criterion, examined.classes, seed)
+    others, others_classes = open_pool(pool, adapted, dataset.example)
     recipe = Recipe(
         model=model,
         bounds=box,
@@ -193,7 +195,8 @@ def evaluate(
         criterion=criterion,
         budget=budget,
         seed=seed,
-        pool=open_pool(pool, adapted, dataset.example),
+        pool=others,
+        pool_classes=others_classes,
         random=examined.random,
         time_limit=time_limit,
         fingerprint=adapted.fingerprint(),

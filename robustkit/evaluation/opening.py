@@ -96,8 +96,12 @@ def _open_data(data: Any, bounds: Bounds | None, samples: int | None) -> DataSet
     return as_data(data, bounds, samples=samples)
 
 
-def open_pool(pool: Any, model: Model, example: Array) -> Array | None:
-    """Other inputs (m, ...) that attacks may use; None: none are given.
+def open_pool(
+    pool: Any, model: Model, example: Array
+) -> tuple[Array | None, Array | None]:
+    """Other inputs (m, ...) that attacks may use, and their classes (m,).
+
+    None: none are given; of the classes, they are not known.
 
     Args:
         pool: Data by name or path, a pair (x, y), or inputs (m, ...).
@@ -108,10 +112,11 @@ def open_pool(pool: Any, model: Model, example: Array) -> Array | None:
         BadInput: They are not like that.
     """
     if pool is None:
-        return None
+        return None, None
+    classes = None
     if isinstance(pool, str | Path | tuple):
-        batches = _open_data(pool, model.bounds, None).batches(1024)
-        inputs = np.concatenate([x for x, _ in batches])
+        batches = list(_open_data(pool, model.bounds, None).batches(1024))
+        inputs, classes = map(np.concatenate, zip(*batches, strict=True))
     else:
         inputs = as_array(pool, "pool")
     if inputs.shape[1:] != example.shape[1:]:
@@ -119,7 +124,7 @@ def open_pool(pool: Any, model: Model, example: Array) -> Array | None:
             f"the pool must hold inputs like those of the data, of shape "
             f"{example.shape[1:]}; got an array of shape {inputs.shape}"
         )
-    return checked_inputs(inputs, model.bounds, name="the pool")
+    return checked_inputs(inputs, model.bounds, name="the pool"), classes
 
 
 def check_evaluated(

@@ -36,6 +36,7 @@ class Recipe:
         budget: Model passes per sample and attack; None: the attacks' own.
         seed: Of all randomness.
         pool: (m, ...) other inputs that attacks may use, or None.
+        pool_classes: (m,) theirs; None: not known.
         random: Whether the model gives different answers to the same input.
         time_limit: Seconds for each attack on a batch; None: no limit.
         fingerprint: Of the model, where it has one: what is loaded elsewhere under the
@@ -58,6 +59,7 @@ class Recipe:
     budget: int | None
     seed: int
     pool: Array | None
+    pool_classes: Array | None
     random: bool
     time_limit: float | None
     fingerprint: str | None
@@ -100,6 +102,7 @@ class Recipe:
             budget=self.budget,
             seed=self.seed,
             pool=None if self.pool is None else model.to_tensor(self.pool),
+            pool_classes=self.pool_classes,
             random=self.random,
             time_limit=self.time_limit,
             compiled=self.compiled,

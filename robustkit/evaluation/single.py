@@ -80,7 +80,8 @@ def run(
         budget: The most model passes per sample that count; None: the attack's own.
         seed: Of all randomness.
         starts: (n, ...) points to start from, for attacks that want some.
-        pool: (m, ...) other inputs that attacks may start from or walk towards.
+        pool: (m, ...) other inputs that attacks may start from or walk towards; or a
+            pair of these and their classes (m,), which say whom to try first.
         compiled: Compile the attack's arithmetic; see `evaluate`.
 
     Raises:
@@ -103,6 +104,7 @@ def run(
         criterion = misclassified(adapted, adapted.to_tensor(labels))
     else:
         criterion = of_model(criterion, adapted, count, classes)
+    others, others_classes = _pool(pool, host, adapted)
     problem = Problem(
         adapted,
         originals,
@@ -110,7 +112,8 @@ def run(
         get_norm(norm),
         seed=seed,
         starts=_others(starts, host, adapted, count, "starts"),
-        pool=_others(pool, host, adapted, None, "pool"),
+        pool=others,
+        pool_classes=others_classes,
     )
     problem.ledger.know(to_numpy(criterion.margin(logits)) < 0)
     if budget is not None:
@@ -187,6 +190,25 @@ def _labels(values: Any, count: int, classes: int) -> Array:
         )
     check_labels(labels, classes, 0)
     return labels.astype(np.int64)
+
+
+def _pool(pool: Any, host: Array, model: Model) -> tuple[Batch | None, Array | None]:
+    if not isinstance(pool, tuple):
+        return _others(pool, host, model, None, "pool"), None
+    if len(pool) != 2:
+        raise BadInput(
+            "the pool must be inputs, or a pair of these and their classes; got a "
+            f"tuple of {len(pool)}"
+        )
+    inputs = _others(pool[0], host, model, None, "pool")
+    classes = as_array(pool[1], "the pool's classes")
+    count = len(as_array(pool[0], "pool"))
+    if classes.shape != (count,) or classes.dtype.kind not in "iu":
+        raise BadInput(
+            f"the pool's classes must be ({count},) integers; got an array of shape "
+            f"{classes.shape} and dtype {classes.dtype}"
+        )
+    return inputs, classes
 
 
 def _others(

@@ -12,10 +12,12 @@ from robustkit.engine.criteria import (
     AnyOf,
     Confident,
     Custom,
+    Matching,
     Misclassification,
     OrderedTopK,
     Targeted,
     TopK,
+    Undetected,
 )
 from robustkit.errors import BadInput
 from robustkit.numerics.logits import at_label
@@ -237,6 +239,20 @@ def test_ordered_top_k_may_name_every_class():
     criterion = OrderedTopK(tensor([[2, 0, 1]]))
     assert criterion.margin(tensor([[2.0, 1.0, 3.0]])).item() == -1
     assert criterion.margin(tensor([[1.0, 2.0, 3.0]])).item() == 1
+
+
+def test_which_classes_suit_a_criterion():
+    classes, own = np.array([0, 1, 2]), tensor([1, 2])
+    others = [[True, False, True], [True, True, False]]
+    same = np.logical_not(others).tolist()
+    assert Misclassification(own).suits(classes).tolist() == others
+    assert Undetected(own).suits(classes).tolist() == others
+    assert TopK(own, 2).suits(classes).tolist() == others
+    assert Confident(Targeted(own), 1.0).suits(classes).tolist() == same
+    assert Matching(Targeted(own), tensor([[0.0]] * 2)).suits(classes).tolist() == same
+    ordered = OrderedTopK(tensor([[1, 0], [2, 1]]))
+    assert ordered.suits(classes).tolist() == same
+    assert AnyOf(Targeted(own), ordered).suits(classes) is None
 
 
 def test_bad_settings():

@@ -3,9 +3,16 @@ import math
 import numpy as np
 import pytest
 
-from robustkit.engine.criteria import Misclassification
+from robustkit.engine.criteria import Misclassification, Targeted
 from robustkit.engine.problem import Problem
-from robustkit.engine.search import approach, bisect, nearest, starting_point
+from robustkit.engine.search import (
+    approach,
+    bisect,
+    candidates,
+    drawn,
+    ranked,
+    starting_point,
+)
 from robustkit.models.base import Access
 from robustkit.models.numpy import NumPyModel
 from robustkit.numerics.bounds import Bounds
@@ -141,7 +148,7 @@ def test_the_nearest_of_the_pool_comes_first_and_others_cost_one_question():
     x = [[0.9, 0.9]]
     log = []
     p = problem(half_space(np.ones(2), 1.0, log=log), x, pool=as_tensor(pool))
-    assert nearest(p, p.pool).tolist() == [[1, 3, 0, 2]]
+    assert ranked(p, p.pool).tolist() == [[1, 3, 0, 2]]
     _, found = starting_point(p, p.rng(-1), 4)
     assert found.all()
     assert log[0].tolist() == [[0.5, 0.4]]
@@ -149,6 +156,41 @@ def test_the_nearest_of_the_pool_comes_first_and_others_cost_one_question():
     exact = math.sqrt(0.32)
     assert exact < p.ledger.distance.item() < 1.02 * exact
     assert counted(log) < 20
+
+
+def test_those_of_a_class_that_meets_the_criterion_come_first():
+    pool = np.array([[0.0, 0.0], [0.5, 0.4], [0.9, 0.9], [0.4, 0.35]])
+    classes = np.array([1, 0, 0, 1])
+    model = half_space(np.ones(2), 1.0)
+    given = {"pool": as_tensor(pool), "pool_classes": classes}
+    p = problem(model, [[0.9, 0.9]], **given)
+    assert ranked(p, p.pool).tolist() == [[3, 0, 1, 2]]
+    x, own = as_tensor(np.array([[0.9, 0.9]])), as_tensor(np.array([0]))
+    p = Problem(model, x, Targeted(own), get_norm("l2"), **given)
+    assert ranked(p, p.pool).tolist() == [[1, 2, 3, 0]]
+    seen = {tuple(drawn(p, p.pool, p.rng(t)).raw[0]) for t in range(50)}
+    assert seen == {(0.5, 0.4), (0.9, 0.9)}
+
+
+def test_a_class_that_none_of_the_pool_has_leaves_all_of_them():
+    pool, model = as_tensor(np.eye(4)), half_space(np.ones(4), 0.5)
+    p = problem(model, np.ones((1, 4)), pool=pool, pool_classes=np.zeros(4, dtype=int))
+    seen = {int(drawn(p, pool, p.rng(t)).raw[0].argmax()) for t in range(100)}
+    assert seen == {0, 1, 2, 3}
+
+
+def test_who_has_no_start_goes_on_through_the_pool():
+    # Only the farthest two are adversarial, to the first sample alone.
+    pool = np.array([[0.9, 0.9], [0.8, 0.8], [0.7, 0.7], [0.1, 0.1], [0.0, 0.0]])
+    log = []
+    x = [[1.0, 1.0], [0.3, 0.2]]
+    p = problem(half_space(np.ones(2), 0.3, log=log), x, pool=as_tensor(pool))
+    _, found = starting_point(p, p.rng(-1), 2)
+    assert found.all()
+    assert p.ledger.distance.raw[0] < 1.21
+    # Without the pool's last one, which cannot be nearer, and without noise.
+    tried = [far.raw[0].tolist() for far, _ in candidates(p, 2)]
+    assert tried == pool[:2].tolist()
 
 
 def test_more_of_a_pool_never_gives_a_farther_start():

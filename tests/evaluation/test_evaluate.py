@@ -452,6 +452,18 @@ def test_the_pool_is_checked_before_there_is_a_run(planted, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_labels_of_a_pool_say_whom_to_try_first(planted):
+    rare, often = np.argsort(np.bincount(planted.y, minlength=3))[-2:]
+    data = planted.x[planted.y == often], planted.y[planted.y == often]
+    settings = {"attacks": ["blend"], "norm": "l2", "budget": 1, "target": int(rare)}
+    blind, seeing = (
+        rk.evaluate(planted.model(), data, pool=pool, **settings).distance
+        for pool in (planted.x, (planted.x, planted.y))
+    )
+    assert np.isfinite(seeing).all()
+    assert not np.isfinite(blind).all()
+
+
 def test_a_pool_of_bytes_is_scaled_like_the_data(planted):
     model, data = planted.model(), (planted.x[:4], planted.y[:4])
     bytes_ = np.random.default_rng(0).integers(0, 256, (9, 6), dtype=np.uint8)

@@ -91,6 +91,32 @@ def test_half_precision_is_for_models_not_for_distances(planted, dtype):
     assert torch.equal(result.distance, same.distance)
 
 
+def test_the_classes_of_a_pool_say_whom_to_try_first(planted):
+    rare, often = np.argsort(np.bincount(planted.y, minlength=3))[-2:]
+    x = planted.x[planted.y == often]
+    aimed = rk.Targeted(np.full(len(x), rare))
+    settings = {"norm": "l2", "budget": 1}
+    model, named = planted.model(), (planted.x, planted.y)
+    blind = rk.run("blend", model, x, aimed, pool=planted.x, **settings)
+    seeing = rk.run("blend", model, x, aimed, pool=named, **settings)
+    assert seeing.found.all()
+    assert not blind.found.all()
+
+
+def test_a_pool_with_classes_is_a_pair_of_both(planted):
+    for match, pool in {
+        "a tuple of 3": (planted.x, planted.y, planted.y),
+        r"must be \(24,\) integers; got an array of shape \(23,\)": (
+            planted.x,
+            planted.y[1:],
+        ),
+        "dtype float64": (planted.x, planted.y * 1.0),
+        "pool must be any number of inputs": (planted.x[:, 1:], planted.y),
+    }.items():
+        with pytest.raises(BadInput, match=match):
+            rk.run("blend", planted.model(), planted.x, planted.y, pool=pool)
+
+
 def test_lists_are_arrays(planted):
     model = planted.model()
     listed = rk.run("fmn", model, planted.x.tolist(), planted.y.tolist(), budget=10)

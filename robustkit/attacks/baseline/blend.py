@@ -6,7 +6,7 @@ from typing import ClassVar
 from robustkit.attacks.baseline.walk import Walk
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
-from robustkit.engine.search import approach, nearest
+from robustkit.engine.search import approach, ranked
 from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.tensors import (
@@ -27,7 +27,7 @@ class State:
     """Whom to blend with.
 
     Attributes:
-        order: (n, m) places in the pool, the nearest first.
+        order: (n, m) places in the pool, as `ranked`.
         tried: (n,) how many of them were.
     """
 
@@ -75,7 +75,7 @@ class Blend(Attack[State]):
         _pool(p)
 
     def init(self, p: Problem) -> State:
-        order = nearest(p, _pool(p))[:, : self.steps]
+        order = ranked(p, _pool(p))[:, : self.steps]
         return State(like(p.x, order), full(p.x, 0.0))
 
     def step(self, p: Problem, s: State, t: int) -> State:

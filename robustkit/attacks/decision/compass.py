@@ -21,7 +21,14 @@ from robustkit.attacks.decision.probing import (
 )
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
-from robustkit.engine.search import ROUGH, approach, bisect, starting_point, unspent
+from robustkit.engine.search import (
+    ROUGH,
+    approach,
+    bisect,
+    drawn,
+    starting_point,
+    unspent,
+)
 from robustkit.models.base import Access
 from robustkit.numerics.frequencies import Subspace, low_frequencies
 from robustkit.numerics.random import Rng
@@ -278,7 +285,7 @@ def _another_start(p: Problem, asked: Mask, t: int) -> tuple[Batch, Mask]:
         if p.pool is None or not p.pool.shape[0]:
             far = p.bounds.clip(p.x + _smooth_noise(p, rng, number)) - p.x
         else:
-            far = take(p.pool, to_numpy(rng.integers(p.pool.shape[0]))) - p.x
+            far = drawn(p, p.pool, rng) - p.x
         reach = minimum(radius * (1 - 2 * ROUGH), p.norm(far))
         point = p.bounds.clip(p.x + p.norm.project(far, reach))
         passed = p.decide(point, asked.logical_and(unspent(p)))

@@ -11,7 +11,7 @@ import numpy as np
 
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
-from robustkit.engine.search import bisect, nearest, unspent
+from robustkit.engine.search import bisect, candidates, unspent
 from robustkit.models.base import Access
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import (
@@ -23,7 +23,6 @@ from robustkit.numerics.tensors import (
     full,
     like,
     minimum,
-    take,
     to_numpy,
     where,
 )
@@ -89,17 +88,17 @@ class RayS(Attack[State]):
     to the boundary. Blocks are the whole, its halves, their halves, and so on to single
     features; of 16 and more, several are asked about at a time.
 
-    Starts are the signs of the perturbations that lead to the problem's `starts`, to
-    the best adversarial known and to the nearest of its `pool` (and those perturbations
-    themselves, where the signs alone are not adversarial), everything brighter,
-    everything darker, and where none of these is adversarial random signs. A target
-    class is rarely among the last three: for targeted criteria give `starts` or a
-    `pool` with inputs of the target class.
+    Starts are the signs of the perturbations that lead to the problem's `starts` and to
+    the best adversarial known (and those perturbations themselves), everything
+    brighter, and everything darker; where none of these is adversarial, those that lead
+    to inputs of the `pool`, and then random signs. A target class is rarely among these
+    but for the pool's: for targeted criteria give one, or `starts`.
 
     Args:
         steps: How many; 1 to 17 questions each, and some eight more in one that begins
             anew. Finding the first starts costs some more.
-        tries: How many inputs of the pool, and how many random signs, to try.
+        tries: How many random signs to try.
+        others: How many inputs of the pool to try, if one of them is a start; else all.
         tolerance: To which share of the radius the boundary is found, and by how much
             a ray has to be better, at the least. In the first round it is in
             proportion to the blocks, since what a turn can bring is; then the least.
@@ -153,6 +152,7 @@ class RayS(Attack[State]):
 
     steps: int = 5000
     tries: int = 20
+    others: int = 5
     tolerance: float = 1e-4
     rough: float = 0.05
     stride: float = 1e-2
@@ -163,8 +163,13 @@ class RayS(Attack[State]):
 
     def init(self, p: Problem) -> State:
         ray, radius = p.x.zeros_like() + p.bounds.width, full(p.x, math.inf)
-        for side in self._sides(p):
+        for side in _sides(p):
             ray, radius = _nearer(p, ray, radius, side, radius > 0)
+        for start, asked in candidates(p, self.others, radius == math.inf):
+            for side in _towards(p, start):
+                ray, radius = _nearer(p, ray, radius, side, asked)
+                # Its signs alone are worth a question if it is a start itself.
+                asked = asked.logical_and(radius < math.inf)
         rng = p.rng(-1)
         for _ in range(self.tries):
             searching = radius == math.inf
@@ -290,27 +295,29 @@ class RayS(Attack[State]):
             restarts=s.restarts + asked,
         )
 
-    def _sides(self, p: Problem) -> Iterator[Batch]:
-        """Rays (n, ...) that may be adversarial far out."""
-        starts = [] if p.starts is None else [p.starts]
-        if bool(p.ledger.found.any()):
-            # A copy: whether the next question writes over it depends on the company.
-            starts.append(p.ledger.best * 1.0)
-        if p.pool is not None and p.pool.shape[0]:
-            order = nearest(p, p.pool)[:, : self.tries]
-            starts += [take(p.pool, column) for column in order.T]
-        # Features that a start leaves alone move to the nearer bound, the least change.
-        middle = (p.bounds.lower + p.bounds.upper) / 2
-        nearer_bound = where(p.x < middle, -p.bounds.width, _wide(p))
-        for start in starts:
-            delta = start - p.x
-            yield delta
-            signs = where(delta > 0, _wide(p), -p.bounds.width)
-            signs = where(delta == 0, nearer_bound, signs)
-            # Where nothing is known, the best is the original, which is no start.
-            yield where(p.norm(delta) > 0, signs, delta)
-        yield _wide(p)
-        yield -_wide(p)
+
+def _sides(p: Problem) -> Iterator[Batch]:
+    """Rays (n, ...) that may be adversarial far out."""
+    if p.starts is not None:
+        yield from _towards(p, p.starts)
+    if bool(p.ledger.found.any()):
+        # A copy: whether the next question writes over it depends on the company.
+        yield from _towards(p, p.ledger.best * 1.0)
+    yield _wide(p)
+    yield -_wide(p)
+
+
+def _towards(p: Problem, start: Batch) -> Iterator[Batch]:
+    """The rays (n, ...) to a point, and with its signs to a corner."""
+    delta = start - p.x
+    yield delta
+    # Features that a start leaves alone move to the nearer bound, the least change.
+    middle = (p.bounds.lower + p.bounds.upper) / 2
+    nearer_bound = where(p.x < middle, -p.bounds.width, _wide(p))
+    signs = where(delta > 0, _wide(p), -p.bounds.width)
+    signs = where(delta == 0, nearer_bound, signs)
+    # Where nothing is known, the best is the original, which is no start.
+    yield where(p.norm(delta) > 0, signs, delta)
 
 
 def _wide(p: Problem) -> Batch:

@@ -5,7 +5,7 @@ import torch
 from robustkit.attacks.decision.rays import RayS, _order
 from robustkit.combine import Cascade
 from robustkit.demo import load_data, load_model
-from robustkit.engine.criteria import Misclassification
+from robustkit.engine.criteria import Misclassification, Targeted
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
@@ -30,6 +30,23 @@ def test_it_finds_the_exact_minimum_of_linear_models_to_its_tolerance(plant):
     assert (ratio <= 1 + 3 * RayS().tolerance).all()
     # A whole round without a better ray ends the search: 2 * 8 - 1 turns.
     assert (ledger.forwards < 400).all()
+
+
+def test_a_pool_is_for_those_who_have_no_other_start(plant):
+    planted = plant(samples=20, features=16)
+    aimed = Targeted(as_tensor((planted.y + 1) % 3))
+
+    def found(pool):
+        x = as_tensor(planted.x)
+        p = Problem(planted.model(), x, aimed, get_norm("linf"), pool=pool)
+        return run(RayS(), p, budget=200)
+
+    plain, pooled = found(None), found(as_tensor(planted.x))
+    begun = plain.distance_after(2) < np.inf
+    same = plain.distance.raw == pooled.distance.raw
+    assert begun.any()
+    assert same[begun].all()
+    assert not same[~begun].any()
 
 
 def test_with_several_classes_it_stops_in_a_near_local_minimum(plant):

@@ -7,8 +7,10 @@ that no query is spent on a sample that waits for others; this is also where the
 best. Their results are kept in `.cache/decisions`; ours always run anew.
 
 With `--pool` everyone is given other images, none of them under attack: ours as a pool,
-peers as a starting point the nearest that is of another class to the network (found
-without queries, to their advantage).
+with their labels, peers as a starting point the nearest that is of another class to the
+network (found without queries, to their advantage). With `--targeted`, the class that
+the network thinks the least likely is to be reached, always from such images, without
+which nobody gets there.
 
 For EfficientNet-Lite0 see `data.py`: `--network efficientnet-lite0 --images 4 --queries
 1000 --peer-queries 1000`. It has no pool.
@@ -27,17 +29,21 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from data import DATA, EFFICIENTNET, network
+from data import DATA, EFFICIENTNET, least_likely, network
 from recorder import Spent, distance, is_adversarial
 from torch import Tensor, nn
 
 import robustkit as rk
+from robustkit.numerics.tensors import as_tensor
 from robustkit.registry import choose_attacks
+
+_Attack = Callable[["Curve", Tensor | None], None]
 
 CACHE = Path(__file__).resolve().parent / ".cache" / "decisions"
 NETWORKS = (
@@ -61,16 +67,25 @@ class Curve(nn.Module):
         y: (1,) its label.
         norm: By name.
         budget: Queries; the next ends the attack by `Spent`.
+        targeted: Whether the label is a target.
 
     Attributes:
         steps: Of every improvement: after how many queries, and the distance.
     """
 
     def __init__(
-        self, model: nn.Module, x: Tensor, y: Tensor, norm: str, budget: int
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        norm: str,
+        budget: int,
+        *,
+        targeted: bool = False,
     ) -> None:
         super().__init__()
         self.model, self.x, self.y, self.norm, self.budget = model, x, y, norm, budget
+        self.targeted = targeted
         self.queries = 0
         self.steps: list[tuple[int, float]] = []
         self.eval()
@@ -82,7 +97,8 @@ class Curve(nn.Module):
         z = z.reshape(-1, *self.x.shape[1:]).float()
         logits: Tensor = self.model(z)
         inside = ((z >= -1e-6) & (z <= 1 + 1e-6)).flatten(1).all(dim=1)
-        wrong = is_adversarial(logits, self.y.expand(len(z))) & inside
+        labels = self.y.expand(len(z))
+        wrong = is_adversarial(logits, labels, targeted=self.targeted) & inside
         for place in torch.nonzero(wrong).flatten().tolist():
             number = self.queries + place + 1
             size = float(distance(z[place : place + 1], self.x, self.norm))
@@ -97,8 +113,9 @@ def main() -> None:
     options = _options()
     for norm in options.norm:
         for net in options.network:
-            _table(options, norm, net, pool=False)
-            if options.pool and net != EFFICIENTNET:
+            if not options.targeted:
+                _table(options, norm, net, pool=False)
+            if (options.pool or options.targeted) and net != EFFICIENTNET:
                 _table(options, norm, net, pool=True)
 
 
@@ -116,6 +133,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=10_000)
     parser.add_argument("--peer-queries", type=int, default=5000)
     parser.add_argument("--pool", action="store_true", help="also with other images")
+    parser.add_argument("--targeted", action="store_true", help="with other images")
     parser.add_argument("--cached", action="store_true", help="run no peer")
     parser.add_argument("--data", type=Path, default=DATA)
     return parser.parse_args()
@@ -124,15 +142,18 @@ def _options() -> argparse.Namespace:
 def _table(options: argparse.Namespace, norm: str, net: str, pool: bool) -> None:
     model, x, y = network(options.data, net, options.images)
     others = _others(options, net, x) if pool else None
+    if options.targeted:
+        y = least_likely(options.data, net, options.images)
     asked = [q for q in QUERIES if q <= options.queries] or [options.queries]
-    print(f"\n{norm} {net}, {len(x)} images{', with a pool' if pool else ''}")
+    what = ", targeted" if options.targeted else ", with a pool" if pool else ""
+    print(f"\n{norm} {net}, {len(x)} images{what}")
     print(f"{'median distance after':24}" + "".join(f"{q:>9}" for q in asked))
     best = np.full(len(asked), np.inf)
     most = min(options.peer_queries, asked[-1])
     between = np.geomspace(asked[0], most, _BETWEEN).round().astype(int).tolist()
     least_area = np.nan
     for name in options.peers:
-        if norm not in PEERS[name][1]:
+        if norm not in PEERS[name].norms or options.targeted > PEERS[name].aims:
             continue
         found = peer_curves(
             name,
@@ -140,7 +161,8 @@ def _table(options: argparse.Namespace, norm: str, net: str, pool: bool) -> None
             net,
             (model, x, y),
             options.peer_queries,
-            others=others,
+            others=None if others is None else others[0],
+            targeted=options.targeted,
             cached=options.cached,
         )
         if found is None:
@@ -152,7 +174,10 @@ def _table(options: argparse.Namespace, norm: str, net: str, pool: bool) -> None
         least_area = np.fmin(least_area, _area(between, many))
         _line(name, medians)
     for name in options.attacks:
-        both, seconds = _ours(name, norm, model, x, y, others, [*between, *asked])
+        criterion = _criterion(y, targeted=options.targeted)
+        both, seconds = _ours(
+            name, norm, model, x, criterion, others, [*between, *asked]
+        )
         many, curve = np.median(both[:_BETWEEN], axis=1), both[_BETWEEN:]
         _line(f"ours: {name}", np.median(curve, axis=1))
         known = np.where(np.isfinite(best), best, np.nan)
@@ -163,7 +188,8 @@ def _table(options: argparse.Namespace, norm: str, net: str, pool: bool) -> None
             f"  found {share:.0%}, time {seconds / bare:.2f}, "
             f"area {area / least_area:.2f}"
         )
-    white = rk.run(rk.auto(norm), model, x, y, norm=norm)
+    criterion = _criterion(y, targeted=options.targeted)
+    white = rk.run(rk.auto(norm), model, x, criterion, norm=norm)
     print(f"{'white-box':24}{np.median(white.distance):9.4f}", flush=True)
 
 
@@ -175,14 +201,17 @@ def _line(name: str, values: np.ndarray) -> None:
     print(f"{name:24}" + "".join(f"{value:9.4f}" for value in values), flush=True)
 
 
-def _others(options: argparse.Namespace, net: str, x: Tensor) -> Tensor:
-    """The last images of the same data; none of them is under attack."""
+def _others(
+    options: argparse.Namespace, net: str, x: Tensor
+) -> tuple[Tensor, np.ndarray]:
+    """The last images of the same data, and their labels; none is under attack."""
     import data
 
     kind = data.networks(options.data)[net]["dataset"]
-    images = torch.tensor(data.loader(options.data).images(kind)[0][-_POOL:])
+    images, labels = (v[-_POOL:] for v in data.loader(options.data).images(kind))
+    images = torch.tensor(images)
     known = (images[:, None] == x[None]).flatten(2).all(dim=2).any(dim=1)
-    return images[~known]
+    return images[~known], labels[~known.numpy()]
 
 
 def _ours(
@@ -190,26 +219,25 @@ def _ours(
     norm: str,
     model: nn.Module,
     x: Tensor,
-    y: Tensor,
-    pool: Tensor | None,
+    criterion: rk.Criterion,
+    pool: tuple[Tensor, np.ndarray] | None,
     asked: list[int],
 ) -> tuple[np.ndarray, float]:
     """Distances (queries, n), and the seconds taken."""
-    from robustkit.engine.criteria import Misclassification
     from robustkit.engine.loop import run
     from robustkit.engine.problem import Problem
     from robustkit.models.base import Access
     from robustkit.models.torch import TorchModel
     from robustkit.numerics.norms import get_norm
-    from robustkit.numerics.tensors import as_tensor
 
     attacks = choose_attacks(name, get_norm(norm), Access.DECISION, asked[-1])
     problem = Problem(
         TorchModel(model),
         as_tensor(x),
-        Misclassification(as_tensor(y)),
+        criterion,
         get_norm(norm),
-        pool=None if pool is None else as_tensor(pool),
+        pool=None if pool is None else as_tensor(pool[0]),
+        pool_classes=None if pool is None else pool[1],
     )
     start = time.perf_counter()
     (attack,) = attacks.values()
@@ -236,6 +264,7 @@ def peer_curves(
     queries: int,
     *,
     others: Tensor | None = None,
+    targeted: bool = False,
     cached: bool = False,
 ) -> list[list[tuple[int, float]]] | None:
     """The curves of all samples (`Curve.steps`), from the cache where they are there.
@@ -247,27 +276,28 @@ def peer_curves(
         problem: The network, images and labels.
         queries: For each image.
         others: Images to start from; None: a start of the peer's own.
+        targeted: Whether the labels are targets.
         cached: Whether to run nothing.
 
     Returns:
         None where the peer is not installed, or nothing is in the cache.
     """
     model, x, y = problem
-    pool = "" if others is None else "-pool"
+    pool = "-targeted" if targeted else "" if others is None else "-pool"
     kept = CACHE / f"{net}-{norm}-{name}{pool}-{queries}.json"
     curves = json.loads(kept.read_text()) if kept.exists() else []
     if len(curves) < len(x) and not cached:
         for row in range(len(curves), len(x)):
             one, label = x[row : row + 1], y[row : row + 1]
-            curve = Curve(model, one, label, norm, queries)
-            start = None if others is None else _start(model, one, label, others, norm)
+            curve = Curve(model, one, label, norm, queries, targeted=targeted)
+            start = None if others is None else _start(curve, others)
             # What peers draw from.
             torch.manual_seed(row)  # noqa: TID251
             np.random.seed(row)  # noqa: TID251, NPY002
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 try:
-                    PEERS[name][0](curve, one, label, norm, start)
+                    PEERS[name].attack(curve, start)
                 except Spent:
                     pass
                 except ImportError:
@@ -281,12 +311,11 @@ def peer_curves(
 
 
 @torch.no_grad()
-def _start(
-    model: nn.Module, x: Tensor, y: Tensor, others: Tensor, norm: str
-) -> Tensor | None:
+def _start(curve: Curve, others: Tensor) -> Tensor:
     """(1, ...) the nearest of the others that is adversarial."""
-    wrong = others[is_adversarial(model(others), y.expand(len(others)))]
-    far = distance(wrong, x.expand(len(wrong), *x.shape[1:]), norm)
+    labels = curve.y.expand(len(others))
+    wrong = others[is_adversarial(curve.model(others), labels, targeted=curve.targeted)]
+    far = distance(wrong, curve.x.expand(len(wrong), *curve.x.shape[1:]), curve.norm)
     return wrong[far.argmin()][None]
 
 
@@ -296,70 +325,85 @@ def after(curves: list[list[tuple[int, float]]], queries: int) -> np.ndarray:
     return np.array([min(sizes, default=np.inf) for sizes in known])
 
 
-def _foolbox(name: str, **settings: Any) -> Callable[..., None]:
-    def attack(
-        curve: Curve, x: Tensor, y: Tensor, norm: str, start: Tensor | None
-    ) -> None:
+def _criterion(y: Tensor, *, targeted: bool) -> rk.Criterion:
+    kind = rk.Targeted if targeted else rk.Misclassification
+    return kind(as_tensor(y))
+
+
+def _foolbox(name: str, **settings: Any) -> _Attack:
+    def attack(curve: Curve, start: Tensor | None) -> None:
         import foolbox
 
-        own = {"constraint": norm} if name == "HopSkipJumpAttack" else {}
+        own = {"constraint": curve.norm} if name == "HopSkipJumpAttack" else {}
         guest = getattr(foolbox.attacks, name)(**settings, **own)
         model = foolbox.PyTorchModel(curve, bounds=(0, 1), device="cpu")
         more = {} if start is None else {"starting_points": start}
-        guest.run(model, x, foolbox.criteria.Misclassification(y), **more)
+        kinds = foolbox.criteria
+        kind = kinds.TargetedMisclassification if curve.targeted else None
+        guest.run(model, curve.x, (kind or kinds.Misclassification)(curve.y), **more)
 
     return attack
 
 
-def art(name: str, **settings: Any) -> Callable[..., None]:
-    """An attack of ART's on one sample: from a `Curve`, x, y, the norm and a start."""
+def art(name: str, **settings: Any) -> _Attack:
+    """An attack of ART's on one sample."""
 
-    def attack(
-        curve: Curve, x: Tensor, y: Tensor, norm: str, start: Tensor | None
-    ) -> None:
+    def attack(curve: Curve, start: Tensor | None) -> None:
         # GeoDA asks for what NumPy 2 no longer has.
         vars(np).setdefault("mat", np.asmatrix)
         from art.attacks import evasion
         from art.estimators.classification import PyTorchClassifier
 
+        x = curve.x
         classes = curve.model(x).shape[1]
         guest = PyTorchClassifier(
             curve, None, tuple(x.shape[1:]), classes, clip_values=(0.0, 1.0)
         )
-        order = {"l2": 2, "linf": np.inf}[norm]
-        own = {} if name == "SignOPTAttack" else {"norm": order}
+        order = {"l2": 2, "linf": np.inf}[curve.norm]
+        own: dict[str, Any] = {} if name == "SignOPTAttack" else {"norm": order}
+        if "targeted" in getattr(evasion, name).attack_params:
+            own["targeted"] = curve.targeted
         made = getattr(evasion, name)(guest, verbose=False, **settings, **own)
         CACHE.mkdir(parents=True, exist_ok=True)
         more = {}
         if start is not None and name != "GeoDA":
-            more = {"x_adv_init": start.numpy()}
+            place = "x_init" if name == "SignOPTAttack" else "x_adv_init"
+            more = {place: start.numpy()}
         # GeoDA leaves a file of frequencies where it runs.
         with contextlib.chdir(CACHE):
-            labels = np.eye(classes, dtype=np.float32)[y.numpy()]
+            labels = np.eye(classes, dtype=np.float32)[curve.y.numpy()]
             made.generate(x.numpy(), y=labels, **more)
 
     return attack
 
 
-_BOTH = ("l2", "linf")
-PEERS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
-    "foolbox-hopskipjump": (_foolbox("HopSkipJumpAttack", steps=1000), _BOTH),
-    "foolbox-boundary": (
-        _foolbox("BoundaryAttack", steps=100_000, tensorboard=False),
-        ("l2",),
+@dataclass(frozen=True)
+class Peer:
+    """An attack of another library.
+
+    Attributes:
+        attack: Runs it on a curve's sample, from a start (1, ...) if there is one.
+        norms: By name.
+        aims: Whether it can be targeted.
+    """
+
+    attack: _Attack
+    norms: tuple[str, ...] = ("l2", "linf")
+    aims: bool = True
+
+
+PEERS = {
+    "foolbox-hopskipjump": Peer(_foolbox("HopSkipJumpAttack", steps=1000)),
+    "foolbox-boundary": Peer(
+        _foolbox("BoundaryAttack", steps=100_000, tensorboard=False), ("l2",)
     ),
-    "foolbox-pointwise": (_foolbox("PointwiseAttack"), ("l0", "l1")),
-    "art-hopskipjump": (
-        art("HopSkipJump", targeted=False, max_iter=1000, init_size=100),
-        _BOTH,
-    ),
-    "art-geoda": (art("GeoDA", max_iter=5000), _BOTH),
-    "art-sign-opt": (
-        art("SignOPTAttack", targeted=False, max_iter=1000, query_limit=5000),
-        ("l2",),
+    "foolbox-pointwise": Peer(_foolbox("PointwiseAttack"), ("l0", "l1")),
+    "art-hopskipjump": Peer(art("HopSkipJump", max_iter=1000, init_size=100)),
+    "art-geoda": Peer(art("GeoDA", max_iter=5000), aims=False),
+    "art-sign-opt": Peer(
+        art("SignOPTAttack", max_iter=1000, query_limit=5000), ("l2",)
     ),
 }
-"""By name: how to run it, and its norms."""
 
 
 if __name__ == "__main__":

@@ -295,7 +295,7 @@ def _one_by_one(
         np.random.seed(1000 * seed + row)  # noqa: TID251, NPY002 (as it draws)
         with warnings.catch_warnings(), contextlib.suppress(Spent):
             warnings.simplefilter("ignore")
-            attack(curve, one, label, norm, None)
+            attack(curve, None)
         within = [q for q, size in curve.steps if size <= epsilon * (1 + 1e-4)]
         needed[row] = min(within, default=np.inf)
     return needed
