@@ -1,5 +1,6 @@
 """Lower bounds on the distances of a run, so that its curve has two sides."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -36,11 +37,11 @@ def check_method(method: str, norms: Sequence[str]) -> None:
         BadInput: There are none.
     """
     if method not in (*METHODS, "exact"):
-        if Path(method).is_file():
+        if isinstance(method, str | os.PathLike) and Path(method).is_file():
             return
         raise BadInput(
             f"there are no bounds '{method}', by name or as a file; "
-            f"{suggestion(method, (*METHODS, 'exact'))}"
+            f"{suggestion(str(method), (*METHODS, 'exact'))}"
         )
     possible = EXACT_NORMS if method == "exact" else NORMS
     for norm in norms:
