@@ -16,6 +16,7 @@ from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.goals import make_criterion, targets_of
 from robustkit.evaluation.lower import read_bounds, write_lower
 from robustkit.evaluation.opening import check_evaluated, model_and_data, reopened
+from robustkit.evaluation.preflight import examine
 from robustkit.evaluation.results import Results, Run, as_results
 from robustkit.models.base import Model
 from robustkit.numerics.tensors import Array, to_numpy
@@ -145,7 +146,7 @@ def bound_below(
             pass
         check_evaluated(results, opened, dataset)
     precise = opened.precise()
-    classes = int(results.run["model"]["classes"])
+    classes = examine(opened, dataset.example).classes
     make = make_criterion(precise, config["target"], None, classes, config["seed"])
     if method == "exact":
         bound = _exact(opened, dataset.example, timeout, config["seed"])

@@ -106,7 +106,7 @@ def describe(
         "model": {
             "name": model.name,
             "adapter": type(model).__name__,
-            "classes": recipe.classes,
+            "classes": recipe.classes - model.unlabelled,
             "abstains": model.abstains,
             "access": model.access.name.lower(),
             "fingerprint": recipe.fingerprint,
