@@ -80,7 +80,8 @@ def _steps_help(t: Trials) -> list[Finding]:
             "C4",
             Severity.SUSPICIOUS,
             f"{t.norm}: with twice the steps, {_name(t)} breaks {gained.sum()} of "
-            f"{len(gained)} samples more: with so few it has not converged",
+            f"{len(gained)} samples more: with so few it has not converged"
+            + (", or has met fewer lucky draws of the model" if t.random else ""),
             "give it more steps, or restarts, until more change nothing",
             {
                 "gain": float(gained.mean()),

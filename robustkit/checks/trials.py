@@ -38,6 +38,7 @@ class Trials:
         index: (n,) positions in the data.
         attack: What was tried, with its settings.
         own: Whether it is an attack of the run that is checked.
+        random: Whether the model's answers are.
         norm: In which sizes are measured.
         epsilons: (sizes,) ascending, norm units; the last is as large as can be.
         broken: (n, sizes) whether the attack succeeded within that size, with a fresh
@@ -66,6 +67,7 @@ class Trials:
     fixed: Array | None = None
     undefended: Array | None = None
     own: bool = False
+    random: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """What a picture needs, as plain data."""
@@ -204,6 +206,7 @@ def try_attack(
         fixed=_held_still(trial, widest) if random else None,
         undefended=bare,
         own=own,
+        random=random,
     )
 
 
