@@ -152,7 +152,7 @@ def half_the_width(
         bounds: Of valid inputs.
     """
     _, counts = np.unique(label, return_counts=True)
-    chance = max(1 / classes, float(counts.max() / len(label)))
+    chance = max(1 / classes, float(counts.max(initial=0) / max(len(label), 1)))
     return Curve(distance).robust_accuracy(bounds.width / 2), chance
 
 
@@ -363,7 +363,7 @@ def _one_attack_is_not_all(results: Results, norm: str) -> list[Finding]:
     alone = np.min(
         [_accuracies(results.distances(norm, name), epsilons) for name in names], axis=0
     )
-    gap = float((alone - together).max())
+    gap = float((alone - together).max(initial=0.0))
     if gap <= 0.01:
         return []
     return [
