@@ -89,16 +89,16 @@ def _nothing_found(results: Results, norm: str) -> list[Finding]:
     if not missing.any():
         return []
     share = float(missing.mean())
-    own = results.run["config"]["criterion"]
-    why = "Within the bounds every class can be reached, so attacks have failed there"
-    if own:
+    surely = _can_be_met(results)
+    why = "Other originals are adversarials for them, so attacks have failed there"
+    if not surely:
         why = (
             "Unless the criterion cannot be met within the bounds, attacks have failed"
         )
     return [
         Finding(
             "S4",
-            Severity.INVALIDATES if share > 0.05 and not own else Severity.SUSPICIOUS,
+            Severity.INVALIDATES if share > 0.05 and surely else Severity.SUSPICIOUS,
             f"{norm}: no adversarial of any size was found for {missing.sum()} of "
             f"{len(missing)} samples. {why}",
             "give them more passes, start from other samples (--pool), or attack "
@@ -107,6 +107,23 @@ def _nothing_found(results: Results, norm: str) -> list[Finding]:
             _at(results, missing),
         )
     ]
+
+
+def _can_be_met(results: Results) -> bool:
+    """Whether the answers to the originals show that every sample has an adversarial.
+
+    A model that answers one and the same everywhere has none, and no attack fails.
+    """
+    config, model = results.run["config"], results.run["model"]
+    seen = np.unique(results.prediction[results.prediction >= 0])
+    if model.get("abstains"):
+        seen = seen[seen < model["classes"]]
+    if config["criterion"]:
+        return False
+    target = config["target"]
+    if isinstance(target, int):
+        return target in seen
+    return len(seen) > 1 if target is None else len(seen) >= model["classes"]
 
 
 def _better_than_chance(results: Results, norm: str) -> list[Finding]:
