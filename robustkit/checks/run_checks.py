@@ -93,7 +93,8 @@ def _nothing_found(results: Results, norm: str) -> list[Finding]:
     why = "Other originals are adversarials for them, so attacks have failed there"
     if not surely:
         why = (
-            "Unless the criterion cannot be met within the bounds, attacks have failed"
+            "Unless nothing within the bounds is adversarial for them, attacks have "
+            "failed"
         )
     return [
         Finding(
