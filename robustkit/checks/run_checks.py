@@ -339,7 +339,7 @@ def _little_variety(results: Results) -> list[Finding]:
     """C9, once for all norms that it is true of."""
     access = _access(results)
     names = {norm: set(results.attacks(norm)) for norm in results.norms}
-    weak = [n for n in results.norms if names[n] <= baselines(results).keys()]
+    weak = [n for n, ran in names.items() if ran and ran <= baselines(results).keys()]
     kinds = {n: {access[a] for a in names[n] if a in access} for n in results.norms}
     alike = [n for n in results.norms if kinds[n] == {Access.GRADIENT}]
     alike = [n for n in alike if n not in weak and not _given_up(results, n)]
