@@ -417,6 +417,10 @@ def test_labels_that_are_no_classes(planted):
 def test_gradient_attacks_need_gradients(planted):
     with pytest.raises(BadInput, match="needs gradient access"):
         rk.evaluate(planted.logits, (planted.x, planted.y), attacks=["fmn"])
+    # What is named instead can minimise the norm.
+    data, instead = (planted.x, planted.y), r"auto, gaussian-noise, salt-and-pepper$"
+    with pytest.raises(BadInput, match=instead):
+        rk.evaluate(planted.logits, data, attacks=["fmn"], norm="l0")
 
 
 def test_bounds_of_the_model_are_those_of_the_data(planted):
