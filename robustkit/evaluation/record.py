@@ -86,7 +86,7 @@ def describe(
         "headers": recipe.headers and dict(recipe.headers),
         "shard": shard and list(shard),
         "time_limit": recipe.time_limit,
-        "compiled": compiled,
+        "compiled": bool(compiled),
     }
     return {
         "schema": SCHEMA,
