@@ -1,13 +1,33 @@
-"""What numbers that a caller gives must be."""
+"""What numbers and functions that a caller gives must be."""
 
 import math
 import operator
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 from robustkit.errors import BadInput
 
-__all__ = ["as_number", "as_seed", "as_whole"]
+__all__ = ["as_function", "as_number", "as_seed", "as_whole"]
+
+F = TypeVar("F")
+
+
+def as_function(value: F, what: str) -> F:
+    """What can be called.
+
+    Args:
+        value: A function, or any other object that can be called.
+        what: It is, for the message.
+
+    Raises:
+        BadInput: It cannot be called.
+
+    >>> as_function(len, "the model")
+    <built-in function len>
+    """
+    if not callable(value):
+        raise BadInput(f"{what} must be a function; got {value!r}")
+    return value
 
 
 def as_whole(value: Any, what: str, least: int | None = None) -> int:

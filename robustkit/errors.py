@@ -36,9 +36,11 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error says of itself, for the middle of a message.
+    """What an error says of itself, for the middle of a message and for files.
 
     >>> in_one_line(KeyError("no such name"))
     "KeyError: 'no such name'"
     """
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    # Halves of characters, as names of files may have, cannot be written.
+    return said.encode("utf-8", "backslashreplace").decode()

@@ -176,10 +176,11 @@ def choose_attacks(
                 f"minimise {', '.join(sorted(attack.norms))}"
             )
         if attack.access > access:
+            less = ("auto", *_named("standard", norm, access, None))
             raise BadInput(
                 f"the attack '{name}' needs {attack.access.name.lower()} access, but "
                 f"there is {access.name.lower()} access only; attacks for that: "
-                f"{', '.join(_STANDARD[access])}"
+                f"{', '.join(less)}"
             )
     if budget is None:
         return chosen

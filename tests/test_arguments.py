@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from robustkit.arguments import as_number, as_seed, as_whole
+import robustkit as rk
+from robustkit.arguments import as_function, as_number, as_seed, as_whole
 from robustkit.errors import BadInput
 
 
@@ -56,3 +57,24 @@ def test_what_is_no_such_number(value, message):
 def test_what_is_no_seed(value):
     with pytest.raises(BadInput, match="the seed must be"):
         as_seed(value)
+
+
+def test_what_cannot_be_called():
+    with pytest.raises(BadInput, match="the model must be a function; got 'x'"):
+        as_function("x", "the model")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        rk.NumPyModel,
+        rk.TorchModel,
+        rk.JaxModel,
+        lambda x: rk.LabelModel(x, 3),
+        lambda x: rk.NumPyModel(len, gradient=x),
+    ],
+)
+@pytest.mark.parametrize("value", ["x", 0])
+def test_models_are_functions(make, value):
+    with pytest.raises(BadInput, match=f"must be a function; got {value!r}"):
+        make(value)

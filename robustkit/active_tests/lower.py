@@ -1,5 +1,6 @@
 """Lower bounds on the distances of a run, so that its curve has two sides."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -15,6 +16,7 @@ from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.goals import make_criterion, targets_of
 from robustkit.evaluation.lower import read_bounds, write_lower
 from robustkit.evaluation.opening import check_evaluated, model_and_data, reopened
+from robustkit.evaluation.preflight import examine
 from robustkit.evaluation.results import Results, Run, as_results
 from robustkit.models.base import Model
 from robustkit.numerics.tensors import Array, to_numpy
@@ -36,11 +38,11 @@ def check_method(method: str, norms: Sequence[str]) -> None:
         BadInput: There are none.
     """
     if method not in (*METHODS, "exact"):
-        if Path(method).is_file():
+        if isinstance(method, str | os.PathLike) and Path(method).is_file():
             return
         raise BadInput(
             f"there are no bounds '{method}', by name or as a file; "
-            f"{suggestion(method, (*METHODS, 'exact'))}"
+            f"{suggestion(str(method), (*METHODS, 'exact'))}"
         )
     possible = EXACT_NORMS if method == "exact" else NORMS
     for norm in norms:
@@ -144,7 +146,7 @@ def bound_below(
             pass
         check_evaluated(results, opened, dataset)
     precise = opened.precise()
-    classes = int(results.run["model"]["classes"])
+    classes = examine(opened, dataset.example).classes
     make = make_criterion(precise, config["target"], None, classes, config["seed"])
     if method == "exact":
         bound = _exact(opened, dataset.example, timeout, config["seed"])

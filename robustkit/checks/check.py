@@ -148,7 +148,7 @@ def check(
     results = None
     if run is not None:
         results = as_results(run)
-        _check_inputs(results, x)
+        _check_of_run(results, x, examined.classes)
         found += _of_run(results)
     seen = None
     # Before adversarials near these samples are asked about: a model may remember.
@@ -233,14 +233,26 @@ def _check_attack(attack: Any) -> None:
         )
 
 
-def _check_inputs(results: Results, x: Array) -> None:
+def _check_of_run(results: Results, x: Array, classes: int) -> None:
+    """Whether a run can be of inputs (n, ...) and of a model with so many scores."""
+    target = results.run["config"]["target"]
+    named = [results.label, np.array([target] if isinstance(target, int) else [], int)]
     for norm in results.norms:
-        points = results.adversarials(norm)["x_adversarial"]
+        best = results.adversarials(norm)
+        named.append(best["label"])
+        points = best["x_adversarial"]
         if len(points) and points.shape[1:] != x.shape[1:]:
             raise BadInput(
                 f"the run's inputs have shape {points.shape[1:]}, those of the data "
                 f"{x.shape[1:]}; give the model and the data of the run"
             )
+    every = np.concatenate(named)
+    wrong = every[(every < 0) | (every >= classes)]
+    if len(wrong):
+        raise BadInput(
+            f"the run is about the class {wrong[0]}, and the model has {classes} "
+            "classes, from 0; give the model and the data of the run"
+        )
 
 
 def _of_run(results: Results) -> list[Finding]:

@@ -95,8 +95,9 @@ def _half_the_steps(results: Results, norm: str) -> list[Finding]:
             "C4",
             Severity.SUSPICIOUS,
             f"{norm}: the second half of the steps ({names}) broke "
-            f"{of_samples(gain.sum(), len(gain))} more within {sizes[best]:.3g}: the "
-            "attacks have not converged, and more steps will break more",
+            f"{of_samples(gain.sum(), len(gain))} more within {sizes[best]:.3g}. "
+            "Unless the model answers at random and they were lucky draws, the attacks "
+            "have not converged, and more steps may break more",
             "give them more steps (--budget), or restarts, until more change nothing",
             {
                 "gain": float(gain.mean()),

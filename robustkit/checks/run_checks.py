@@ -89,16 +89,17 @@ def _nothing_found(results: Results, norm: str) -> list[Finding]:
     if not missing.any():
         return []
     share = float(missing.mean())
-    own = results.run["config"]["criterion"]
-    why = "Within the bounds every class can be reached, so attacks have failed there"
-    if own:
+    surely = _can_be_met(results)
+    why = "Other originals are adversarials for them, so attacks have failed there"
+    if not surely:
         why = (
-            "Unless the criterion cannot be met within the bounds, attacks have failed"
+            "Unless nothing within the bounds is adversarial for them, attacks have "
+            "failed"
         )
     return [
         Finding(
             "S4",
-            Severity.INVALIDATES if share > 0.05 and not own else Severity.SUSPICIOUS,
+            Severity.INVALIDATES if share > 0.05 and surely else Severity.SUSPICIOUS,
             f"{norm}: no adversarial of any size was found for {missing.sum()} of "
             f"{len(missing)} samples. {why}",
             "give them more passes, start from other samples (--pool), or attack "
@@ -107,6 +108,23 @@ def _nothing_found(results: Results, norm: str) -> list[Finding]:
             _at(results, missing),
         )
     ]
+
+
+def _can_be_met(results: Results) -> bool:
+    """Whether the answers to the originals show that every sample has an adversarial.
+
+    A model that answers one and the same everywhere has none, and no attack fails.
+    """
+    config, model = results.run["config"], results.run["model"]
+    seen = np.unique(results.prediction[results.prediction >= 0])
+    if model.get("abstains"):
+        seen = seen[seen < model["classes"]]
+    if config["criterion"]:
+        return False
+    target = config["target"]
+    if isinstance(target, int):
+        return target in seen
+    return len(seen) > 1 if target is None else len(seen) >= model["classes"]
 
 
 def _better_than_chance(results: Results, norm: str) -> list[Finding]:
@@ -152,7 +170,7 @@ def half_the_width(
         bounds: Of valid inputs.
     """
     _, counts = np.unique(label, return_counts=True)
-    chance = max(1 / classes, float(counts.max() / len(label)))
+    chance = max(1 / classes, float(counts.max(initial=0) / max(len(label), 1)))
     return Curve(distance).robust_accuracy(bounds.width / 2), chance
 
 
@@ -321,7 +339,7 @@ def _little_variety(results: Results) -> list[Finding]:
     """C9, once for all norms that it is true of."""
     access = _access(results)
     names = {norm: set(results.attacks(norm)) for norm in results.norms}
-    weak = [n for n in results.norms if names[n] <= baselines(results).keys()]
+    weak = [n for n, ran in names.items() if ran and ran <= baselines(results).keys()]
     kinds = {n: {access[a] for a in names[n] if a in access} for n in results.norms}
     alike = [n for n in results.norms if kinds[n] == {Access.GRADIENT}]
     alike = [n for n in alike if n not in weak and not _given_up(results, n)]
@@ -363,7 +381,7 @@ def _one_attack_is_not_all(results: Results, norm: str) -> list[Finding]:
     alone = np.min(
         [_accuracies(results.distances(norm, name), epsilons) for name in names], axis=0
     )
-    gap = float((alone - together).max())
+    gap = float((alone - together).max(initial=0.0))
     if gap <= 0.01:
         return []
     return [

@@ -6,7 +6,7 @@ from robustkit.checks.baselines import baselines
 from robustkit.checks.finding import Finding, Severity, of_samples
 from robustkit.engine.trace import Trace
 from robustkit.evaluation.results import Results
-from robustkit.evaluation.traces import Traced
+from robustkit.evaluation.traces import TRACED, Traced
 from robustkit.numerics.tensors import Array
 
 __all__ = ["check_traces", "lost", "unfinished"]
@@ -40,7 +40,7 @@ def check_traces(results: Results) -> list[Finding]:
             if len(traced) == 0 or kinds.get(name) == "noise":
                 continue
             if access.get(name) == "gradient":
-                found += lost(traced, name, norm)
+                found += lost(traced, name, norm, min(len(results.index), TRACED))
             place = np.searchsorted(results.index, traced.index)
             own = results.distances(norm, name)[place]
             # Where another attack came nearer, its last steps do not matter.
@@ -49,19 +49,22 @@ def check_traces(results: Results) -> list[Finding]:
     return found
 
 
-def lost(traced: Traced, attack: str, norm: str) -> list[Finding]:
+def lost(traced: Traced, attack: str, norm: str, samples: int) -> list[Finding]:
     """S1: adversarials were seen, and the attack ended far from any.
 
     Args:
         traced: Samples that the attack worked on.
         attack: Its name.
         norm: Whose distance it minimised.
+        samples: How many were evaluated up to the last of them; those that are
+            adversarial from the start are among them, and have no trace.
     """
     trace = traced.trace
     broken = trace.first_adversarial >= -1
     away = broken & (trace.first_margin > 0)
     away &= trace.last_margin > _FAR * trace.first_margin
     share = float(away.sum() / max(broken.sum(), 1))
+    of_all = float(away.sum() / samples)
     if share <= _SOME or broken.sum() < _ENOUGH:
         return []
     return [
@@ -72,10 +75,10 @@ def lost(traced: Traced, attack: str, norm: str) -> list[Finding]:
             f"{of_samples(away.sum(), broken.sum())}. The number here stands, since "
             "the nearest of all questions counts; by the attack's last points alone, "
             "as many packages report, robust accuracy would be up to "
-            f"{100 * away.mean():.0f} points higher",
+            f"{100 * of_all:.0f} points higher",
             "smaller steps towards the end; report the best point of a run, never the "
             "last",
-            {"share": share, "last not adversarial": float(away.mean())},
+            {"share": share, "last not adversarial": of_all},
             _at(traced, away),
         )
     ]

@@ -80,7 +80,8 @@ def _steps_help(t: Trials) -> list[Finding]:
             "C4",
             Severity.SUSPICIOUS,
             f"{t.norm}: with twice the steps, {_name(t)} breaks {gained.sum()} of "
-            f"{len(gained)} samples more: with so few it has not converged",
+            f"{len(gained)} samples more: with so few it has not converged"
+            + (", or has met fewer lucky draws of the model" if t.random else ""),
             "give it more steps, or restarts, until more change nothing",
             {
                 "gain": float(gained.mean()),
@@ -173,13 +174,15 @@ def _unbounded_fails(t: Trials) -> list[Finding]:
     least = at_least(int(left.sum()), len(left))
     if least <= _POINT:
         return []
+    bad = left.mean() > 0.5 and t.several
     return [
         Finding(
             "S4",
-            Severity.INVALIDATES if left.mean() > 0.5 else Severity.SUSPICIOUS,
+            Severity.INVALIDATES if bad else Severity.SUSPICIOUS,
             f"{t.norm}: {_name(t)} may go anywhere within the bounds and still fails "
-            f"at {of_samples(left.sum(), len(left))}, though every class can be "
-            "reached: attack, loss or gradients are broken",
+            f"at {of_samples(left.sum(), len(left))}. "
+            + ("" if t.several else "Unless the model answers the same everywhere, ")
+            + "attack, loss or gradients are broken",
             "look at the findings about gradients first; start from other samples "
             "(--pool), or attack without gradients (--access decision)",
             {"share": float(left.mean())},

@@ -38,6 +38,8 @@ class Trials:
         index: (n,) positions in the data.
         attack: What was tried, with its settings.
         own: Whether it is an attack of the run that is checked.
+        random: Whether the model's answers are.
+        several: Whether the model was seen to tell classes apart.
         norm: In which sizes are measured.
         epsilons: (sizes,) ascending, norm units; the last is as large as can be.
         broken: (n, sizes) whether the attack succeeded within that size, with a fresh
@@ -66,6 +68,8 @@ class Trials:
     fixed: Array | None = None
     undefended: Array | None = None
     own: bool = False
+    random: bool = False
+    several: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """What a picture needs, as plain data."""
@@ -160,10 +164,12 @@ def try_attack(
         return None
     model = isolated(model)
     logits = np.array(to_numpy(model.logits(model.to_tensor(x))), dtype=np.float64)
-    known = np.isfinite(logits.max(axis=1))
-    correct = np.flatnonzero(known & (logits.argmax(axis=1) == label))
+    known, answer = np.isfinite(logits.max(axis=1)), logits.argmax(axis=1)
+    correct = np.flatnonzero(known & (answer == label))
     if len(correct) == 0:
         return None
+    labelled = answer < logits.shape[1] - int(model.abstains)
+    several = len(np.unique(answer[known & labelled])) > 1
     x, label, logits = x[correct], label[correct], logits[correct]
     trial = _Trial(model, x, label, norm, chosen, seed)
     widest = trial.widest()
@@ -204,6 +210,8 @@ def try_attack(
         fixed=_held_still(trial, widest) if random else None,
         undefended=bare,
         own=own,
+        random=random,
+        several=several,
     )
 
 

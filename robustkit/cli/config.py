@@ -164,7 +164,8 @@ def _name(parameter: click.Parameter) -> str:
 
 def _as_typed(parameter: click.Parameter, value: Any) -> Any:
     """A value of TOML or JSON as somebody would type it."""
-    if isinstance(value, bool):
+    # Elsewhere it is a mistake, and as a number it would be one.
+    if isinstance(value, bool) and getattr(parameter, "is_flag", False):
         return value
     if isinstance(value, dict):
         # For each norm, as in `--epsilons l2=0.5,1`.

@@ -22,12 +22,13 @@ def reporting_errors(folder: Callable[[], Path | None]) -> Iterator[None]:
 
     def kept(mended: str = "") -> str:
         place = folder()
-        if not (place and place.exists()):
+        # What comes before is the place alone.
+        if not (place and (place / "run.json").exists()):
             return ""
         from robustkit.evaluation.store import SHARDS
 
         shards = place / SHARDS
-        goes_on = shards.is_dir() and (place / "run.json").exists()
+        goes_on = shards.is_dir()
         if mended and goes_on and not any(shards.glob("*.shard")):
             # Nothing is lost by beginning anew, once it is.
             return ""
@@ -76,6 +77,10 @@ def reporting_errors(folder: Callable[[], Path | None]) -> Iterator[None]:
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            mend = kept("once that is mended, ")
+            click.echo(f"error: no permission ({error}){mend}", err=True)
+            sys.exit(2)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             unexpected(error)
         click.echo(f"error: the disk is full ({error}){kept()}", err=True)

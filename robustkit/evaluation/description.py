@@ -59,7 +59,7 @@ def check_description(run: Mapping[str, Any], path: Path) -> None:
         ("asked", "attacks"): _attacks,
         ("model", "name"): _text,
         ("model", "adapter"): _text,
-        ("model", "classes"): _whole,
+        ("model", "classes"): _count,
         ("model", "access"): _text,
         ("model", "fingerprint"): _or_none(_text),
         ("data", "name"): _text,
@@ -85,6 +85,7 @@ def check_description(run: Mapping[str, Any], path: Path) -> None:
     # Versions before may not have them.
     optional: dict[tuple[str, ...], Kind] = {
         ("finished",): _text,
+        ("attack_access",): _map_of(_text),
         ("attack_baseline",): _map_of(_or_none(_text)),
         ("failure",): _text,
         ("data", "fingerprint"): _or_none(_text),
@@ -149,6 +150,10 @@ def _text(value: Any) -> bool:
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _count(value: Any) -> bool:
+    return _whole(value) and value > 0
 
 
 def _yes_or_no(value: Any) -> bool:

@@ -124,7 +124,8 @@ def evaluate(
         out: Run folder to write; None: a temporary one, removed with the results
             (`Results.save` keeps them). If it holds an unfinished run with the same
             model, data, settings and versions, that run goes on.
-        progress: Called now and then, at most ten times a second.
+        progress: Called now and then, at most ten times a second; if it raises, it is
+            called no more, with a warning.
         trackers: A TensorBoard `SummaryWriter`, the module `mlflow`, a `wandb` run, or
             several: told the settings, the numbers after each attack on a batch, and
             those of the whole run.

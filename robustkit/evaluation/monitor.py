@@ -3,7 +3,9 @@
 import csv
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +34,8 @@ class Monitor:
     Args:
         samples: How many there are to evaluate; None: not known.
         steps: The most that each attack takes, by norm and name.
-        progress: Called with each step of progress, or None.
+        progress: Called with each step of progress, or None. What raises is left out
+            from then on, with a warning.
         trackers: See `as_tracker`.
 
     Attributes:
@@ -116,7 +119,8 @@ class Monitor:
             tracker.end(values, str(results.path))
 
     def _progress(self, event: Progress) -> None:
-        assert self._callback is not None
+        if self._callback is None:
+            return
         # Rows of this batch that are done in part, beyond those of finished shards.
         batch = self._first_of.get(event.first, -1)
         finished = self._by_batch.get(batch, 0)
@@ -126,15 +130,26 @@ class Monitor:
             overall = min((self._done + partly) / self._rows, 1.0)
         if self._ahead is not None:
             left = self._ahead.seconds((event.norm, event.attack), partly, event.busy)
-        self._callback(
-            replace(
-                event,
-                overall=overall,
-                passes_per_second=self._rate(),
-                seconds_left=left,
-                median=self._median(event.norm),
-            )
+        told = replace(
+            event,
+            overall=overall,
+            passes_per_second=self._rate(),
+            seconds_left=left,
+            median=self._median(event.norm),
         )
+        try:
+            self._callback(told)
+        except Exception as error:
+            # It is asked in the middle of an attack, where it would be the model's.
+            self._callback = None
+            # Where standard error is closed, nobody is left to be warned.
+            with suppress(OSError):
+                warnings.warn(
+                    f"progress raised {type(error).__name__} ({error}) and is told no "
+                    "more; the evaluation goes on",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
 
     def _rate(self) -> float | None:
         """Passes per second, once there are any."""

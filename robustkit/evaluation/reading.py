@@ -68,6 +68,10 @@ def read_table(path: Path) -> dict[str, Array]:
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise ValueError(f"its columns are {reader.fieldnames}")
             for row in reader:
+                if None in row or row[COLUMNS[-1]] is None:
+                    raise ValueError(
+                        f"line {reader.line_num} has not {len(COLUMNS)} values"
+                    )
                 for name in _INTEGERS:
                     integers[name].append(int(row[name]))
                 for name in _NUMBERS:

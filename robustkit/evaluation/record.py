@@ -86,7 +86,7 @@ def describe(
         "headers": recipe.headers and dict(recipe.headers),
         "shard": shard and list(shard),
         "time_limit": recipe.time_limit,
-        "compiled": compiled,
+        "compiled": bool(compiled),
     }
     return {
         "schema": SCHEMA,
@@ -106,7 +106,7 @@ def describe(
         "model": {
             "name": model.name,
             "adapter": type(model).__name__,
-            "classes": recipe.classes,
+            "classes": recipe.classes - model.unlabelled,
             "abstains": model.abstains,
             "access": model.access.name.lower(),
             "fingerprint": recipe.fingerprint,

@@ -205,7 +205,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write strict JSON, whole or not at all: what is not finite becomes null."""
     text = json.dumps(_plain(content), indent=2, allow_nan=False, ensure_ascii=False)
     with write_atomically(path) as file:
-        file.write(f"{text}\n".encode())
+        # Halves of characters, as names of files may have, as JSON escapes them.
+        file.write(f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

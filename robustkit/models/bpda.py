@@ -58,7 +58,8 @@ class BPDA(Wrapper):
         ICML 2018, section 4.1. The automatic form is this project's.
 
     Raises:
-        BadInput: There is no such layer, or no torch module to look for it in.
+        BadInput: There is no such layer, or no torch module to look for it in; or a
+            part is neither named nor a function.
 
     >>> from robustkit.models.torch import TorchModel
     >>> quantise = lambda x: (8 * x).round() / 8
@@ -79,9 +80,9 @@ class BPDA(Wrapper):
         backward: str | _Approximation = "identity",
     ) -> None:
         super().__init__(model)
-        if isinstance(backward, str) and backward != "identity":
+        if backward != "identity" and not callable(backward):
             raise BadInput(
-                f"unknown backward pass '{backward}'; give 'identity' or a function"
+                f"unknown backward pass {backward!r}; give 'identity' or a function"
             )
         if layer is not None and before is not None:
             raise BadInput("name either the layer, or the one before which to replace")
@@ -89,8 +90,12 @@ class BPDA(Wrapper):
         names: Sequence[str] = ()
         if isinstance(layer, str):
             names = (layer,)
-        elif layer is not None and not callable(layer):
+        elif isinstance(layer, Sequence):
             names = layer
+        elif layer is not None and not callable(layer):
+            raise BadInput(
+                f"expected the name of a layer, several, or a function; got {layer!r}"
+            )
         # The layers themselves, since inside a model cut short names are others.
         self._layers = {name: _layer(model, name)[1] for name in names}
         self._before = before

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.arguments import as_function
 from robustkit.errors import BadInput, MissingPackage
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
 from robustkit.numerics.bounds import BoundsLike, as_bounds
@@ -50,6 +51,9 @@ class JaxModel(Model):
         bounds: Of valid inputs, in input units.
         name: For people.
 
+    Raises:
+        BadInput: It is no function.
+
     >>> model = JaxModel(lambda x: x @ jnp.ones((4, 3)))
     >>> model.logits(model.to_tensor(np.zeros((2, 4), np.float32))).shape
     (2, 3)
@@ -66,7 +70,7 @@ class JaxModel(Model):
     ) -> None:
         self.bounds = as_bounds(bounds)
         self.name = name or native_name(function)
-        self._function = function
+        self._function = as_function(function, "the model")
         self._compiles, self._traced = True, False
         self._padding = Padding()
         self._compiled_scores = jax.jit(self._scores)

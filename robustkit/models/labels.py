@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.arguments import as_function
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, native_name
 from robustkit.numerics.bounds import BoundsLike, as_bounds
@@ -127,8 +128,8 @@ class LabelModel(Model):
         name: For people.
 
     Raises:
-        BadInput: There are fewer than two classes, or names occur twice. When asked: an
-            answer is not as described.
+        BadInput: It is no function, there are fewer than two classes, or names occur
+            twice. When asked: an answer is not as described.
 
     >>> model = LabelModel(
     ...     lambda x: ["dark" if image.mean() < 0.5 else "bright" for image in x],
@@ -152,7 +153,8 @@ class LabelModel(Model):
         self.bounds = as_bounds(bounds)
         self.access = Access.SCORE if scores else Access.DECISION
         self.name = name or native_name(function)
-        self._function, self._scored = function, scores
+        self._function = as_function(function, "the model")
+        self._scored = scores
         self._classes = Classes(classes, self.name)
 
     @property

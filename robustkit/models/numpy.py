@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.arguments import as_function
 from robustkit.models.base import Access, Model, PullBack, native_name
 from robustkit.numerics.bounds import BoundsLike, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, to_numpy
@@ -21,6 +22,9 @@ class NumPyModel(Model):
         gradient: Optional. From x (n, ...) and slopes (n, classes), the derivative of
             a loss with regard to the logits, to its derivative with regard to x.
         name: For people.
+
+    Raises:
+        BadInput: One of them is no function.
 
     >>> weights = np.eye(3, 2)
     >>> model = NumPyModel(lambda x: x @ weights, gradient=lambda x, s: s @ weights.T)
@@ -39,7 +43,9 @@ class NumPyModel(Model):
         self.bounds = as_bounds(bounds)
         self.access = Access.SCORE if gradient is None else Access.GRADIENT
         self.name = name or native_name(function)
-        self._function = function
+        self._function = as_function(function, "the model")
+        if gradient is not None:
+            as_function(gradient, "the model's gradient")
         self._gradient = gradient
 
     def logits(self, x: Batch) -> Tensor:

@@ -13,6 +13,7 @@ from torch._functorch import config as functorch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 
+from robustkit.arguments import as_function
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
 from robustkit.models.straight_through import inside_module
@@ -49,7 +50,7 @@ class TorchModel(Model):
         name: For people.
 
     Raises:
-        BadInput: The module has parameters yet to be made, was made under
+        BadInput: It cannot be called, has parameters yet to be made, was made under
             `torch.inference_mode`, or cannot be moved or computed with as asked for. In
             questions: it is asked under that mode, writes into its input, or returns no
             logits.
@@ -76,7 +77,7 @@ class TorchModel(Model):
     ) -> None:
         self.bounds = as_bounds(bounds)
         self.name = name or native_name(module)
-        self._module = module
+        self._module = as_function(module, "the model")
         self._autocast, self._channels_last = autocast, channels_last
         self._open, self._untouched = False, False
         self._layers: list[torch.nn.Module] = []

@@ -70,7 +70,7 @@ def write_page(content: Content, path: Path, *, comparison_only: bool = False) -
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as file:
-            file.write(page.encode())
+            file.write(page.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise BadInput(f"cannot write the report to '{path}': {error}") from error
     return path

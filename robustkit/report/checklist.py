@@ -39,13 +39,17 @@ def checklist(run: Run) -> str:
     results = as_results(run)
     path = results.path / FINDINGS
     content = printable(read_json(path)) if path.exists() else {}
-    found = content.get("findings")
-    if content and not all(
-        isinstance(f, dict) and {"id", "severity", "diagnosis"} <= f.keys()
-        for f in (found if isinstance(found, list) else "?")
+    found, measured = content.get("findings"), content.get("measured", {})
+    if content and not (
+        isinstance(measured, dict)
+        and isinstance(measured.get("trials", {}), dict)
+        and all(
+            isinstance(f, dict) and {"id", "severity", "diagnosis"} <= f.keys()
+            for f in (found if isinstance(found, list) else "?")
+        )
     ):
         raise BadInput(f"'{path}' does not hold findings")
-    trials = content.get("measured", {}).get("trials")
+    trials = measured.get("trials")
     asked = Asked(results, found, bool(content.get("samples")), trials or {})
     config = results.run["config"]
     lines = [

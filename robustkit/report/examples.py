@@ -101,7 +101,7 @@ def choose(results: Results, norm: str, data: DataSet | None) -> Gallery:
             nearest and of the farthest, and of some drawn at random.
 
     Raises:
-        BadInput: `data` does not hold the originals of the run.
+        BadInput: `data`, or examples.npz, does not hold the originals of the run.
     """
     path = results.path / "best.npz"
     if not path.exists():
@@ -111,8 +111,17 @@ def choose(results: Results, norm: str, data: DataSet | None) -> Gallery:
     every = every[np.argsort(best["distance"][every], kind="stable")]
     originals: dict[int, Array] = {}
     ranks = np.arange(len(every))
+    source, mend = (
+        "the originals given are not those of this run",
+        "give the data that was evaluated",
+    )
     if data is None:
         originals = read_examples(results.path / "examples.npz")
+        source, mend = (
+            f"the examples.npz and the best.npz of '{results.path}' do not belong "
+            "together",
+            "give the folder that `robustkit eval` wrote, unchanged",
+        )
         ranks = np.flatnonzero(np.isin(best["index"][every], list(originals)))
     rows = every[ranks]
     wished = _spread(len(every) if len(ranks) else 0, len(_PLACES))
@@ -146,8 +155,11 @@ def choose(results: Results, norm: str, data: DataSet | None) -> Gallery:
 
     def pair(row: int) -> _Pair:
         x, index = best["x_adversarial"][row], int(best["index"][row])
-        if data is not None:
-            _check(originals.get(index), x, float(best["distance"][row]), norm, index)
+        if not _at_distance(originals.get(index), x, best["distance"][row], norm):
+            raise BadInput(
+                f"{source}: sample {index} is missing or is not at the distance "
+                f"recorded; {mend}"
+            )
         bounds = results.run["config"]["bounds"]
         return _Pair(originals[index], np.array(x), bounds[0], bounds[1])
 
@@ -263,19 +275,16 @@ def _wanted(data: DataSet, places: set[int]) -> dict[int, Array]:
     return found
 
 
-def _check(
-    x: Array | None, adversarial: Array, distance: float, norm: str, index: int
-) -> None:
-    if x is not None and x.shape == adversarial.shape:
-        delta = as_tensor(adversarial[None].astype(np.float64) - x[None])
-        size = float(to_numpy(get_norm(norm)(delta))[0])
-        # Which axis holds the channels is not recorded.
-        if norm == "l0-pixels" or math.isclose(size, distance, rel_tol=1e-3):
-            return
-    raise BadInput(
-        f"the originals given are not those of this run: sample {index} is missing or "
-        "is not at the distance recorded; give the data that was evaluated"
-    )
+def _at_distance(
+    x: Array | None, adversarial: Array, distance: float, norm: str
+) -> bool:
+    """Whether an adversarial is a finite input, at that distance from an original."""
+    if x is None or x.shape != adversarial.shape or not np.isfinite(adversarial).all():
+        return False
+    delta = as_tensor(adversarial[None].astype(np.float64) - x[None])
+    size = float(to_numpy(get_norm(norm)(delta))[0])
+    # Which axis holds the channels is not recorded.
+    return norm == "l0-pixels" or math.isclose(size, distance, rel_tol=1e-3)
 
 
 def channels_last(x: Array) -> Array | None:

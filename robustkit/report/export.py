@@ -177,7 +177,9 @@ def export_hf(results: Results, folder: Path) -> list[Path]:
                 lines.write(json.dumps(line, ensure_ascii=False) + "\n")
         configurations.append((found.norm, f"{found.norm}/test/*"))
         files.append(place)
-    files[0].write_text(_card(results, configurations), encoding="utf-8")
+    files[0].write_text(
+        _card(results, configurations), encoding="utf-8", errors="backslashreplace"
+    )
     return files
 
 

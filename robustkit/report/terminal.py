@@ -230,7 +230,9 @@ def _attacks(found: dict[str, object]) -> Table:
     table.add_section()
     nearest = found["median_of_attacked"]
     assert isinstance(nearest, float)
-    table.add_row("nearest of all", "", _size(nearest), "", "", "", "")
+    # Attacks count errors as infinite, and all of them together as not robust.
+    name = "nearest of all" + (", errors as 0" if found["errors"] else "")
+    table.add_row(name, "", _size(nearest), "", "", "", "")
     return table
 
 
@@ -244,4 +246,6 @@ def _percent(value: float) -> str:
 
 
 def _size(value: float) -> str:
+    if math.isnan(value):
+        return "-"
     return f"{value:.4g}" if math.isfinite(value) else "not found"

@@ -205,6 +205,9 @@ def test_bad_files_of_bounds_are_refused(finished, small, tmp_path, text, words)
 
 def test_what_cannot_be_bounded_is_said(finished, small, tmp_path):
     net, x, y, _ = small
+    for method in (5, None, ["crown"]):
+        with pytest.raises(BadInput, match="there are no bounds"):
+            rk.bound_below(finished, net, (x, y), method)
     with pytest.raises(BadInput, match=r"no bounds 'crwn'.*did you mean 'crown'"):
         rk.bound_below(finished, net, (x, y), "crwn")
     other = rk.evaluate(net, (x, y), norm="l0", attacks=["sparse-rs"], budget=5)

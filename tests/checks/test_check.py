@@ -61,6 +61,27 @@ def test_a_run_on_other_inputs(small):
         rk.check(*small, run=run, trials=0)
 
 
+@pytest.mark.parametrize("target", [None, 3])
+def test_a_run_on_other_classes(small, target):
+    net, data = small
+    other = network(6, 4)
+    every = (data[0], np.arange(len(data[0])) % 4)
+    run = rk.evaluate(other, every, attacks=["fmn"], budget=10, target=target)
+    with pytest.raises(BadInput, match="is about the class 3, and the model has 3"):
+        rk.check(net, data, run=run)
+
+
+def test_a_run_that_has_no_sample_yet_and_one_without_sizes(small):
+    net, data = small
+    attacks = ["fmn", "deepfool"]
+    run = rk.evaluate(net, data, attacks=attacks, budget=10, epsilons=[])
+    assert "C10" not in {f.id for f in rk.check(net, data, run=run, trials=0).findings}
+    table = run.path / "samples.csv"
+    table.write_text(table.read_text().partition("\n")[0] + "\n")
+    found = rk.check(net, data, run=rk.Results(run.path), trials=0)
+    assert not {"C2", "C9", "S4", "C11"} & {f.id for f in found.findings}
+
+
 def test_a_resumed_run_is_not_checked_on_another_model(tmp_path, monkeypatch):
     file = tmp_path / "model.py"
     file.write_text(

@@ -75,6 +75,8 @@ def test_what_the_second_half_of_the_steps_broke_is_counted(planted):
     results = run(planted, {"late": Late()})
     finding = found(results)["C4"]
     assert finding.severity is Severity.SUSPICIOUS
+    # A run does not say whether its model answers at random.
+    assert "Unless the model answers at random" in finding.diagnosis
     exact = results.distances()
     size = finding.evidence["epsilon"]
     new = (exact <= size) & (3 * exact > size)

@@ -105,6 +105,21 @@ def test_samples_without_any_adversarial(planted, missed, severity):
     assert found["S4"].severity is severity
 
 
+@pytest.mark.parametrize("target", [None, 1, "least-likely"])
+def test_of_a_model_that_never_answers_otherwise_no_attack_fails(planted, target):
+    always = NumPyModel(
+        lambda x: np.stack([0 * x[:, 0], 0 * x[:, 0] - 1, 0 * x[:, 0] - 2], axis=1),
+        gradient=lambda x, s: 0 * x,
+    )
+    labels = np.zeros(60, dtype=np.int64)
+    results = rk.evaluate(
+        always, (planted.x, labels), attacks=["fmn"], budget=5, target=target
+    )
+    (found,) = (f for f in check_run(results) if f.id == "S4")
+    assert "Unless" in found.diagnosis
+    assert found.severity is Severity.SUSPICIOUS
+
+
 def test_more_than_chance_at_half_the_width_is_impossible(planted):
     everything = NumPyModel(
         lambda x: np.stack([1 + 0 * x[:, 0], 0 * x[:, 0], 0 * x[:, 0]], axis=1)

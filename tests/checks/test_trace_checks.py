@@ -115,6 +115,19 @@ def test_an_attack_that_loses_what_it_found(planted):
     assert "S1" not in found(run(planted, {"creep": Creep(1.02, 1.01)}))
 
 
+def test_what_losing_adversarials_costs_is_a_share_of_all_samples(planted):
+    labels = planted.y.copy()
+    labels[:30] = (labels[:30] + 1) % 3
+    results = rk.evaluate(
+        planted.model(),
+        (planted.x, labels),
+        attacks={"creep": Creep(1.2, 1.1, home=True)},
+    )
+    finding = found(results)["S1"]
+    assert finding.evidence == {"share": 1, "last not adversarial": 0.25}
+    assert "up to 25 points higher" in finding.diagnosis
+
+
 def test_a_run_that_does_not_say_what_attacks_used(planted):
     results = run(planted, {"creep": Creep(1.2, 1.1, home=True)})
     del results.run["attack_access"]

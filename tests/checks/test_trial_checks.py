@@ -70,10 +70,16 @@ def test_more_steps_that_help(gained, named):
     if named:
         assert found(t)["C4"].samples == tuple(range(115, 123))
         assert 0.01 < found(t)["C4"].evidence["gain at least"] < gained / 30
+        assert found(t)["C4"].diagnosis.endswith("it has not converged")
+        t = replace(t, random=True)
+        assert found(t)["C4"].diagnosis.endswith("fewer lucky draws of the model")
 
 
 def test_an_attack_that_fails_whatever_it_is_let_do():
     t = trials([0, 5, 10, 12])
+    finding = found(replace(t, several=False))["S4"]
+    assert "Unless the model answers the same everywhere" in finding.diagnosis
+    assert finding.severity is Severity.SUSPICIOUS
     finding = found(t)["S4"]
     assert finding.severity is Severity.INVALIDATES
     assert finding.samples == tuple(range(112, 130))

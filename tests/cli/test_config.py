@@ -140,6 +140,8 @@ def test_headers_come_whole_from_files_and_the_environment(ask, tmp_path, monkey
         ("a.toml", "sed = 1", "sets 'sed', which `robustkit eval` does not take"),
         ("a.toml", "seed = ", "cannot read the settings in"),
         ("a.toml", 'seed = "x"', "'x' is not a valid integer"),
+        ("a.toml", "budget = true", "'True' is not a valid integer"),
+        ("a.toml", "norm = true", "unknown norm 'True'"),
         ("a.json", "[" * 100_000, "cannot read the settings in"),
         ("a.json", "{}", "must be the run.json of a run"),
         (

@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 
 from robustkit.cli.ending import reporting_errors
@@ -28,3 +30,22 @@ def test_without_a_place_the_trace_is_printed(tmp_path, capsys):
     (tmp_path / "error.txt").mkdir()
     end(tmp_path)
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_was_finished_is_only_told_of_a_run(tmp_path, capsys, begun):
+    (tmp_path / ".shards").mkdir()
+    if begun:
+        (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(SystemExit), reporting_errors(lambda: tmp_path):
+        raise KeyboardInterrupt
+    assert ("what was finished" in capsys.readouterr().err) is begun
+
+
+def test_a_place_without_permission_is_no_unexpected_error(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended, reporting_errors(lambda: tmp_path):
+        raise OSError(errno.EROFS, "Read-only file system", "run/.lower.csv.part")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: no permission ([Errno 30] Read-only file system: ")
+    assert "Traceback" not in said

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -191,6 +192,20 @@ def test_a_comparison_as_page_and_as_json(ask, tmp_path):
     assert "Do it again" not in text
     value = found["pairs"][0]["differences"][0]["difference"][0]
     assert f"{100 * value:+.1f}" in text
+
+
+def test_names_of_files_need_not_be_text(tmp_path):
+    x, y = next(iter(rk.load_data("digits").batches(4)))
+    path = tmp_path / os.fsdecode(b"d\xe9.npz")
+    try:
+        np.savez(path, x=x, y=y)
+    except OSError:
+        pytest.skip("there are no such names here")
+    results = rk.evaluate("digits", path, attacks=["fmn"], out=tmp_path / "run")
+    assert rk.Results(tmp_path / "run").run["asked"]["data"] == str(path)
+    results.report()
+    export_hf(results, tmp_path / "hub")
+    assert rk.verify(results, "digits", path).holds
 
 
 def test_names_of_others_are_no_markup(runs, tmp_path, monkeypatch):

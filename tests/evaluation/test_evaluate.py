@@ -118,7 +118,8 @@ def test_misclassified_samples_have_distance_zero_and_cost_nothing(planted):
 def test_a_sample_that_makes_the_model_raise_is_an_error_of_its_own(planted):
     def scores(x):
         if (x[:, 0] > 0.69).any():
-            raise RuntimeError("sensor fault")
+            # Half a character, as of a file whose name is no UTF-8.
+            raise RuntimeError("sensor fault \udce9")
         return planted.logits(x)
 
     x = planted.x.copy()
@@ -133,7 +134,7 @@ def test_a_sample_that_makes_the_model_raise_is_an_error_of_its_own(planted):
     assert np.isnan(results.distance[3])
     (row,) = [row for row in rows_of(results) if row["index"] == "3"]
     assert row["status"] == "error"
-    assert "sensor fault" in row["reason"]
+    assert row["reason"] == r"RuntimeError: sensor fault \udce9"
     assert results.summary()["norms"]["linf"]["errors"] >= 1
     others = np.isfinite(results.distance)
     assert others.sum() >= 12
@@ -417,6 +418,10 @@ def test_labels_that_are_no_classes(planted):
 def test_gradient_attacks_need_gradients(planted):
     with pytest.raises(BadInput, match="needs gradient access"):
         rk.evaluate(planted.logits, (planted.x, planted.y), attacks=["fmn"])
+    # What is named instead can minimise the norm.
+    data, instead = (planted.x, planted.y), r"auto, gaussian-noise, salt-and-pepper$"
+    with pytest.raises(BadInput, match=instead):
+        rk.evaluate(planted.logits, data, attacks=["fmn"], norm="l0")
 
 
 def test_bounds_of_the_model_are_those_of_the_data(planted):

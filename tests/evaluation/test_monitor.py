@@ -136,6 +136,21 @@ def test_a_tracker_that_raises_does_not_end_a_run(planted):
     assert len(flow.metrics) > 10
 
 
+def test_progress_that_raises_is_not_the_models_fault(planted, monkeypatch):
+    monkeypatch.setattr("robustkit.evaluation.batch.PROGRESS_INTERVAL", 0.0)
+
+    def broken(event):
+        raise ZeroDivisionError("of the caller's")
+
+    with pytest.warns(RuntimeWarning, match="progress raised ZeroDivision") as all_:
+        run = evaluated(planted, progress=broken)
+    assert len(all_) == 1
+    assert "ZeroDivisionError" not in (run.path / "samples.csv").read_text()
+    plain = evaluated(planted)
+    for norm in run.norms:
+        np.testing.assert_array_equal(run.distances(norm), plain.distances(norm))
+
+
 def test_what_is_no_tracker_is_told(planted):
     with pytest.raises(BadInput, match="got a list"):
         evaluated(planted, trackers=[[]])

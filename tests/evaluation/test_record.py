@@ -1,5 +1,7 @@
 from importlib.metadata import PackageNotFoundError
 
+import numpy as np
+
 import robustkit as rk
 from robustkit.evaluation import record
 
@@ -10,3 +12,24 @@ def test_a_checkout_that_is_not_installed_has_a_version(monkeypatch):
 
     monkeypatch.setattr(record, "version", installed)
     assert record.package_versions()["robustkit"] == rk.__version__
+
+
+def test_scores_that_are_no_class_do_not_count_among_the_classes():
+    def answers(x):
+        return ["dog" if row.sum() > 1 else "cat" for row in x]
+
+    def refuses(x):
+        return x.sum(axis=1) - 1.0
+
+    plain = rk.NumPyModel(lambda x: x, gradient=lambda x, slopes: slopes)
+    score = rk.NumPyModel(
+        lambda x: refuses(x)[:, None], gradient=lambda x, slopes: slopes + 0 * x
+    )
+    x, y = np.array([[0.6, 0.2], [0.9, 0.8]], np.float32), np.array([0, 0])
+    for model, attack in (
+        (rk.Abstaining(plain, score), "fmn"),
+        (rk.LabelModel(answers, ["cat", "bird"]), "boundary"),
+    ):
+        results = rk.evaluate(model, (x, y), attacks=[attack], budget=20, norm="l2")
+        assert results.run["model"]["classes"] == 2
+        assert results.prediction.tolist() == [0, 2]

@@ -15,6 +15,7 @@ import robustkit as rk
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import read_best, read_examples
 from robustkit.report import write_report
+from robustkit.report.checklist import checklist
 from robustkit.report.content import gather
 from robustkit.report.markup import latex, markdown
 from robustkit.report.page import render
@@ -185,6 +186,25 @@ def test_broken_tables_are_told(run, name, old, new):
         everything(run)
 
 
+def test_a_line_that_was_cut_off_is_told(run):
+    text = (run / "samples.csv").read_text()
+    for cut in (text[:-30], f"{text[:-1]},more\n"):
+        (run / "samples.csv").write_text(cut)
+        with pytest.raises(BadInput, match=r"line \d+ has not 14 values"):
+            rk.Results(run)
+
+
+def test_adversarials_that_do_not_belong_to_the_originals(run):
+    best = dict(np.load(run / "best.npz"))
+    whole = best["x_adversarial"]
+    broken = whole.copy()
+    broken[:] = np.nan
+    for points in (whole[:, :3].copy(), broken, whole[::-1].copy()):
+        np.savez(run / "best.npz", **{**best, "x_adversarial": points})
+        with pytest.raises(BadInput, match="do not belong together: sample"):
+            everything(run)
+
+
 def test_rows_of_another_length_are_told(run):
     lines = (run / "queries.csv").read_text().splitlines()
     for row in (lines[3].rpartition(",")[0], lines[3] + ",1.0"):
@@ -200,6 +220,28 @@ def leaves(tree, path=()):
     if isinstance(tree, dict):
         for key, value in tree.items():
             yield from leaves(value, (*path, key))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(("model", "classes"), 0), (("attack_access",), [])]
+)
+def test_a_description_of_what_cannot_be_is_refused(run, place, value):
+    content = json.loads((run / "run.json").read_text())
+    inner = content
+    for name in place[:-1]:
+        inner = inner[name]
+    inner[place[-1]] = value
+    (run / "run.json").write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=f"{'.'.join(place)} is"):
+        rk.Results(run)
+
+
+def test_a_checklist_of_findings_of_any_form(run):
+    for measured in ("5", '{"trials": [1]}'):
+        text = f'{{"findings": [], "measured": {measured}}}'
+        (run / "findings.json").write_text(text)
+        with pytest.raises(BadInput, match="does not hold findings"):
+            checklist(run)
 
 
 @pytest.mark.slow

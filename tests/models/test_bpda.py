@@ -323,6 +323,11 @@ def test_bad_settings():
         BPDA(model, "quantize")
     with pytest.raises(BadInput, match="either the layer, or"):
         BPDA(model, "quantise", before="linear")
+    for part in (5, [5]):
+        with pytest.raises(BadInput, match=r"layer.*5"):
+            BPDA(model, part)
+    with pytest.raises(BadInput, match="unknown backward pass 5"):
+        BPDA(model, backward=5)
     with pytest.raises(BadInput, match="unknown backward pass 'zero'"):
         BPDA(model, "quantise", backward="zero")
     with pytest.raises(BadInput, match="no torch module"):

@@ -155,7 +155,8 @@ class TestAdapters:
         assert calls == [(native, Bounds(0, 3), "mine")]
 
     def test_an_adapter_may_be_imported_when_needed(self, monkeypatch):
-        native = type("Native", (), {"__module__": "zoo"})()
+        members = {"__module__": "zoo", "__call__": lambda self, x: x}
+        native = type("Native", (), members)()
         register_adapter("zoo", "robustkit.models.numpy:NumPyModel")
         assert isinstance(as_model(native), NumPyModel)
 

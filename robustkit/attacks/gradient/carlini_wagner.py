@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from robustkit.attacks.gradient import unbounded
-from robustkit.attacks.gradient.tradeoff import Tradeoff
+from robustkit.attacks.gradient.tradeoff import Tradeoff, round_length
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.models.base import Access
@@ -53,7 +53,7 @@ class CarliniWagnerL2(Attack[StateL2]):
 
     Args:
         steps: Of all rounds together; 1 forward and 1 backward pass each.
-        rounds: How many weights to try.
+        rounds: How many weights to try, each in two steps or more.
         stepsize: Of each variable; the bounds are at plus and minus infinity, and an
             input in the middle of them moves half as far in widths of the bounds.
 
@@ -83,7 +83,7 @@ class CarliniWagnerL2(Attack[StateL2]):
         return StateL2(unbounded.variables(p), Adam.at(p.x), tradeoff, unknown < 0)
 
     def step(self, p: Problem, s: StateL2, t: int) -> StateL2:
-        width, length = p.bounds.width, -(-self.steps // self.rounds)
+        width, length = p.bounds.width, round_length(self.steps, self.rounds)
         variables, optimiser, tradeoff, won = (
             s.variables,
             s.optimiser,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from robustkit.attacks.gradient.tradeoff import Tradeoff
+from robustkit.attacks.gradient.tradeoff import Tradeoff, round_length
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.models.base import Access
@@ -38,7 +38,7 @@ class EAD(Attack[State]):
 
     Args:
         steps: Of all rounds together; 1 forward and 1 backward pass each.
-        rounds: How many weights to try.
+        rounds: How many weights to try, each in two steps or more.
         stepsize: First step, as a share of the gradient in widths of the bounds.
         shrinkage: How far a change moves back per step, in widths of the bounds.
 
@@ -71,7 +71,7 @@ class EAD(Attack[State]):
         return State(zero, zero, tradeoff, unknown < 0)
 
     def step(self, p: Problem, s: State, t: int) -> State:
-        width, length = p.bounds.width, -(-self.steps // self.rounds)
+        width, length = p.bounds.width, round_length(self.steps, self.rounds)
         age = t % length
         tradeoff, won, before, ahead = s.tradeoff, s.won, s.delta, s.ahead
         if t and age == 0:

@@ -15,7 +15,16 @@ from robustkit.numerics.tensors import (
 )
 from robustkit.numerics.thresholds import nonzero
 
-__all__ = ["Tradeoff"]
+__all__ = ["Tradeoff", "round_length"]
+
+
+def round_length(steps: int, rounds: int) -> int:
+    """Steps of each round; two at least, since the first asks about the original.
+
+    >>> round_length(900, 9), round_length(9, 9)
+    (100, 2)
+    """
+    return max(-(-steps // rounds), 2)
 
 
 @dataclass(frozen=True)

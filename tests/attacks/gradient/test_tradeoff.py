@@ -1,6 +1,13 @@
 import numpy as np
+import pytest
 
+from robustkit.attacks.gradient.carlini_wagner import CarliniWagnerL2
+from robustkit.attacks.gradient.ead import EAD
 from robustkit.attacks.gradient.tradeoff import Tradeoff
+from robustkit.engine.criteria import Misclassification
+from robustkit.engine.loop import run
+from robustkit.engine.problem import Problem
+from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor
 
 
@@ -20,3 +27,25 @@ def test_stays_finite_where_nothing_ever_wins():
     for _ in range(400):
         tradeoff = tradeoff.after(as_tensor(np.array([False, False])))
     assert np.isfinite(tradeoff.weight.numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "norm", "budget"), [(EAD, "l1", 9), (CarliniWagnerL2, "l2", 2)]
+)
+def test_with_few_passes_it_asks_about_more_than_the_original(
+    plant, kind, norm, budget
+):
+    planted, asked = plant(seed=8, classes=2), []
+    model = planted.model()
+    answer = model.linearise
+
+    def linearise(x):
+        asked.append(x.numpy())
+        return answer(x)
+
+    model.linearise = linearise
+    x = as_tensor(planted.x)
+    labels = Misclassification(as_tensor(planted.y))
+    run(kind().within(budget), Problem(model, x, labels, get_norm(norm)))
+    assert len(asked) == budget
+    assert any((one != planted.x).any() for one in asked)
