@@ -23,7 +23,7 @@ from robustkit.numerics.tensors import (
     where,
 )
 
-__all__ = ["Cascade", "Minimise", "Part", "minimum_norm_pgd"]
+__all__ = ["ByAim", "Cascade", "Minimise", "Part", "minimum_norm_pgd"]
 
 S = TypeVar("S")
 
@@ -355,6 +355,62 @@ class Part(Attack[Allotment[S]], Generic[S]):
             # Every attack is a dataclass, which its type does not say.
             attack = dataclasses.replace(attack, steps=self.attack.steps)  # type: ignore[type-var]
         return dataclasses.replace(self, attack=attack)
+
+
+@dataclass(frozen=True)
+class ByAim(Attack[Any]):
+    """One attack where a certain class is to be reached, another where any will do.
+
+    Args:
+        aimed: For criteria with `Criterion.aims`.
+        free: For others.
+
+    >>> from robustkit.attacks.gradient.fmn import FMN
+    >>> from robustkit.attacks.gradient.pgd import PGD
+    >>> ByAim(FMN(steps=50), FMN(steps=50, loss="dlr")).within(20).steps
+    20
+    """
+
+    cost: ClassVar[str] = "that of the attack whose turn it is"
+
+    aimed: Attack[Any]
+    free: Attack[Any]
+    steps: int = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_attacks((self.aimed, self.free))
+        object.__setattr__(self, "norms", self.aimed.norms & self.free.norms)
+        object.__setattr__(self, "access", max(self.aimed.access, self.free.access))
+        object.__setattr__(self, "source", f"{self.aimed.source}; {self.free.source}")
+        object.__setattr__(self, "steps", max(self.aimed.steps, self.free.steps))
+
+    def init(self, p: Problem) -> Any:
+        return self._chosen(p).init(p)
+
+    def step(self, p: Problem, s: Any, t: int) -> Any:
+        chosen = self._chosen(p)
+        return chosen.step(p, s, t) if t < chosen.steps else s
+
+    def finalise(self, p: Problem, s: Any) -> None:
+        self._chosen(p).finalise(p, s)
+
+    def finished(self, p: Problem, s: Any) -> Mask | None:
+        return self._chosen(p).finished(p, s)
+
+    def given_up(self, p: Problem, s: Any) -> Mask | None:
+        return self._chosen(p).given_up(p, s)
+
+    def check(self, p: Problem) -> None:
+        self._chosen(p).check(p)
+        super().check(p)
+
+    def within(self, budget: int) -> Self:
+        return dataclasses.replace(
+            self, aimed=self.aimed.within(budget), free=self.free.within(budget)
+        )
+
+    def _chosen(self, p: Problem) -> Attack[Any]:
+        return self.aimed if p.criterion.aims else self.free
 
 
 def _check_attacks(attacks: tuple[Any, ...]) -> None:

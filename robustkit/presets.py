@@ -12,6 +12,7 @@ from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.fab import TargetedFAB
 from robustkit.attacks.gradient.greedy import Greedy
 from robustkit.attacks.gradient.momentum import MIFGSM
+from robustkit.attacks.gradient.pdgd import PDPGD
 from robustkit.attacks.gradient.polish import Polish
 from robustkit.attacks.gradient.relay import Relay
 from robustkit.attacks.score import patch_rs, random_search, simba, thompson
@@ -20,7 +21,7 @@ from robustkit.attacks.score.simba import SimBA
 from robustkit.attacks.score.sparse_rs import SparseRS
 from robustkit.attacks.score.square import Square
 from robustkit.attacks.score.thompson import Thompson
-from robustkit.combine import Cascade, Minimise, Part
+from robustkit.combine import ByAim, Cascade, Minimise, Part
 from robustkit.engine.attack import Attack
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, as_access
@@ -43,6 +44,8 @@ __all__ = [
 _VERSIONS = ("standard", "rand")
 # Steps of attacks that a budget ends.
 _AMPLE = 1_000_000
+# From so many passes on there is room to learn what a class far away is worth.
+_MANY = 600
 
 
 def auto(
@@ -55,9 +58,10 @@ def auto(
 
     With gradients: a relay of short descents and walks along the boundary (`Relay`),
     and from 50 passes on from its best point the last thousandth by `Polish`, or for L0
-    once more an exchange of features by `Greedy`. Samples whose gradients lie go on
-    without: half of what is left of their passes (in L2 a fifth) as with scores, the
-    rest as with decisions only.
+    once more an exchange of features by `Greedy`; aimed at a class, with 600 passes or
+    more, after a third of them (300 at least) for `PDPGD`. Samples whose gradients lie
+    go on without: half of what is left of their passes (in L2 a fifth) as with scores,
+    the rest as with decisions only.
 
     With decisions only: for L2 normals of the boundary by probes that adapt to the
     sample (`Compass`), for Linf blocks of signs (`RayS`), for L1 and L0 features set
@@ -102,13 +106,23 @@ def auto(
 
 def _with_gradients(norm: str, budget: int) -> Cascade:
     if norm == "l0":
-        last = max(budget // 4, 1)
-        return Cascade((Relay().within(budget - last), Greedy(steps=last)))
+        free = _sparse(budget)
+        if budget < _MANY:
+            return free
+        first = max(budget // 3, _MANY // 2)
+        price = PDPGD(steps=first)
+        aimed = Cascade((price, *_sparse(budget - first).attacks))
+        return Cascade((ByAim(aimed, free),))
     last = budget // 25
     if last < 2:
         # The first question of `Polish` is about what is known.
         return Cascade((Relay().within(budget),))
     return Cascade((Relay().within(budget - last), Polish(steps=last)))
+
+
+def _sparse(budget: int) -> Cascade:
+    last = max(budget // 4, 1)
+    return Cascade((Relay().within(budget - last), Greedy(steps=last)))
 
 
 def _without_gradients(norm: str, budget: int) -> Attack[Any]:

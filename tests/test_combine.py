@@ -7,7 +7,7 @@ from robustkit.attacks.gradient.fab import TargetedFAB
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.attacks.gradient.pgd import PGD
 from robustkit.attacks.score.square import Square
-from robustkit.combine import Cascade, Minimise, Part, minimum_norm_pgd
+from robustkit.combine import ByAim, Cascade, Minimise, Part, minimum_norm_pgd
 from robustkit.engine.criteria import Misclassification, Targeted
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
@@ -277,6 +277,32 @@ class TestCascade:
             assert ledger.found.numpy().all()
             assert (ledger.forwards <= 40).all()
 
+    @pytest.mark.parametrize("aims", [True, False])
+    def test_who_aims_is_attacked_by_another(self, plant, aims):
+        planted = plant(seed=3)
+        x, labels = as_tensor(planted.x), as_tensor(planted.y)
+        aim = Targeted(as_tensor((planted.y + 1) % 3))
+        criterion = aim if aims else Misclassification(labels)
+        aimed, free = Cascade((PGD(0.5, steps=5), FMN(steps=7))), FMN(steps=30)
+        both = ByAim(aimed, free)
+        assert both.steps == 30
+        assert both.within(12).steps == 12
+        ledgers = [
+            run(attack, Problem(planted.model(), x, criterion, get_norm("linf")))
+            for attack in (both, aimed if aims else free)
+        ]
+        assert np.array_equal(*(one.distance.numpy() for one in ledgers))
+        assert np.array_equal(*(one.forwards for one in ledgers))
+
+    def test_both_of_two_are_checked_and_declared(self, plant):
+        both = ByAim(FMN(), Square(0.1))
+        assert both.norms == {"l1", "l2", "linf"}
+        assert both.access is Access.GRADIENT
+        with pytest.raises(BadInput, match="epsilon above 0"):
+            run(ByAim(FMN(), Square(0.0)), self.problem(plant()))
+        with pytest.raises(BadInput, match="expected an attack"):
+            ByAim(FMN(), "fmn")
+
     def test_a_part_needs_what_both_need(self, plant):
         part = Part(Square(0.1), 0.5, FMN())
         assert part.norms == {"l1", "l2", "linf"}
@@ -394,7 +420,8 @@ def test_the_first_radius_is_searched_longest_and_then_a_larger_one(plant):
 
 
 NAMES = {
-    kind.__name__: kind for kind in (APGD, Cascade, FMN, Part, PGD, Square, TargetedFAB)
+    kind.__name__: kind
+    for kind in (APGD, ByAim, Cascade, FMN, Part, PGD, Square, TargetedFAB)
 }
 
 
@@ -403,6 +430,7 @@ NAMES = {
     [
         Cascade((PGD(epsilon=0.1), FMN(steps=30)), epsilon=0.1, successor=FMN()),
         Part(FMN(steps=30), 0.5, PGD(epsilon=0.1)),
+        ByAim(FMN(steps=30), PGD(epsilon=0.1)),
         autoattack(0.1),
     ],
 )

@@ -3,6 +3,8 @@ import pytest
 
 import robustkit as rk
 from robustkit import presets
+from robustkit.attacks.gradient.greedy import Greedy
+from robustkit.attacks.gradient.pdgd import PDPGD
 from robustkit.attacks.gradient.polish import Polish
 from robustkit.attacks.gradient.relay import Relay
 from robustkit.engine.attack import Attack
@@ -123,6 +125,18 @@ def test_auto_plans_for_the_budget_and_keeps_to_it(plant, norm, budget):
     ledger = run(attack, problem)
     assert (ledger.forwards <= budget).all()
     assert (ledger.forwards >= 0.9 * budget - 1).all()
+
+
+def test_auto_learns_the_price_of_a_class_in_l0_where_there_are_passes_for_it():
+    def kinds(attack):
+        return [(type(part), part.steps) for part in attack.attacks]
+
+    (both,) = auto("l0", 600).attacks
+    assert kinds(both.aimed) == [(PDPGD, 300), (Relay, 224), (Greedy, 75)]
+    assert kinds(both.free) == [(Relay, 449), (Greedy, 150)]
+    assert kinds(auto("l0", 599)) == [(Relay, 449), (Greedy, 149)]
+    (both,) = auto("l0", 1200).attacks
+    assert kinds(both.aimed)[0] == (PDPGD, 400)
 
 
 def test_auto_polishes_where_there_are_passes_for_it():

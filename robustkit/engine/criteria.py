@@ -50,6 +50,11 @@ class Criterion(ABC):
         """The classes (n,) that it names itself, not by criteria that it holds."""
         return ()
 
+    @property
+    def aims(self) -> bool:
+        """Whether there is one class to be reached, which may be far away."""
+        return False
+
     def suits(self, classes: Array) -> Array | None:
         """Which inputs that are of the classes (m,) are likely to meet it (n, m).
 
@@ -249,6 +254,10 @@ class Targeted(Criterion):
     def classes_named(self) -> tuple[Tensor, ...]:
         return (self.targets,)
 
+    @property
+    def aims(self) -> bool:
+        return True
+
     def suits(self, classes: Array) -> Array | None:
         return _equal(self.targets, classes)
 
@@ -314,6 +323,10 @@ class OrderedTopK(Criterion):
     def classes_named(self) -> tuple[Tensor, ...]:
         return tuple(self.targets[:, place] for place in range(self.targets.shape[1]))
 
+    @property
+    def aims(self) -> bool:
+        return True
+
     def suits(self, classes: Array) -> Array | None:
         return _equal(self.targets[:, 0], classes)
 
@@ -352,6 +365,10 @@ class Confident(Criterion):
     def __post_init__(self) -> None:
         if not self.kappa >= 0:
             raise BadInput(f"confidence kappa must be at least 0; got {self.kappa}")
+
+    @property
+    def aims(self) -> bool:
+        return self.criterion.aims
 
     def suits(self, classes: Array) -> Array | None:
         return self.criterion.suits(classes)
@@ -447,6 +464,10 @@ class Matching(Criterion):
     criterion: Criterion
     goals: Tensor
     classes: int | None = None
+
+    @property
+    def aims(self) -> bool:
+        return self.criterion.aims
 
     def suits(self, classes: Array) -> Array | None:
         return self.criterion.suits(classes)
