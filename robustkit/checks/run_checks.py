@@ -22,9 +22,11 @@ __all__ = ["Side", "check_run", "gives_up_gradients", "half_the_width", "sides"]
 _Choice: TypeAlias = Callable[[str | None, Access], bool]
 """Whether an attack that is such a baseline, with that access, belongs to a side."""
 
+_RELAY = r"\(Relay\([^()]*\),(?: \w+\([^()]*\))?\)"
+# Another one for criteria that aim at a class.
+_EITHER = rf"\(ByAim\(aimed=Cascade\(.*?\), free=Cascade\(attacks={_RELAY}, .*?\)\),\)"
 _AUTO = re.compile(
-    r"Cascade\(attacks=\(Relay\([^()]*\),(?: \w+\([^()]*\))?\), epsilon=0.0, "
-    r"successor=Part\("
+    rf"Cascade\(attacks=(?:{_RELAY}|{_EITHER}), epsilon=0.0, successor=Part\("
 )
 # Nearer by less is rounding and luck.
 _NEARER = 0.99
@@ -96,14 +98,16 @@ def _nothing_found(results: Results, norm: str) -> list[Finding]:
             "Unless nothing within the bounds is adversarial for them, attacks have "
             "failed"
         )
+    without = ""
+    if Access.GRADIENT in _access(results).values():
+        without = f", or attack without gradients (--attacks auto,{_blind(norm)})"
     return [
         Finding(
             "S4",
             Severity.INVALIDATES if share > 0.05 and surely else Severity.SUSPICIOUS,
             f"{norm}: no adversarial of any size was found for {missing.sum()} of "
             f"{len(missing)} samples. {why}",
-            "give them more passes, start from other samples (--pool), or attack "
-            f"without gradients (--attacks auto,{_blind(norm)})",
+            f"give them more passes, start from other samples (--pool){without}",
             {"share": share},
             _at(results, missing),
         )

@@ -103,6 +103,9 @@ def test_samples_without_any_adversarial(planted, missed, severity):
     missing = np.flatnonzero(np.isinf(results.distance))
     assert found["S4"].samples == tuple(missing)
     assert found["S4"].severity is severity
+    assert "without gradients (--attacks auto,boundary)" in found["S4"].remedy
+    blind = told(results, sized="decision")["S4"].remedy
+    assert blind == "give them more passes, start from other samples (--pool)"
 
 
 @pytest.mark.parametrize("target", [None, 1, "least-likely"])
