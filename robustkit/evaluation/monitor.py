@@ -4,13 +4,14 @@ import csv
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from robustkit.errors import BadInput
 from robustkit.evaluation.batch import Progress
 from robustkit.evaluation.curve import Curve
 from robustkit.evaluation.results import Results
@@ -53,6 +54,11 @@ class Monitor:
         self._parts = len(steps)
         self._ahead = None if samples is None else _Ahead(samples, steps)
         self._callback = progress
+        if not isinstance(trackers, Iterable):
+            raise BadInput(
+                "trackers must be a list of them, such as trackers=[mlflow]; got a "
+                f"{type(trackers).__name__}"
+            )
         self._trackers = [as_tracker(native) for native in trackers]
         self.listener = None if progress is None else self._progress
         self._began: float | None = None

@@ -154,6 +154,8 @@ def test_progress_that_raises_is_not_the_models_fault(planted, monkeypatch):
 def test_what_is_no_tracker_is_told(planted):
     with pytest.raises(BadInput, match="got a list"):
         evaluated(planted, trackers=[[]])
+    with pytest.raises(BadInput, match=r"must be a list of them, .* got a int"):
+        evaluated(planted, trackers=5)
 
 
 def test_progress_adds_up(planted, monkeypatch):
