@@ -78,6 +78,11 @@ def test_an_attack_that_was_still_coming_nearer(planted, first, last, named):
         assert 0.1 < fall < 0.25
 
 
+def test_no_distance_falls_by_more_than_all_of_it(planted):
+    finding = found(run(planted, {"creep": Creep(30.0, 1.0)}))["S2"]
+    assert 0.5 < finding.evidence["largest fall of the distance"] <= 1
+
+
 def test_of_a_few_samples_nothing_is_said(planted):
     for count in (1, 4):
         results = rk.evaluate(
