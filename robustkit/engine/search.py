@@ -155,13 +155,15 @@ def candidates(
     """
     if p.pool is None or not p.pool.shape[0]:
         return
-    order = ranked(p, p.pool)
-    for place in range(order.shape[1]):
+    order = None
+    for place in range(p.pool.shape[0]):
         wanted = unspent(p) if asked is None else unspent(p).logical_and(asked)
         if place >= tries:
             wanted = wanted.logical_and(p.ledger.found.logical_not())
         if not bool(wanted.any()):
             return
+        # Of large pools it takes long, so not before it is asked for.
+        order = ranked(p, p.pool) if order is None else order
         yield take(p.pool, order[:, place]), wanted
 
 
@@ -169,7 +171,7 @@ def ranked(p: Problem, pool: Batch) -> Array:
     """The places (n, m) of a pool's inputs (m, ...) in the order to try them in.
 
     The nearest first; but those whose class meets the criterion before the others, if
-    classes are known. Inputs equal to the sample come last.
+    classes are known. Inputs equal to the sample come last, or last of their class.
     """
     columns = []
     for place in range(pool.shape[0]):

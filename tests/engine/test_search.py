@@ -193,6 +193,16 @@ def test_who_has_no_start_goes_on_through_the_pool():
     assert tried == pool[:2].tolist()
 
 
+def test_a_pool_that_nobody_asks_for_is_not_ranked(monkeypatch):
+    def refuse(p, pool):
+        raise AssertionError
+
+    monkeypatch.setattr("robustkit.engine.search.ranked", refuse)
+    p = problem(half_space(np.ones(2), 0.3), [[1.0, 1.0]], pool=as_tensor(np.eye(2)))
+    nobody = p.ledger.found
+    assert list(candidates(p, 2, nobody)) == []
+
+
 def test_more_of_a_pool_never_gives_a_farther_start():
     generator = np.random.default_rng(0)
     x, pool = generator.uniform(0.5, 1, (5, 6)), generator.uniform(0, 1, (20, 6))
