@@ -182,7 +182,7 @@ def evaluate(
     hindrance = no_compiler(adapted, dataset.example) if compiled else None
     # Here too, so that what is wrong with it is said before there is a run folder.
     make_criterion(adapted, target, criterion, examined.classes, seed)
-    others, others_classes = open_pool(pool, adapted, dataset.example)
+    others, others_classes = open_pool(pool, adapted, dataset)
     recipe = Recipe(
         model=model,
         bounds=box,
