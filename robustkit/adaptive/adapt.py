@@ -16,7 +16,7 @@ from robustkit.adaptive.beginning import (
 from robustkit.adaptive.catalogue import REMEDIES
 from robustkit.adaptive.remedy import Case, Remedy
 from robustkit.adaptive.symptoms import first_found
-from robustkit.checks.finding import Finding
+from robustkit.checks.finding import Finding, about
 from robustkit.engine.criteria import Criterion
 from robustkit.evaluation.goals import make_criterion
 from robustkit.evaluation.opening import check_evaluated, reopened
@@ -157,7 +157,7 @@ def adapt(
             random=random,
             seed=config["seed"],
             criterion=make,
-            findings={finding.id: finding for finding in plain},
+            findings={f.id: f for f in plain if name in about(f, results.norms)},
         )
         best[name] = answered[name].run(case, remedies)
     all_of_them = answered.values()
@@ -178,8 +178,11 @@ def adapt(
 
 
 def _worst_first(*parts: list[Finding]) -> tuple[Finding, ...]:
-    all_of_them = [finding for part in parts for finding in part]
-    return tuple(sorted(all_of_them, key=lambda finding: -finding.severity))
+    distinct: list[Finding] = []
+    for part in parts:
+        # What is about no norm shows in each of them.
+        distinct += [finding for finding in part if finding not in distinct]
+    return tuple(sorted(distinct, key=lambda finding: -finding.severity))
 
 
 def _silent(_: str) -> None:

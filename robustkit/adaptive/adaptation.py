@@ -15,6 +15,7 @@ from robustkit.errors import BadInput
 from robustkit.evaluation.curve import Curve, Interval
 from robustkit.evaluation.shards import write_atomically
 from robustkit.evaluation.store import write_json
+from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array
 
 __all__ = ["ADAPTIVE", "PLAIN", "Adaptation", "LeftOut", "Step"]
@@ -133,12 +134,12 @@ class Adaptation:
     left_out: tuple[LeftOut, ...] = ()
     needed: Mapping[str, int] = field(default_factory=dict)
 
-    def of(self, norm: str | None = None) -> tuple[Step, ...]:
+    def of(self, norm: str | Norm | None = None) -> tuple[Step, ...]:
         """The steps of one norm."""
         norm = self._norm(norm)
         return tuple(step for step in self.steps if step.norm == norm)
 
-    def spent(self, norm: str | None = None) -> tuple[int, int]:
+    def spent(self, norm: str | Norm | None = None) -> tuple[int, int]:
         """Forward passes of the plain evaluation and of all remedies, as counted.
 
         Over all samples, without those for measuring and confirming.
@@ -146,7 +147,7 @@ class Adaptation:
         plain, *remedies = self.of(norm)
         return plain.forwards, sum(step.forwards for step in remedies)
 
-    def enough(self, norm: str | None = None) -> int | None:
+    def enough(self, norm: str | Norm | None = None) -> int | None:
         """The total with which no remedy had been left out; None: none was.
 
         Unless what these change calls for further ones.
@@ -156,11 +157,13 @@ class Adaptation:
             return None
         return math.ceil(self.needed[name] / len(self.index))
 
-    def robust_accuracy(self, epsilon: float, norm: str | None = None) -> Interval:
+    def robust_accuracy(
+        self, epsilon: float, norm: str | Norm | None = None
+    ) -> Interval:
         """After all remedies, as `Results.robust_accuracy`."""
         return self.of(norm)[-1].robust_accuracy(epsilon)
 
-    def distances(self, norm: str | None = None) -> Array:
+    def distances(self, norm: str | Norm | None = None) -> Array:
         """(n,) the smallest perturbations after all remedies, in norm units."""
         return self.of(norm)[-1].distance
 
@@ -241,16 +244,17 @@ class Adaptation:
             "median": Curve(step.distance).quantile(0.5),
         }
 
-    def _norm(self, norm: str | None) -> str:
+    def _norm(self, norm: str | Norm | None) -> str:
         if norm is None:
             if len(self.epsilons) != 1:
                 raise BadInput(
                     f"there are the norms {', '.join(self.epsilons)}; say which one"
                 )
             return next(iter(self.epsilons))
-        if norm not in self.epsilons:
-            raise BadInput(f"there is no norm '{norm}'; known: {list(self.epsilons)}")
-        return norm
+        name = repr(norm) if isinstance(norm, Norm) else norm
+        if name not in self.epsilons:
+            raise BadInput(f"there is no norm '{name}'; known: {list(self.epsilons)}")
+        return name
 
 
 def _found(distance: Array) -> Array:

@@ -1,11 +1,11 @@
 """What a check says: how bad, the evidence, and what to do."""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Finding", "Severity", "as_json", "of_samples"]
+__all__ = ["Finding", "Severity", "about", "as_json", "of_samples"]
 
 
 class Severity(enum.IntEnum):
@@ -29,7 +29,8 @@ class Finding:
     Attributes:
         id: Of the check, as in docs/explanation/checks.md.
         severity: How bad it is.
-        diagnosis: What it means, in a sentence or two.
+        diagnosis: What it means, in a sentence or two; begins with its norms if it is
+            about some only.
         remedy: What to do.
         evidence: The numbers that it rests on.
         samples: Positions in the data of the samples it was seen at; empty where it is
@@ -51,6 +52,17 @@ def of_samples(some: int, total: int) -> str:
     ('1 of 1 sample', '3 of 40 samples')
     """
     return f"{some} of {total} sample{'s' if total != 1 else ''}"
+
+
+def about(finding: Finding, norms: Sequence[str]) -> tuple[str, ...]:
+    """Which of a run's norms a finding is about; all, if it begins with none.
+
+    >>> note = Finding("S4", Severity.NOTE, "l2: nothing was found", "more passes", {})
+    >>> about(note, ["linf", "l2"])
+    ('l2',)
+    """
+    named = finding.diagnosis.partition(": ")[0].split(", ")
+    return tuple(named if set(named) <= set(norms) else norms)
 
 
 def as_json(finding: Finding) -> dict[str, Any]:

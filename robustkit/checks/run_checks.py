@@ -409,6 +409,11 @@ def _unwarranted(results: Results, norm: str) -> list[Finding]:
     if not failed:
         return []
     passed = [name for name, verdict in verdicts.items() if verdict == "PASS"]
+    # Baselines may fail: a run rests on them only where there is nothing else.
+    strong = [name for name in verdicts if name not in baselines(results)]
+    strong = strong or list(verdicts)
+    unsettled = [name for name in strong if name not in failed]
+    severity = Severity.NOTE
     rates = [(tests[name].get("success_rate") or {}).get("estimate") for name in failed]
     said = (
         f"{norm}: {', '.join(failed)} missed adversarials that are known to exist, "
@@ -416,12 +421,17 @@ def _unwarranted(results: Results, norm: str) -> list[Finding]:
     )
     if passed:
         said += f"; {', '.join(passed)} did not"
+    elif unsettled:
+        said += f"; whether {', '.join(unsettled)} would is not settled"
+        if set(strong) & set(failed):
+            severity = Severity.SUSPICIOUS
     else:
         said += ". So what these attacks do not find here says nothing"
+        severity = Severity.INVALIDATES
     return [
         Finding(
             "T1",
-            Severity.NOTE if passed else Severity.INVALIDATES,
+            severity,
             said,
             "try other attacks, losses or step sizes until one passes (robustkit "
             "test), and report the numbers of those that do",

@@ -14,7 +14,7 @@ __all__ = ["check_traces", "lost", "unfinished"]
 # Of the first margin: the last question is far from adversarial.
 _FAR = 0.5
 # The last part of the steps, and the fall in it that says there is more to come: of the
-# margin, as a share of its whole fall; of the distance, as a share of it.
+# margin, as a share of its whole fall; of the distance, as a share of what it was.
 _LAST, _MARGIN_FALL, _DISTANCE_FALL = 0.1, 0.05, 0.02
 _SOME = 0.05
 _MANY = 0.2
@@ -123,7 +123,8 @@ def falls(trace: Trace) -> tuple[Array, Array]:
     """(n,) each, how much fell in the last tenth of the steps; 0 where it does not say.
 
     Of samples without an adversarial the lowest margin, as a share of all that it fell
-    from the first question on; of the others the best distance, as a share of it.
+    from the first question on; of the others the best distance, as a share of what it
+    was before: all of it where that was infinite.
     """
     rows = np.arange(len(trace.steps))
     last = np.maximum(trace.points() - 1, 0)
@@ -137,7 +138,7 @@ def falls(trace: Trace) -> tuple[Array, Array]:
     far, near = (trace.best_distance[rows, k] for k in (early, last))
     found = np.isfinite(near)
     with np.errstate(invalid="ignore"):
-        fall = np.where(near > 0, (far - near) / np.where(near > 0, near, 1), 0)
+        fall = np.where(far > 0, 1 - near / np.where(far > 0, far, 1), 0)
     distance = np.where(found & known, fall, 0)
     return np.where(~found & known, margin, 0), distance
 

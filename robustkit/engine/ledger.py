@@ -74,6 +74,8 @@ class Ledger:
         self._total = count
         # Whether nobody else holds the memory of `best`.
         self._own = False
+        # What is no farther is no adversarial.
+        self._floor = -math.inf
         self._retired: list[_Part] = []
         # Rows, their forward and their backward passes by then, and their distances.
         self._history: list[tuple[Array, Array, Array, Array]] = []
@@ -126,6 +128,7 @@ class Ledger:
             return
         asked = ... if rows is None else rows
         better = adversarial & (distance < self._distance[asked])
+        better &= distance > self._floor
         if self.budget is not None:
             better = better & (self.forwards[asked] <= self.budget)
         if not any_true(better):
@@ -175,6 +178,7 @@ class Ledger:
         if decision:
             self.decisions[samples] += counts
         counted = asked & adversarial & (distance < math.inf)
+        counted &= distance > self._floor
         if self.budget is not None:
             counted &= number <= self.budget
         values = np.where(counted, distance, math.inf).astype(self._distance.dtype)
@@ -204,7 +208,12 @@ class Ledger:
         )
 
     def know(self, adversarial: Array) -> None:
-        """Note, unbilled, which originals (n,) are adversarial themselves."""
+        """Note, unbilled, which originals (n,) are adversarial themselves.
+
+        The others are not: an answer that calls them so after that is chance, or
+        rounding, and is billed and not kept.
+        """
+        self._floor = 0.0
         known = np.flatnonzero(adversarial)
         self._history.append((self._rows[known], 0 * known, 0 * known, 0.0 * known))
         distance = self._distance.copy()

@@ -5,6 +5,7 @@ adversarial of each sample stays in the ledger. Samples whose budget is spent ar
 nothing more.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,6 +27,7 @@ from robustkit.numerics.tensors import (
 __all__ = [
     "ROUGH",
     "approach",
+    "before_noise",
     "bisect",
     "candidates",
     "drawn",
@@ -115,11 +117,12 @@ def approach(
 def starting_point(p: Problem, rng: Rng, tries: int = 20) -> tuple[Batch, Mask]:
     """An adversarial point of each sample, by as few questions as it takes.
 
-    In turn: what the ledger knows, the problem's `starts`, and the inputs of its `pool`
-    (`candidates`); each is followed up only if it is nearer than what is known
+    In turn: what the ledger knows, the problem's `starts`, and some inputs of its
+    `pool` (`candidates`); each is followed up only if it is nearer than what is known
     (`approach`), so several starts cost little more than one. Samples without a start
     go on with noise of several kinds, since many classifiers see all noise of one kind
-    as one class.
+    as one class, and then with the rest of the pool; aimed at a class, the other way
+    round (`before_noise`).
 
     Args:
         p: The problem.
@@ -134,13 +137,16 @@ def starting_point(p: Problem, rng: Rng, tries: int = 20) -> tuple[Batch, Mask]:
     """
     if p.starts is not None:
         approach(p, p.starts, tolerance=ROUGH)
-    for far, asked in candidates(p, tries):
+    others = candidates(p, tries)
+    for far, asked in itertools.islice(others, before_noise(p, tries)):
         approach(p, far, asked, ROUGH)
     for attempt in range(tries):
         searching = p.ledger.found.logical_not().logical_and(unspent(p))
         if not bool(searching.any()):
             break
         approach(p, _noise(p, rng, attempt), searching, ROUGH)
+    for far, asked in others:
+        approach(p, far, asked, ROUGH)
     # A copy, since the ledger may write over what it holds.
     return p.ledger.best * 1.0, p.ledger.found
 
@@ -155,21 +161,32 @@ def candidates(
     """
     if p.pool is None or not p.pool.shape[0]:
         return
-    order = ranked(p, p.pool)
-    for place in range(order.shape[1]):
+    order = None
+    for place in range(p.pool.shape[0]):
         wanted = unspent(p) if asked is None else unspent(p).logical_and(asked)
         if place >= tries:
             wanted = wanted.logical_and(p.ledger.found.logical_not())
         if not bool(wanted.any()):
             return
+        # Of large pools it takes long, so not before it is asked for.
+        order = ranked(p, p.pool) if order is None else order
         yield take(p.pool, order[:, place]), wanted
+
+
+def before_noise(p: Problem, tries: int) -> int | None:
+    """How many inputs of the pool to try before noise; None: all.
+
+    Noise is seldom of a class that is aimed at. But it may be all that leads away from
+    a class that all inputs of a large pool are of.
+    """
+    return None if p.criterion.aims else tries
 
 
 def ranked(p: Problem, pool: Batch) -> Array:
     """The places (n, m) of a pool's inputs (m, ...) in the order to try them in.
 
     The nearest first; but those whose class meets the criterion before the others, if
-    classes are known. Inputs equal to the sample come last.
+    classes are known. Inputs equal to the sample come last, or last of their class.
     """
     columns = []
     for place in range(pool.shape[0]):

@@ -340,6 +340,7 @@ class BatchEvaluator:
             pool=self.pool,
             pool_classes=self.pool_classes,
         )
+        problem.ledger.know(batch.from_start[rows])
         try:
             with deadline(self.time_limit):
                 run(

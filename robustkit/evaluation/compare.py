@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr
 
+from robustkit.arguments import as_seed
 from robustkit.engine.attack import edge
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import read_examples
 from robustkit.evaluation.curve import CONFIDENCE, Curve, Interval
 from robustkit.evaluation.results import Results, Run, as_results, as_runs
+from robustkit.evaluation.store import unfinished
 from robustkit.evaluation.tables import QUERIES
 from robustkit.numerics.tensors import Array
 
@@ -162,10 +164,12 @@ def compare(runs: Run | Sequence[Run], *, seed: int = 0) -> Comparison:
     base = opened[0]
     for run in opened:
         if not any(run.finished(norm).any() for norm in run.norms):
+            way = "leave it out"
+            if unfinished(run.path):
+                way = f"go on with `robustkit eval --resume {run.path}`"
             raise BadInput(
-                f"the run in '{run.path}' has no finished sample yet (its status is "
-                f"'{run.run['status']}'), so there is nothing to compare; go on with "
-                f"`robustkit eval --resume {run.path}`"
+                f"the run in '{run.path}' has no finished sample (its status is "
+                f"'{run.run['status']}'), so there is nothing to compare; {way}"
             )
     for other in opened[1:]:
         _check_same_data(base, other)
@@ -174,7 +178,7 @@ def compare(runs: Run | Sequence[Run], *, seed: int = 0) -> Comparison:
         said = "; ".join(", ".join(run.norms) for run in opened)
         raise BadInput(f"the runs have no norm in common: {said}")
     names = run_names(opened)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(as_seed(seed))
     pairs = [
         _pair(norm, (names[0], base), (name, run), rng)
         for norm in norms

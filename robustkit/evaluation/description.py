@@ -89,6 +89,7 @@ def check_description(run: Mapping[str, Any], path: Path) -> None:
         ("attack_baseline",): _map_of(_or_none(_text)),
         ("failure",): _text,
         ("data", "fingerprint"): _or_none(_text),
+        ("pool",): _or_none(_map_of(_text)),
         ("asked", "epsilons"): _or_none(_map_of(_list_of(_positive))),
         ("config", "shard"): _or_none(_shard),
         ("config", "time_limit"): _or_none(_number),

@@ -67,7 +67,7 @@ def evaluate(
     engine: str | Engine = "local",
     out: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
-    trackers: Sequence[Any] = (),
+    trackers: Any = (),
 ) -> Results:
     """Find the smallest adversarial perturbation of every sample, and verify it.
 
@@ -123,7 +123,7 @@ def evaluate(
             What comes out is the same.
         out: Run folder to write; None: a temporary one, removed with the results
             (`Results.save` keeps them). If it holds an unfinished run with the same
-            model, data, settings and versions, that run goes on.
+            model, data, pool, settings and versions, that run goes on.
         progress: Called now and then, at most ten times a second; if it raises, it is
             called no more, with a warning.
         trackers: A TensorBoard `SummaryWriter`, the module `mlflow`, a `wandb` run, or
@@ -182,7 +182,7 @@ def evaluate(
     hindrance = no_compiler(adapted, dataset.example) if compiled else None
     # Here too, so that what is wrong with it is said before there is a run folder.
     make_criterion(adapted, target, criterion, examined.classes, seed)
-    others, others_classes = open_pool(pool, adapted, dataset.example)
+    others, others_classes = open_pool(pool, adapted, dataset)
     recipe = Recipe(
         model=model,
         bounds=box,

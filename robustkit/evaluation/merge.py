@@ -46,8 +46,8 @@ def merge(runs: Run | Sequence[Run], out: str | Path) -> Results:
 
     Raises:
         BadInput: A part is missing, there twice, or not complete; or parts differ in
-            model, data, settings, versions or the kind of their lower bounds; or a
-            lower bound is above the distance of an adversarial; or active tests said
+            model, data, pool, settings, versions or the kind of their lower bounds; or
+            a lower bound is above the distance of an adversarial; or active tests said
             different things of an attack; or `out` cannot be written.
     """
     parts = _in_order([folder_of(run) for run in as_runs(runs)])
@@ -251,6 +251,7 @@ def _in_order(paths: list[Path]) -> list[Path]:
             ("settings", lambda r: {**r["config"], "shard": None}),
             ("model", lambda r: r["model"]),
             ("data", lambda r: r["data"]),
+            ("pool", lambda r: r.get("pool") or {}),
             ("versions", lambda r: r["versions"]),
         ):
             _check_equal(what, of, paths[0], first, path, run)

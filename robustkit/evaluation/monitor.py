@@ -4,7 +4,7 @@ import csv
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -36,7 +36,7 @@ class Monitor:
         steps: The most that each attack takes, by norm and name.
         progress: Called with each step of progress, or None. What raises is left out
             from then on, with a warning.
-        trackers: See `as_tracker`.
+        trackers: One or several; see `as_tracker`.
 
     Attributes:
         listener: To be told of progress; None where nobody wants to know.
@@ -47,13 +47,14 @@ class Monitor:
         samples: int | None,
         steps: Mapping[tuple[str, str], int],
         progress: Callable[[Progress], None] | None,
-        trackers: Sequence[Any],
+        trackers: Any,
     ) -> None:
         self._rows = None if samples is None else samples * len(steps)
         self._parts = len(steps)
         self._ahead = None if samples is None else _Ahead(samples, steps)
         self._callback = progress
-        self._trackers = [as_tracker(native) for native in trackers]
+        several = trackers if isinstance(trackers, Iterable) else [trackers]
+        self._trackers = [as_tracker(native) for native in several]
         self.listener = None if progress is None else self._progress
         self._began: float | None = None
         self._by_batch: dict[int, int] = {}

@@ -97,7 +97,7 @@ def _open_data(data: Any, bounds: Bounds | None, samples: int | None) -> DataSet
 
 
 def open_pool(
-    pool: Any, model: Model, example: Array
+    pool: Any, model: Model, data: DataSet
 ) -> tuple[Array | None, Array | None]:
     """Other inputs (m, ...) that attacks may use, and their classes (m,).
 
@@ -106,7 +106,8 @@ def open_pool(
     Args:
         pool: Data by name or path, a pair (x, y), or inputs (m, ...).
         model: In whose bounds they must lie.
-        example: (n, ...) inputs of the data, whose shape they must have.
+        data: That is evaluated, whose shape they must have. Where both name their
+            classes, names count: of other classes than the data's, the label is -1.
 
     Raises:
         BadInput: They are not like that.
@@ -115,14 +116,19 @@ def open_pool(
         return None, None
     classes = None
     if isinstance(pool, str | Path | tuple):
-        batches = list(_open_data(pool, model.bounds, None).batches(1024))
+        opened = _open_data(pool, model.bounds, None)
+        batches = list(opened.batches(1024))
         inputs, classes = map(np.concatenate, zip(*batches, strict=True))
+        if opened.class_names and data.class_names:
+            place = {name: label for label, name in enumerate(data.class_names)}
+            classes = np.array([place.get(n, -1) for n in opened.class_names])[classes]
     else:
         inputs = as_array(pool, "pool")
-    if inputs.shape[1:] != example.shape[1:]:
+    shape = data.example.shape[1:]
+    if inputs.shape[1:] != shape:
         raise BadInput(
             f"the pool must hold inputs like those of the data, of shape "
-            f"{example.shape[1:]}; got an array of shape {inputs.shape}"
+            f"{shape}; got an array of shape {inputs.shape}"
         )
     return checked_inputs(inputs, model.bounds, name="the pool"), classes
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import gammaincinv
 
+from robustkit.arguments import as_seed
 from robustkit.evaluation.curve import CONFIDENCE, Interval
 from robustkit.numerics.tensors import Array
 
@@ -86,7 +87,7 @@ def fit_power_law(
         limit=limit,
         share=(count + 1) / len(distance),
         samples=count,
-        p_value=_exponential(logs, np.random.default_rng(seed)),
+        p_value=_exponential(logs, np.random.default_rng(as_seed(seed))),
     )
 
 

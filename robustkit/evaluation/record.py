@@ -1,5 +1,6 @@
 """What run.json says of a run, from its first moment to its last."""
 
+import hashlib
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -7,6 +8,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from robustkit import __version__
 from robustkit.evaluation.data import DataSet
@@ -112,6 +115,7 @@ def describe(
             "fingerprint": recipe.fingerprint,
         },
         "data": {"name": data.name, "class_names": data.class_names},
+        "pool": _pool(recipe),
         "versions": package_versions(),
         "engine": engine.describe(),
         "notes": list(notes),
@@ -170,6 +174,18 @@ def package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+def _pool(recipe: Recipe) -> dict[str, str] | None:
+    """What tells the pool from others; None: there is none."""
+    if recipe.pool is None:
+        return None
+    digest = hashlib.sha256()
+    for values in (recipe.pool, recipe.pool_classes):
+        if values is not None:
+            digest.update(f"{values.dtype} {values.shape}".encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return {"fingerprint": digest.hexdigest()}
 
 
 def _conclude(folder: RunFolder, description: dict[str, Any], data: DataSet) -> None:

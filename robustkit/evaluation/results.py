@@ -29,6 +29,7 @@ from robustkit.evaluation.reading import read_queries, read_table
 from robustkit.evaluation.store import SCHEMA, read_json
 from robustkit.evaluation.tables import QUERIES
 from robustkit.evaluation.traces import TRACES, Traced, read_traces
+from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array
 
 __all__ = [
@@ -113,12 +114,14 @@ class Results:
         """The share of samples whose prediction is their label."""
         return proportion(int((self.prediction == self.label).sum()), len(self.index))
 
-    def attacks(self, norm: str | None = None) -> tuple[str, ...]:
+    def attacks(self, norm: str | Norm | None = None) -> tuple[str, ...]:
         """Names of the attacks run for a norm, in their order."""
         chosen = self._table["attack"][self._table["norm"] == self._norm(norm)]
         return tuple(dict.fromkeys(chosen.tolist()))
 
-    def distances(self, norm: str | None = None, attack: str | None = None) -> Array:
+    def distances(
+        self, norm: str | Norm | None = None, attack: str | None = None
+    ) -> Array:
         """(n,) as `distance`, for one of several norms, and by one attack if named."""
         norm = self._norm(norm)
         chosen = self._table["norm"] == norm
@@ -136,7 +139,7 @@ class Results:
         best[np.isinf(best) & (failed | missing)] = np.nan
         return best
 
-    def finished(self, norm: str | None = None) -> Array:
+    def finished(self, norm: str | Norm | None = None) -> Array:
         """(n,) whether all attacks of a norm are done with a sample, errors included.
 
         All are, unless the run was interrupted or is still going on.
@@ -148,16 +151,16 @@ class Results:
             done &= np.isin(self.index, self._table["index"][rows])
         return done
 
-    def undone(self, norm: str | None = None) -> Array:
+    def undone(self, norm: str | Norm | None = None) -> Array:
         """(n,) whether an attack's adversarial did not hold at its verification."""
         rows = self._table["undone"] & (self._table["norm"] == self._norm(norm))
         return np.isin(self.index, self._table["index"][rows])
 
-    def backward_passes(self, attack: str, norm: str | None = None) -> int:
+    def backward_passes(self, attack: str, norm: str | Norm | None = None) -> int:
         """How many backward passes an attack took, over all samples."""
         return int(self._per_sample("backward_passes", attack, norm).sum())
 
-    def queries(self, attack: str, norm: str | None = None) -> dict[int, Curve]:
+    def queries(self, attack: str, norm: str | Norm | None = None) -> dict[int, Curve]:
         """The curve of an attack's distances after so many forward passes per sample.
 
         Of the samples that were attacked, those that ended in an error as infinite. The
@@ -182,7 +185,7 @@ class Results:
         }
 
     def distances_after(
-        self, attack: str, norm: str | None = None, *, backward: bool = False
+        self, attack: str, norm: str | Norm | None = None, *, backward: bool = False
     ) -> Array:
         """(n, counts) distances known after so many forward passes as in `QUERIES`.
 
@@ -202,23 +205,23 @@ class Results:
         known[np.searchsorted(self.index, after[rows, 0])] = values[rows]
         return known
 
-    def forward_passes(self, attack: str, norm: str | None = None) -> Array:
+    def forward_passes(self, attack: str, norm: str | Norm | None = None) -> Array:
         """(n,) forward passes that an attack took; 0 where it did not run."""
         return self._per_sample("forward_passes", attack, norm)
 
-    def passes(self, attack: str, norm: str | None = None) -> Array:
+    def passes(self, attack: str, norm: str | Norm | None = None) -> Array:
         """(n,) forward and backward passes together; 0 where it did not run."""
         backward = self._per_sample("backward_passes", attack, norm)
         return self._per_sample("forward_passes", attack, norm) + backward
 
-    def _per_sample(self, column: str, attack: str, norm: str | None) -> Array:
+    def _per_sample(self, column: str, attack: str, norm: str | Norm | None) -> Array:
         rows = self._rows(attack, self._norm(norm))
         values = np.zeros(len(self.index), dtype=np.int64)
         place = np.searchsorted(self.index, self._table["index"][rows])
         values[place] = self._table[column][rows]
         return values
 
-    def traced(self, attack: str, norm: str | None = None) -> Traced:
+    def traced(self, attack: str, norm: str | Norm | None = None) -> Traced:
         """What happened to the first samples on an attack's way; of nobody in old runs.
 
         Raises:
@@ -228,11 +231,13 @@ class Results:
         self._check_attack(attack, norm)
         return read_traces(self.path / TRACES).get((norm, attack), Traced.nobody())
 
-    def curve(self, norm: str | None = None, attack: str | None = None) -> Curve:
+    def curve(self, norm: str | Norm | None = None, attack: str | None = None) -> Curve:
         """The minimum-perturbation curve."""
         return Curve(self.distances(norm, attack))
 
-    def robust_accuracy(self, epsilon: float, norm: str | None = None) -> Interval:
+    def robust_accuracy(
+        self, epsilon: float, norm: str | Norm | None = None
+    ) -> Interval:
         """The share of samples without an adversarial of size at most `epsilon`.
 
         An upper bound on the true robust accuracy, as every attack's is; the interval
@@ -244,7 +249,7 @@ class Results:
         """
         return self.curve(norm).robust_accuracy(epsilon)
 
-    def adversarials(self, norm: str | None = None) -> dict[str, Array]:
+    def adversarials(self, norm: str | Norm | None = None) -> dict[str, Array]:
         """The verified adversarials of a norm, a row for each sample that has one.
 
         Returns:
@@ -254,7 +259,7 @@ class Results:
         chosen = best.pop("norm") == self._norm(norm)
         return {name: np.array(values[chosen]) for name, values in best.items()}
 
-    def lower(self, norm: str | None = None) -> Array:
+    def lower(self, norm: str | Norm | None = None) -> Array:
         """(n,) below which there is surely no adversarial, in norm units.
 
         NaN where nothing was certified.
@@ -262,7 +267,7 @@ class Results:
         unknown = np.full(len(self.index), np.nan)
         return self._lower.get(self._norm(norm), unknown)
 
-    def lower_curve(self, norm: str | None = None) -> Curve | None:
+    def lower_curve(self, norm: str | Norm | None = None) -> Curve | None:
         """The curve of certified accuracy; None: no bounds are at hand.
 
         At each size, the share of samples that are proven to have no adversarial of
@@ -302,7 +307,7 @@ class Results:
             ) from error
         self.lower_methods = tuple(methods)
 
-    def warrant(self, norm: str, attack: str) -> dict[str, Any]:
+    def warrant(self, norm: str | Norm, attack: str) -> dict[str, Any]:
         """What an active test said of an attack: `verdict`, `rule` and `epsilon`.
 
         With the success rates of the attack and of random search, where there was one;
@@ -313,7 +318,8 @@ class Results:
             "rule": "no active test was run on this attack",
             "epsilon": None,
         }
-        self._check_attack(attack, self._norm(norm))
+        norm = self._norm(norm)
+        self._check_attack(attack, norm)
         found: dict[str, Any] = self._warrants.get(norm, {}).get(attack, empty)
         return found
 
@@ -447,18 +453,19 @@ class Results:
                 f"the run has no attack '{attack}'; {suggestion(attack, known)}"
             )
 
-    def _norm(self, norm: str | None) -> str:
+    def _norm(self, norm: str | Norm | None) -> str:
         if norm is None:
             if len(self.norms) != 1:
                 raise BadInput(
                     f"the run has the norms {', '.join(self.norms)}; say which one"
                 )
             return str(self.norms[0])
-        if norm not in self.norms:
+        name = repr(norm) if isinstance(norm, Norm) else norm
+        if name not in self.norms:
             raise BadInput(
-                f"the run has no norm '{norm}'; {suggestion(norm, self.norms)}"
+                f"the run has no norm '{name}'; {suggestion(name, self.norms)}"
             )
-        return norm
+        return name
 
 
 Run: TypeAlias = str | os.PathLike[str] | Results

@@ -1,6 +1,6 @@
 """Going on with a run by its folder alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from robustkit.errors import BadInput
@@ -19,7 +19,7 @@ def resume(
     *,
     engine: str | Engine = "local",
     progress: Callable[[Progress], None] | None = None,
-    trackers: Sequence[Any] = (),
+    trackers: Any = (),
 ) -> Results:
     """Go on with an unfinished run, from what is finished; at most a batch is lost.
 
@@ -37,7 +37,7 @@ def resume(
 
     Raises:
         BadInput: It is no run folder or was made from Python objects; or model, data,
-            settings or versions are not what they were.
+            pool, settings or versions are not what they were.
     """
     folder = folder_of(run)
     description = read_json(folder / "run.json")

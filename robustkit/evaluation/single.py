@@ -200,9 +200,9 @@ def _pool(pool: Any, host: Array, model: Model) -> tuple[Batch | None, Array | N
             "the pool must be inputs, or a pair of these and their classes; got a "
             f"tuple of {len(pool)}"
         )
-    inputs = _others(pool[0], host, model, None, "pool")
-    classes = as_array(pool[1], "the pool's classes")
-    count = len(as_array(pool[0], "pool"))
+    values = as_array(pool[0], "pool")
+    inputs = _others(values, host, model, None, "pool")
+    classes, count = as_array(pool[1], "the pool's classes"), len(values)
     if classes.shape != (count,) or classes.dtype.kind not in "iu":
         raise BadInput(
             f"the pool's classes must be ({count},) integers; got an array of shape "

@@ -34,7 +34,7 @@ SHARDS = ".shards"
 # Begins the names of folders that nobody needs any more.
 _STALE = ".robustkit-"
 # What must be the same for a run to go on, but for times and what is said of it.
-_MANIFEST = ("schema", "config", "model", "versions")
+_MANIFEST = ("schema", "config", "model", "pool", "versions")
 
 
 class RunFolder:
@@ -47,8 +47,8 @@ class RunFolder:
     Args:
         path: Must not exist, or be an empty folder, or hold an unfinished run of the
             same description; parents are made.
-        run: What run.json will say. A run goes on only if model, settings and versions
-            are what they were.
+        run: What run.json will say. A run goes on only if model, pool, settings and
+            versions are what they were.
         watch: Called with each shard once it is kept, and with those that were kept
             before as they are asked for; and whether it is a new one.
 

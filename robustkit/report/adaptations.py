@@ -95,5 +95,5 @@ def _step(step: Mapping[str, Any], count: int) -> dict[str, Any]:
         "shares": [
             words.percent(entry["estimate"], count) for entry in step["robust_accuracy"]
         ],
-        "passes": f"{step['forward_passes'] / max(step['attacked'], 1):,.0f}",
+        "passes": f"{step['forward_passes'] / max(count, 1):,.0f}",
     }

@@ -84,7 +84,7 @@ def print_adaptation(found: Adaptation, console: Console) -> None:
                 ", ".join(step.findings),
                 step.remedy,
                 *(_percent(step.robust_accuracy(size).estimate) for size in shown),
-                f"{step.forwards / max(step.attacked, 1):,.0f}",
+                _each(step.forwards, found),
                 f"{step.nearer}",
             )
         console.print(table)

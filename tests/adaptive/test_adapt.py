@@ -481,6 +481,32 @@ def test_several_norms(behind, digits):
         found.of("l2")
 
 
+def test_what_is_found_in_one_norm_is_answered_in_that_one(behind, digits):
+    seen = []
+
+    def watch(case):
+        seen.append((case.norm.name, case.findings["C9"].diagnosis))
+
+    model = behind(before=rounded)
+    results = evaluated(model, digits, norm=["linf", "l0"], epsilons=None)
+    (found,) = (
+        f for f in rk.check(model, digits, run=results).findings if f.id == "C2"
+    )
+    assert found.diagnosis.startswith("linf: ")
+    remedy = Remedy("watch", frozenset({"C2"}), "looks on", watch)
+    rk.adapt(results, model, digits, budget=40, remedies=[remedy])
+    ((norm, variety),) = seen
+    assert norm == "linf"
+    assert variety.startswith("linf, l0: ")
+
+
+def test_what_shows_in_every_norm_is_listed_once(behind, digits):
+    model = rk.Abstaining(rk.TorchModel(behind()), lambda x: x.mean(dim=(1, 2, 3)) - 2)
+    results = evaluated(model, digits, norm=["linf", "l0"], epsilons=None)
+    found = rk.adapt(results, model, digits, budget=40, remedies=[])
+    assert [f.id for f in found.findings].count("T3") == 1
+
+
 def test_a_model_that_raises_at_some_inputs_is_adapted_to(behind, digits):
     """Of the originals it raises at one, and at the others' neighbours at will."""
     x, y = digits

@@ -78,6 +78,11 @@ def test_an_attack_that_was_still_coming_nearer(planted, first, last, named):
         assert 0.1 < fall < 0.25
 
 
+def test_no_distance_falls_by_more_than_all_of_it(planted):
+    finding = found(run(planted, {"creep": Creep(30.0, 1.0)}))["S2"]
+    assert 0.5 < finding.evidence["largest fall of the distance"] <= 1
+
+
 def test_of_a_few_samples_nothing_is_said(planted):
     for count in (1, 4):
         results = rk.evaluate(
@@ -235,11 +240,15 @@ def test_adversarials_undone_at_their_verification(planted):
         ({"fmn": "FAIL", "pgd": "FAIL"}, Severity.INVALIDATES),
         ({"fmn": "FAIL", "pgd": "PASS"}, Severity.NOTE),
         ({"fmn": "INCONCLUSIVE", "pgd": "PASS"}, None),
+        ({"fmn": "FAIL", "pgd": "INCONCLUSIVE"}, Severity.SUSPICIOUS),
+        ({"fmn": "FAIL"}, Severity.SUSPICIOUS),
+        ({"fgsm": "FAIL", "fmn": "INVALID", "pgd": "INCONCLUSIVE"}, Severity.NOTE),
+        ({"fgsm": "INVALID", "fmn": "FAIL", "pgd": "FAIL"}, Severity.INVALIDATES),
         ({}, None),
     ],
 )
 def test_attacks_that_failed_their_unit_test(planted, tmp_path, verdicts, severity):
-    results = run(planted, ["fmn", "pgd"], out=tmp_path / "run")
+    results = run(planted, ["fmn", "pgd", "fgsm"], out=tmp_path / "run")
     rate = {"estimate": 0.4, "lower": 0.3, "upper": 0.5}
     tests = {
         name: {"verdict": v, "rule": "", "epsilon": 0.1, "success_rate": rate}
@@ -252,4 +261,19 @@ def test_attacks_that_failed_their_unit_test(planted, tmp_path, verdicts, severi
     finding = {f.id: f for f in check_run(results)}.get("T1")
     assert (finding and finding.severity) == severity
     if finding:
-        assert finding.evidence["success rate of fmn"] == 0.4
+        assert finding.evidence == {
+            f"success rate of {name}": 0.4
+            for name, v in verdicts.items()
+            if v == "FAIL"
+        }
+
+
+def test_of_a_run_of_baselines_alone_a_unit_test_speaks_of_them(planted, tmp_path):
+    results = run(planted, ["fgsm"], out=tmp_path / "run")
+    tests = {"fgsm": {"verdict": "FAIL", "rule": "", "epsilon": 0.1}}
+    write_json(
+        tmp_path / "run" / "warrants.json", {"schema": 1, "norms": {"linf": tests}}
+    )
+    results.reload_warrants()
+    found = {f.id: f for f in check_run(results)}
+    assert found["T1"].severity is Severity.INVALIDATES

@@ -182,6 +182,17 @@ def test_knows_what_was_adversarial_from_the_start_without_billing_it():
     assert ledger.forwards.tolist() == [0, 0]
 
 
+def test_originals_known_not_to_be_adversarial_are_none_by_chance():
+    ledger = Ledger(batch(np.zeros((2, 2))))
+    ledger.know(np.array([False, False]))
+    asked(ledger, [0.0, 2.0], [True, True])
+    points = batch(np.zeros((2, 2, 2)))
+    twice = np.ones((2, 2), bool)
+    ledger.record_probes(points, np.array([[0.0, 3.0], [0.0, 0.0]]), twice, twice)
+    assert ledger.distance.numpy().tolist() == [3, 2]
+    assert ledger.forwards.tolist() == [3, 3]
+
+
 @pytest.mark.parametrize("framework", ["torch", "numpy"])
 def test_writes_into_no_tensor_it_was_given(framework):
     x = torch.zeros(3, 2) if framework == "torch" else np.zeros((3, 2))

@@ -193,6 +193,35 @@ def test_who_has_no_start_goes_on_through_the_pool():
     assert tried == pool[:2].tolist()
 
 
+def test_a_large_pool_of_the_class_to_be_left_does_not_take_the_budget():
+    x, pool = np.full((3, 9), 0.9), np.full((500, 9), 0.8)
+    p = problem(half_space(np.ones(9), 6.0), x, budget=60, pool=as_tensor(pool))
+    _, found = starting_point(p, p.rng(-1), 20)
+    assert found.all()
+
+
+def test_aimed_at_a_class_the_whole_pool_comes_before_noise():
+    x = as_tensor(np.full((1, 9), 0.9))
+    pool = np.concatenate([np.full((50, 9), 0.8), np.full((1, 9), 0.6)])
+    aimed = Targeted(as_tensor(np.ones(1, dtype=int)))
+    log = []
+    model = half_space(np.ones(9), 6.0, log=log)
+    p = Problem(model, x, aimed, get_norm("l2"), pool=as_tensor(pool))
+    _, found = starting_point(p, p.rng(-1), 20)
+    assert found.all()
+    assert np.array_equal(np.concatenate(log[:51]), pool)
+
+
+def test_a_pool_that_nobody_asks_for_is_not_ranked(monkeypatch):
+    def refuse(p, pool):
+        raise AssertionError
+
+    monkeypatch.setattr("robustkit.engine.search.ranked", refuse)
+    p = problem(half_space(np.ones(2), 0.3), [[1.0, 1.0]], pool=as_tensor(np.eye(2)))
+    nobody = p.ledger.found
+    assert list(candidates(p, 2, nobody)) == []
+
+
 def test_more_of_a_pool_never_gives_a_farther_start():
     generator = np.random.default_rng(0)
     x, pool = generator.uniform(0.5, 1, (5, 6)), generator.uniform(0, 1, (20, 6))

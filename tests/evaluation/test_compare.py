@@ -271,5 +271,18 @@ def test_a_run_without_finished_samples_cannot_be_compared(planted, runs, tmp_pa
             out=tmp_path / "run",
             progress=stop,
         )
-    with pytest.raises(BadInput, match=r"no finished sample yet.*'interrupted'"):
+    with pytest.raises(BadInput, match=r"no finished sample .*'interrupted'.*--resume"):
         rk.compare([runs["weak"], tmp_path / "run"])
+    part = rk.evaluate(
+        planted.model(), (planted.x, planted.y), attacks=["fmn"], shard=(2, 2)
+    )
+    assert len(part.index) == 0
+    with pytest.raises(
+        BadInput, match=r"no finished sample .*'complete'.*; leave it out"
+    ):
+        rk.compare([runs["weak"], part])
+
+
+def test_the_seed_of_a_comparison_is_a_whole_number(runs):
+    with pytest.raises(BadInput, match="the seed must be a whole number; got 'x'"):
+        rk.compare([runs["weak"], runs["strong"]], seed="x")

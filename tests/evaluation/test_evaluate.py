@@ -601,6 +601,26 @@ class TestNoFalseClaims:
             )
             assert any(said in note for note in results.run["notes"])
 
+    def test_originals_of_fickle_models_are_no_adversarials_of_attacks(self, planted):
+        rng = np.random.default_rng(0)
+
+        def scores(x):
+            return planted.logits(x) + rng.normal(size=(len(x), 3))
+
+        results = rk.evaluate(
+            NumPyModel(scores, gradient=planted.gradient),
+            (planted.x, planted.y),
+            norm="l2",
+            attacks=["fmn"],
+            budget=50,
+        )
+        summary = results.summary()["norms"]["l2"]
+        kept = len(results.adversarials("l2")["index"])
+        assert kept == summary["found"] == summary["attacks"]["fmn"]["found"] > 0
+        known = np.isfinite(results.distance)
+        wrong = results.prediction != results.label
+        assert ((results.distance == 0) == wrong)[known].all()
+
     def test_ties_are_not_more_robust_than_accurate(self, planted):
         results = rk.evaluate(
             lambda x: np.zeros((len(x), 3)),

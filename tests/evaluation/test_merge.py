@@ -96,6 +96,15 @@ def test_parts_that_differ_are_refused(runs, planted, tmp_path, change, words):
         rk.merge(parts, tmp_path / "out")
 
 
+def test_parts_with_other_pools_are_refused(planted, tmp_path):
+    parts = [tmp_path / f"part-{number}" for number in (1, 2)]
+    for number, part in enumerate(parts, 1):
+        pool = planted.x[number:]
+        evaluate(planted, part, attacks=["blend"], pool=pool, shard=(number, 2))
+    with pytest.raises(BadInput, match="the pool have fingerprint"):
+        rk.merge(parts, tmp_path / "out")
+
+
 def test_parts_of_other_data_are_refused(runs, planted, tmp_path):
     labels = planted.y.copy()
     labels[0] = (labels[0] + 1) % 3

@@ -151,9 +151,17 @@ def test_progress_that_raises_is_not_the_models_fault(planted, monkeypatch):
         np.testing.assert_array_equal(run.distances(norm), plain.distances(norm))
 
 
+def test_a_tracker_may_come_alone(planted):
+    board = SummaryWriter()
+    evaluated(planted, trackers=board)
+    assert board.scalars
+
+
 def test_what_is_no_tracker_is_told(planted):
     with pytest.raises(BadInput, match="got a list"):
         evaluated(planted, trackers=[[]])
+    with pytest.raises(BadInput, match="got a int"):
+        evaluated(planted, trackers=5)
 
 
 def test_progress_adds_up(planted, monkeypatch):

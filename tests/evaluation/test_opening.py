@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
+from PIL import Image
 
 import robustkit as rk
 from robustkit.errors import BadInput
-from robustkit.evaluation.opening import reopened
+from robustkit.evaluation.data import as_data, load_data
+from robustkit.evaluation.opening import open_pool, reopened
+from robustkit.models.numpy import NumPyModel
 from robustkit.models.wrappers import Preprocessed
 from robustkit.numerics.bounds import Bounds
 
@@ -40,3 +44,33 @@ def test_headers_and_caches_of_a_run_are_not_used_unless_they_are_given():
     for name, value in own.items():
         with pytest.raises(BadInput, match="for models at an address"):
             reopened(run, "digits", "digits", **{name: value})
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Of data and a pool, one image of each class."""
+    of = {"data": ("cat", "dog", "eel"), "pool": ("bee", "dog", "eel")}
+    for name, classes in of.items():
+        for level, one in enumerate(classes):
+            folder = tmp_path / name / one
+            folder.mkdir(parents=True)
+            Image.fromarray(np.full((2, 2), level, np.uint8)).save(folder / "1.png")
+    return tmp_path
+
+
+def test_classes_that_pool_and_data_name_are_known_by_their_names(folders):
+    model, data = NumPyModel(lambda x: x), load_data(folders / "data")
+    _, classes = open_pool(folders / "pool", model, data)
+    assert classes.tolist() == [-1, 1, 2]
+    (folders / "pool" / "dog" / "1.png").unlink()
+    (folders / "pool" / "dog").rmdir()
+    _, classes = open_pool(folders / "pool", model, data)
+    assert classes.tolist() == [-1, 2]
+
+
+def test_classes_of_a_pool_without_names_are_numbers(folders):
+    model, data = NumPyModel(lambda x: x), load_data(folders / "data")
+    x, y = np.zeros((2, 1, 2, 2), np.float32), np.array([2, 0])
+    assert open_pool((x, y), model, data)[1].tolist() == [2, 0]
+    assert open_pool(folders / "pool", model, as_data((x, y)))[1].tolist() == [0, 1, 2]
+    assert open_pool(x, model, data)[1] is None

@@ -116,6 +116,13 @@ def test_attacks_that_the_run_has_not_are_named(results, ask):
         ask(results, "fnm")
 
 
+def test_a_norm_is_its_name_or_itself(results):
+    assert np.array_equal(results.distances(rk.L2()), results.distances("l2"))
+    assert results.warrant(rk.L2(), "fmn") == results.warrant("l2", "fmn")
+    with pytest.raises(BadInput, match=r"the run has no norm 'l1'; .*known: l2, linf"):
+        results.distances(rk.L1())
+
+
 def test_a_warrant_is_of_a_norm_of_the_run(results):
     with pytest.raises(BadInput, match="no norm 'fmn'"):
         results.warrant("fmn", "l2")

@@ -139,6 +139,22 @@ def test_other_settings_are_refused_and_named(planted, interrupted, change, word
         evaluate(planted, interrupted, **change)
 
 
+@pytest.mark.parametrize("again", ["blind", "other", "none"])
+def test_another_pool_is_refused(planted, tmp_path, again):
+    pools = {
+        "first": (planted.x, planted.y),
+        "blind": planted.x,
+        "other": (planted.x[1:], planted.y[1:]),
+        "none": None,
+    }
+    settings = {"attacks": ["fmn", "gaussian-noise"], "pool": pools["first"]}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(planted, tmp_path / "run", progress=stop_after(3), **settings)
+    with pytest.raises(BadInput, match=r"config\.pool was|pool\.fingerprint was '"):
+        evaluate(planted, tmp_path / "run", **settings | {"pool": pools[again]})
+    assert evaluate(planted, tmp_path / "run", **settings).run["status"] == "complete"
+
+
 def test_other_data_are_refused(planted, interrupted):
     changed = planted.x.copy()
     changed[7] = 1 - changed[7]

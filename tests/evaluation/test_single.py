@@ -112,6 +112,7 @@ def test_a_pool_with_classes_is_a_pair_of_both(planted):
         ),
         "dtype float64": (planted.x, planted.y * 1.0),
         "pool must be any number of inputs": (planted.x[:, 1:], planted.y),
+        r"inputs of shape \(6,\); got an array of shape \(\)": (None, planted.y),
     }.items():
         with pytest.raises(BadInput, match=match):
             rk.run("blend", planted.model(), planted.x, planted.y, pool=pool)

@@ -1,11 +1,14 @@
 import io
+import json
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 import robustkit as rk
-from robustkit.report.terminal import print_results
+from robustkit.adaptive.adaptation import Adaptation, Step
+from robustkit.report.adaptations import adaptations
+from robustkit.report.terminal import print_adaptation, print_results
 
 
 def nearest(results):
@@ -41,3 +44,44 @@ def test_where_nothing_is_attacked_nothing_is_called_not_found():
     results = rk.evaluate(model, (x, np.ones(2, int)), attacks=["fmn"])
     for row in nearest(results):
         assert row[2] == "-"
+
+
+def test_passes_of_remedies_are_counted_per_sample_everywhere():
+    x = np.full((4, 2), 0.5, np.float32)
+    model = rk.NumPyModel(lambda x: x, gradient=lambda x, s: s)
+    results = rk.evaluate(model, (x, np.zeros(4, int)), attacks=["fmn"])
+    settings = {
+        "norm": "linf",
+        "findings": (),
+        "what": "",
+        "details": "",
+        "attacks": {},
+    }
+    settings |= {"backwards": 0, "seconds": 0.0, "nearer": 0}
+    settings |= {"distance": np.ones(4), "expected": np.zeros(4)}
+    steps = (
+        Step(remedy="plain", attacked=4, forwards=400, **settings),
+        Step(remedy="more passes", attacked=1, forwards=80, **settings),
+    )
+    found = Adaptation(
+        steps=steps,
+        epsilons={"linf": (0.1,)},
+        epsilon={"linf": 0.1},
+        findings=(),
+        best={},
+        index=np.arange(4),
+        label=np.zeros(4, int),
+        draws=1,
+        budget=100,
+        total=2000,
+    )
+    (results.path / "adaptive.json").write_text(json.dumps(found.to_json()))
+    (told,) = adaptations(results)
+    assert [step["passes"] for step in told["steps"]] == ["100", "20"]
+    assert "100 of the plain evaluation, 20 of all remedies" in told["cost"]
+    console = Console(width=120, file=io.StringIO())
+    print_adaptation(found, console)
+    text = console.file.getvalue()
+    rows = [line.split("│")[1:-1] for line in text.splitlines() if "│" in line]
+    assert [row[3].strip() for row in rows] == ["100", "20"]
+    assert "100 of the plain evaluation, 20 of all remedies" in text

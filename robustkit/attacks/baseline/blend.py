@@ -39,7 +39,8 @@ class State:
 class Blend(Attack[State]):
     """Walk towards other samples, the nearest first, as far as the decision boundary.
 
-    The samples come from the problem's pool; they may be of any class.
+    The samples come from the problem's pool; they may be of any class. Where classes
+    are known, those of a class that meets the criterion come before all others.
 
     Args:
         steps: How many samples to try at most; most cost 1 question.

@@ -288,7 +288,8 @@ def _another_start(p: Problem, asked: Mask, t: int) -> tuple[Batch, Mask]:
             far = drawn(p, p.pool, rng) - p.x
         reach = minimum(radius * (1 - 2 * ROUGH), p.norm(far))
         point = p.bounds.clip(p.x + p.norm.project(far, reach))
-        passed = p.decide(point, asked.logical_and(unspent(p)))
+        moved = p.norm(point - p.x) > 0
+        passed = p.decide(point, asked.logical_and(moved).logical_and(unspent(p)))
         nearer = bisect(p, point, passed, ROUGH) - p.x
         delta = where(passed, nearer, delta)
         radius = where(passed, p.norm(nearer), radius)

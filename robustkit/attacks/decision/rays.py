@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
-from robustkit.engine.search import bisect, candidates, unspent
+from robustkit.engine.search import before_noise, bisect, candidates, unspent
 from robustkit.models.base import Access
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import (
@@ -91,14 +92,16 @@ class RayS(Attack[State]):
     Starts are the signs of the perturbations that lead to the problem's `starts` and to
     the best adversarial known (and those perturbations themselves), everything
     brighter, and everything darker; where none of these is adversarial, those that lead
-    to inputs of the `pool`, and then random signs. A target class is rarely among these
-    but for the pool's: for targeted criteria give one, or `starts`.
+    to some inputs of the `pool`, random signs, and those that lead to the other inputs.
+    A target class is rarely among these but for the pool's: for targeted
+    criteria give one, or `starts`.
 
     Args:
         steps: How many; 1 to 17 questions each, and some eight more in one that begins
             anew. Finding the first starts costs some more.
-        tries: How many random signs to try.
-        others: How many inputs of the pool to try, if one of them is a start; else all.
+        tries: How many random signs to try, and how many inputs of the pool before
+            (aimed at a class, all of them).
+        others: How many of these to try where one of them is a start.
         tolerance: To which share of the radius the boundary is found, and by how much
             a ray has to be better, at the least. In the first round it is in
             proportion to the blocks, since what a turn can bring is; then the least.
@@ -165,11 +168,9 @@ class RayS(Attack[State]):
         ray, radius = p.x.zeros_like() + p.bounds.width, full(p.x, math.inf)
         for side in _sides(p):
             ray, radius = _nearer(p, ray, radius, side, radius > 0)
-        for start, asked in candidates(p, self.others, radius == math.inf):
-            for side in _towards(p, start):
-                ray, radius = _nearer(p, ray, radius, side, asked)
-                # Its signs alone are worth a question if it is a start itself.
-                asked = asked.logical_and(radius < math.inf)
+        others = candidates(p, self.others, radius == math.inf)
+        some = itertools.islice(others, before_noise(p, self.tries))
+        ray, radius = _nearest_offered(p, ray, radius, some)
         rng = p.rng(-1)
         for _ in range(self.tries):
             searching = radius == math.inf
@@ -177,6 +178,7 @@ class RayS(Attack[State]):
                 break
             side = where(rng.uniform(p.x.shape[1:]) < 0.5, -p.bounds.width, _wide(p))
             ray, radius = _nearer(p, ray, radius, side, searching)
+        ray, radius = _nearest_offered(p, ray, radius, others)
         size = np.array(to_numpy(radius))
         none = np.zeros(p.size, dtype=np.int64)
         # A copy, since steps write into it.
@@ -305,6 +307,21 @@ def _sides(p: Problem) -> Iterator[Batch]:
         yield from _towards(p, p.ledger.best * 1.0)
     yield _wide(p)
     yield -_wide(p)
+
+
+def _nearest_offered(
+    p: Problem,
+    ray: Batch,
+    radius: PerSample,
+    starts: Iterable[tuple[Batch, Mask]],
+) -> tuple[Batch, PerSample]:
+    """As `_nearer`, of starts (n, ...) and for whom (n,) each of them is."""
+    for start, asked in starts:
+        for side in _towards(p, start):
+            ray, radius = _nearer(p, ray, radius, side, asked)
+            # Its signs alone are worth a question if there is a start at all.
+            asked = asked.logical_and(radius < math.inf)
+    return ray, radius
 
 
 def _towards(p: Problem, start: Batch) -> Iterator[Batch]:

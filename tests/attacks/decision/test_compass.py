@@ -57,6 +57,18 @@ def test_a_descent_that_goes_no_further_gives_way_to_another_start(monkeypatch):
     assert distance() == pytest.approx(1.0, rel=0.01)
 
 
+def test_the_sample_itself_is_no_other_start():
+    def function(x):
+        return two_classes(1.0 - x.sum(axis=(1, 2, 3)))
+
+    x = np.zeros((2, 1, 4, 4))
+    p = problem(function, x, pool=as_tensor(x))
+    p.limit(Compass.access, None)
+    _, found = compass._another_start(p, as_tensor(np.ones(2, dtype=bool)), 0)
+    assert not found.raw.any()
+    assert (p.ledger.forwards == 0).all()
+
+
 def test_probes_learn_where_the_model_looks(monkeypatch):
     """Only a corner matters: the same number of questions brings it nearer.
 

@@ -49,6 +49,18 @@ def test_a_pool_is_for_those_who_have_no_other_start(plant):
     assert not same[~begun].any()
 
 
+def test_a_large_pool_of_the_class_to_be_left_does_not_take_the_budget():
+    def apart(x):
+        """Neither brighter nor darker is a start, and one in two random signs is."""
+        far = np.abs(x[:, 0] - x[:, 1])
+        return np.stack([0.5 + 0 * far, far], axis=1)
+
+    x, pool = np.full((3, 2), 0.5), as_tensor(np.full((500, 2), 0.4))
+    settings = {"budget": 60, "pool": pool, "keys": np.arange(3, dtype=np.uint64)}
+    ledger = attacked(NumPyModel(apart), x, np.zeros(3, int), **settings)
+    assert ledger.found.raw.all()
+
+
 def test_with_several_classes_it_stops_in_a_near_local_minimum(plant):
     planted = plant(samples=20, features=16)
     ledger = attacked(planted.model(), planted.x, planted.y, budget=1000)
