@@ -110,8 +110,7 @@ def _with_gradients(norm: str, budget: int) -> Cascade:
         if budget < _MANY:
             return free
         first = max(budget // 3, _MANY // 2)
-        price = PDPGD(steps=first)
-        aimed = Cascade((price, *_sparse(budget - first).attacks))
+        aimed = Cascade((PDPGD(steps=first), *_sparse(budget - first).attacks))
         return Cascade((ByAim(aimed, free),))
     last = budget // 25
     if last < 2:

@@ -93,8 +93,8 @@ class RayS(Attack[State]):
     the best adversarial known (and those perturbations themselves), everything
     brighter, and everything darker; where none of these is adversarial, those that lead
     to some inputs of the `pool`, random signs, and those that lead to the other inputs.
-    A target class is rarely among these but for the pool's: for targeted
-    criteria give one, or `starts`.
+    Of these, only the pool's are likely to be of a target class: for targeted criteria
+    give a `pool`, or `starts`.
 
     Args:
         steps: How many; 1 to 17 questions each, and some eight more in one that begins
@@ -315,7 +315,7 @@ def _nearest_offered(
     radius: PerSample,
     starts: Iterable[tuple[Batch, Mask]],
 ) -> tuple[Batch, PerSample]:
-    """As `_nearer`, of starts (n, ...) and for whom (n,) each of them is."""
+    """As `_nearer`, for some starts (n, ...), each with whom (n,) to ask about it."""
     for start, asked in starts:
         for side in _towards(p, start):
             ray, radius = _nearer(p, ray, radius, side, asked)
