@@ -180,17 +180,21 @@ def test_a_class_that_none_of_the_pool_has_leaves_all_of_them():
 
 
 def test_who_has_no_start_goes_on_through_the_pool():
-    # Only the farthest two are adversarial, to the first sample alone.
-    pool = np.array([[0.9, 0.9], [0.8, 0.8], [0.7, 0.7], [0.1, 0.1], [0.0, 0.0]])
-    log = []
-    x = [[1.0, 1.0], [0.3, 0.2]]
-    p = problem(half_space(np.ones(2), 0.3, log=log), x, pool=as_tensor(pool))
-    _, found = starting_point(p, p.rng(-1), 2)
-    assert found.all()
-    assert p.ledger.distance.raw[0] < 1.21
-    # Without the pool's last one, which cannot be nearer, and without noise.
-    tried = [far.raw[0].tolist() for far, _ in candidates(p, 2)]
-    assert tried == pool[:2].tolist()
+    # Of class 1 near one point only, which is far from the samples and from any noise.
+    goal = np.array([0.1, 0.6, 0.1, 0.6])
+
+    def function(x):
+        score = np.abs(x - goal).max(axis=1) - 0.05
+        return np.stack([score, np.zeros_like(score)], axis=1)
+
+    pool = np.concatenate([np.full((5, 4), 0.8), goal[None]])
+    x = np.stack([np.full(4, 0.9), goal + 0.06])
+    for known, founds in ((pool[:5], [False, False]), (pool, [True, True])):
+        p = problem(NumPyModel(function), x, pool=as_tensor(known))
+        _, found = starting_point(p, p.rng(-1), 2)
+        assert found.raw.tolist() == founds
+    # Who has a start is asked about the first two alone.
+    assert [asked.raw.tolist() for _, asked in candidates(p, 2)] == [[True, True]] * 2
 
 
 def test_a_large_pool_of_the_class_to_be_left_does_not_take_the_budget():
