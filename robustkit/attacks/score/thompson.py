@@ -19,7 +19,7 @@ from robustkit.attacks.score.slopes import (
     to_blurred,
 )
 from robustkit.attacks.score.sparse_rs import SparseRS
-from robustkit.attacks.score.square import Square
+from robustkit.attacks.score.square import Square, as_images
 from robustkit.engine.attack import FixedBudget, broken
 from robustkit.engine.problem import Answer, Problem
 from robustkit.models.base import Access
@@ -249,7 +249,7 @@ class Thompson(FixedBudget[State]):
 
 
 def _large(p: Problem) -> bool:
-    return min(p.x.shape[2:], default=0) >= _LARGE
+    return min(as_images(p.x).shape[2:]) >= _LARGE
 
 
 def _like(x: Batch, values: Array) -> Tensor:

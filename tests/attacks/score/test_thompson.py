@@ -153,6 +153,13 @@ def test_large_images_begin_as_in_square(watched, norm):
         assert (ours.asked.numpy() == (not alike)).all()
 
 
+@pytest.mark.parametrize("shape", [(64,), (1, 64), (2, 64), (64, 64)])
+def test_long_signals_are_no_large_images(watched, shape):
+    problem = watched(shape, samples=3).problem("linf")
+    state = Thompson(0.5).step(problem, Thompson(0.5).init(problem), 0)
+    assert (state.asked.numpy() == 1).all()
+
+
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_needs_fewer_questions_than_squares_on_a_smooth_linear_model(watched, norm):
     needed = {Thompson: [], Square: []}
