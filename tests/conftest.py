@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from robustkit.models.numpy import NumPyModel
+from robustkit.numerics import tensors
 from robustkit.numerics.bounds import Bounds
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -46,6 +47,13 @@ def shared():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def jax_on_a_device(monkeypatch):
+    """JAX works on its arrays itself, as it does where they lie on a device."""
+    pytest.importorskip("jax")
+    monkeypatch.setattr(tensors, "_is_lent", lambda _: False)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,14 @@ from robustkit.models.base import (
 from robustkit.models.functions import adapt_function
 from robustkit.models.isolated import isolated
 from robustkit.models.torch import TorchModel
-from robustkit.numerics.tensors import Array, Batch, Tensor, stack_columns, to_numpy
+from robustkit.numerics.tensors import (
+    Array,
+    Batch,
+    Tensor,
+    native,
+    stack_columns,
+    to_numpy,
+)
 
 __all__ = ["Features", "WithDetector", "find_features"]
 
@@ -189,7 +196,7 @@ def _check_head(
     model: Model,
     example: Array,
 ) -> None:
-    raw = model.to_tensor(example).raw
+    raw = native(model.to_tensor(example)).raw
     if model.access is Access.GRADIENT and isinstance(raw, torch.Tensor):
         with torch.no_grad():
             joined = head(function(raw)).cpu().numpy()

@@ -16,6 +16,7 @@ from robustkit.numerics.tensors import (
     Tensor,
     as_array,
     as_tensor,
+    native,
     stack_columns,
     take,
 )
@@ -58,16 +59,16 @@ def attack_plainly(
 
 
 def _called(attack: PlainAttack, model: Model, head: Head, x: Array) -> Array:
-    inputs = model.to_tensor(x).raw
-    labels = model.to_tensor(np.zeros(len(x), dtype=np.int64)).raw
+    zeros = np.zeros(len(x), dtype=np.int64)
+    inputs, labels = (native(model.to_tensor(part)).raw for part in (x, zeros))
     ask = _Asked(model, head, len(x))
-    native: Any
+    asked: Any
     if isinstance(inputs, torch.Tensor):
-        native = _Module(ask)
+        asked = _Module(ask)
     else:
-        native = _Function(ask, is_jax=not isinstance(inputs, np.ndarray))
+        asked = _Function(ask, is_jax=not isinstance(inputs, np.ndarray))
     with model.session():
-        found = attack(native, inputs, labels)
+        found = attack(asked, inputs, labels)
     # A copy in whatever framework it came.
     points = np.array(as_array(found, "adversarials"))
     if points.dtype.kind not in "fiu":
@@ -103,13 +104,13 @@ class _Asked:
             full = as_tensor(slopes)
             if head.detector:
                 full = stack_columns([full, full[:, :1] * 0])
-            return pull_back(head.pull_back(full)).raw
+            return native(pull_back(head.pull_back(full))).raw
 
         return self._shown(head, head(outputs)), back
 
     def _shown(self, head: Head, logits: Tensor) -> Any:
         """Without the detector's column, which is no class."""
-        return (logits[:, :-1] if head.detector else logits).raw
+        return native(logits[:, :-1] if head.detector else logits).raw
 
 
 class _Function:

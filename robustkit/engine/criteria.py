@@ -23,6 +23,7 @@ from robustkit.numerics.tensors import (
     highest,
     maximum,
     minimum,
+    natively,
     stack_columns,
     to_numpy,
     where,
@@ -537,10 +538,10 @@ class Custom(Criterion):
     data: tuple[Tensor, ...] = ()
 
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
-        return differentiate(lambda z: self.function(z, *self.data), logits)
+        return differentiate(self.function, logits, *self.data)
 
     def margin(self, logits: Tensor) -> PerSample:
-        return self.function(logits, *self.data)
+        return natively(self.function, logits, *self.data)
 
 
 def _equal(own: Tensor, classes: Array) -> Array:

@@ -116,8 +116,9 @@ def evaluate(
         time_limit: Seconds for each attack on a batch. What was found by then counts;
             samples without an adversarial by then are errors.
         compiled: Compile the attacks' arithmetic, of models in torch (needs a C++
-            compiler on a CPU) and JAX. Seconds for each attack and norm; in long runs
-            less time for each step. What is found is the same but for rounding.
+            compiler on a CPU), and in JAX on a device. Seconds for each attack and
+            norm; in long runs less time for each step. What is found is the same but
+            for rounding.
         engine: Who does the work: "local", this process; a `robustkit.PoolEngine`,
             several on this machine; "ray" or a `robustkit.RayEngine`, workers of Ray.
             What comes out is the same.

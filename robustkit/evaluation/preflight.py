@@ -8,7 +8,7 @@ import numpy as np
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model
 from robustkit.numerics.fused import compiler_missing
-from robustkit.numerics.tensors import Array, framework_of, to_numpy
+from robustkit.numerics.tensors import Array, framework_of, native, to_numpy
 
 __all__ = ["Examined", "check_labels", "check_logits", "examine", "no_compiler"]
 
@@ -100,10 +100,13 @@ def no_compiler(model: Model, x: Array) -> str | None:
         model: To be attacked.
         x: Any input.
     """
-    kind = framework_of(model.to_tensor(x))
+    tensor = model.to_tensor(x)
+    kind = framework_of(tensor)
     reason = f"the model works in {kind}, not in torch or JAX"
     if kind == "jax":
         return None
+    if framework_of(native(tensor)) == "jax":
+        reason = "attacks on JAX models work in NumPy on a processor, which is faster"
     if kind == "torch":
         missing = compiler_missing()
         if missing is None:

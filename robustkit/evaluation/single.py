@@ -26,6 +26,7 @@ from robustkit.numerics.tensors import (
     as_array,
     as_tensor,
     like,
+    native,
     to_numpy,
 )
 from robustkit.presets import auto
@@ -134,7 +135,7 @@ def run(
 
     def back(tensor: Tensor) -> Any:
         """A copy in the framework that the inputs came in."""
-        copy = like(given, np.array(to_numpy(tensor)))
+        copy = native(like(given, np.array(to_numpy(tensor))))
         return copy if isinstance(x, Tensor) else copy.raw
 
     return AttackResult(

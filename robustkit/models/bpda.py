@@ -17,6 +17,7 @@ from robustkit.numerics.tensors import (
     as_tensor,
     differentiate,
     flatten,
+    native,
     total,
 )
 
@@ -165,7 +166,7 @@ class BPDA(Wrapper):
             return x
         with torch.no_grad():
             # Of its own, since steps may work in place.
-            return as_tensor(self._step((1.0 * x).raw))
+            return as_tensor(self._step(native(1.0 * x).raw))
 
     @contextmanager
     def _replacing(self) -> Iterator[None]:

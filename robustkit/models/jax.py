@@ -12,7 +12,7 @@ from robustkit.errors import BadInput, MissingPackage
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
 from robustkit.numerics.bounds import BoundsLike, as_bounds
 from robustkit.numerics.padding import Padding, filled, first_rows
-from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor
+from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, native
 
 try:
     import jax
@@ -77,11 +77,11 @@ class JaxModel(Model):
         self._compiled_linearisation = jax.jit(self._linearisation)
 
     def logits(self, x: Batch) -> Tensor:
-        out = self._ask(self._compiled_scores, self._scores, self._filled(x.raw))
+        out = self._ask(self._compiled_scores, self._scores, self._point(x))
         return as_tensor(first_rows(out, x.shape[0]))
 
     def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
-        point = self._filled(x.raw)
+        point = self._point(x)
         try:
             # The way back is data to JAX: one compiled function returns it and
             # another one takes it, without tracing the model again.
@@ -97,7 +97,7 @@ class JaxModel(Model):
         apply = _compiled_pull_back if self._compiles else _pull_back
 
         def pull_back(slopes: Tensor) -> Batch:
-            gradient = apply(way_back, filled(slopes.raw, point.shape[0]))
+            gradient = apply(way_back, _filled(slopes, point.shape[0]))
             return as_tensor(first_rows(gradient, x.shape[0]))
 
         return as_tensor(first_rows(logits, x.shape[0])), pull_back
@@ -176,12 +176,14 @@ class JaxModel(Model):
         texts = (_ADDRESS.sub("", str(program)) for program in (one, other))
         return next(texts) == next(texts) and all(map(_same, one.consts, other.consts))
 
-    def _filled(self, raw: jax.Array) -> jax.Array:
-        count = raw.shape[0]
-        if not self._compiles or count == 0:
-            return raw
-        more: jax.Array = filled(raw, self._padding.size(count))
-        return more
+    def _point(self, x: Batch) -> jax.Array:
+        count = x.shape[0]
+        return _filled(x, self._padding.size(count) if self._compiles else count)
+
+
+def _filled(x: Tensor, size: int) -> jax.Array:
+    raw: jax.Array = native(x).raw if x.shape[0] == size else filled(x.raw, size)
+    return raw
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -57,7 +57,7 @@ def compiles() -> bool:
 def fused(function: Callable[P, R]) -> Callable[P, R]:
     """A function of tensors, compiled where `compiling` says so.
 
-    By torch's compiler or `jax.jit`; tensors of other frameworks are worked on plainly,
+    By torch's compiler or, on devices, `jax.jit`; other tensors are worked on plainly,
     and so is everything where the compiler fails, with a warning. The result is the
     same but for rounding. The first call for inputs of a shape takes seconds; then the
     number of samples may change. JAX compiles for few numbers (`Padding`), to which

@@ -14,6 +14,8 @@ import eagerpy
 import numpy as np
 from eagerpy.astensor import astensor
 from eagerpy.tensor.base import BaseTensor
+from eagerpy.tensor.jax import JAXTensor
+from eagerpy.tensor.numpy import NumPyTensor
 from eagerpy.tensor.pytorch import PyTorchTensor
 from eagerpy.tensor.tensor import Tensor
 
@@ -54,6 +56,8 @@ __all__ = [
     "minimum",
     "minus",
     "minus_rows",
+    "native",
+    "natively",
     "on_host",
     "plus",
     "plus_outer",
@@ -111,8 +115,21 @@ class _TorchTensor(PyTorchTensor):
         self._raw = raw
 
 
+class _HostedTensor(NumPyTensor):
+    """An array of JAX on a processor, lent to NumPy.
+
+    JAX compiles each operation for each number of samples, a minute of it in a first
+    run, and takes longer for what is compiled than NumPy does.
+    """
+
+    __slots__ = ()
+
+
 def as_tensor(values: Any) -> Tensor:
     """The eagerpy tensor around a native array (or the tensor itself).
+
+    What JAX holds on a processor is copied, and worked on by NumPy from there on;
+    `native` leads back.
 
     Args:
         values: A torch, JAX, TensorFlow or NumPy array, or an eagerpy tensor.
@@ -121,7 +138,29 @@ def as_tensor(values: Any) -> Tensor:
         ValueError: `values` is none of these.
     """
     tensor: Tensor = astensor(values)
-    return _TorchTensor(tensor.raw) if type(tensor) is PyTorchTensor else tensor
+    if type(tensor) is PyTorchTensor:
+        return _TorchTensor(tensor.raw)
+    if type(tensor) is JAXTensor and _is_lent(tensor.raw):
+        return _HostedTensor(np.array(tensor.raw))
+    return tensor
+
+
+def native(x: Tensor) -> Tensor:
+    """`x` as a tensor whose `.raw` is an array of its own framework.
+
+    For functions that are written in it; the result is a copy where NumPy had it.
+    """
+    if type(x) is not _HostedTensor:
+        return x
+    import jax.numpy as jnp
+
+    # Not asarray: it may share memory that is written to later.
+    return JAXTensor(jnp.array(x.raw))
+
+
+def natively(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """What a function of tensors of their own framework returns."""
+    return as_tensor(function(*map(native, tensors)))
 
 
 def as_array(values: Any, name: str) -> Array:
@@ -539,33 +578,41 @@ def spread(values: Tensor, places: Tensor, size: int) -> Tensor:
 
 
 def differentiate(
-    function: Callable[[Tensor], PerSample], at: Tensor
+    function: Callable[..., PerSample], at: Tensor, *data: Tensor
 ) -> tuple[PerSample, Tensor]:
     """The values (n,) of a row-wise function of a matrix (n, m), and its slopes (n, m).
 
     By the tensor's own framework; on NumPy by central differences in double precision,
     which calls the function 2 m times more.
+
+    Args:
+        function: Of the matrix and the data, in their own framework.
+        at: Where.
+        data: What else it needs.
     """
+    if type(at) is _HostedTensor:
+        found = differentiate(function, *map(native, (at, *data)))
+        return as_tensor(found[0]), as_tensor(found[1])
     if framework_of(at) == "torch":
         import torch
 
         with torch.enable_grad():
             raw = at.raw.detach().requires_grad_()
-            values = function(type(at)(raw))
+            values = function(type(at)(raw), *data)
             (slopes,) = torch.autograd.grad(values.raw.sum(), raw, allow_unused=True)
         slopes = torch.zeros_like(raw) if slopes is None else slopes
         return type(at)(values.raw.detach()), type(at)(slopes)
     if framework_of(at) == "jax":
         import jax
 
-        values, back = jax.vjp(lambda raw: function(type(at)(raw)).raw, at.raw)
+        values, back = jax.vjp(lambda raw: function(type(at)(raw), *data).raw, at.raw)
         return type(at)(values), type(at)(back(values * 0 + 1)[0])
     if framework_of(at) == "tensorflow":
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
             tape.watch(at.raw)
-            values = function(at)
+            values = function(at, *data)
         slopes = tape.gradient(values.raw, at.raw, unconnected_gradients="zero")
         return values, type(at)(slopes)
     middle = at.raw.astype(np.float64)
@@ -573,9 +620,10 @@ def differentiate(
     for column in range(middle.shape[1]):
         shift = np.zeros_like(middle)
         shift[:, column] = 1e-6 * np.maximum(1.0, np.abs(middle[:, column]))
-        rise = function(as_tensor(middle + shift)) - function(as_tensor(middle - shift))
+        above, below = as_tensor(middle + shift), as_tensor(middle - shift)
+        rise = function(above, *data) - function(below, *data)
         slopes[:, column] = rise.raw / (2 * shift[:, column])
-    return function(at), as_tensor(slopes.astype(at.dtype))
+    return function(at, *data), as_tensor(slopes.astype(at.dtype))
 
 
 def stack_rows(parts: list[Tensor]) -> Tensor:
@@ -752,6 +800,15 @@ def _index(x: Tensor, rows: Array) -> Any:
     return index if raw.is_cpu else index.to(raw.device)
 
 
+def _is_lent(raw: Any) -> bool:
+    """Whether an array of JAX holds numbers, on processors only."""
+    import jax
+
+    if isinstance(raw, jax.core.Tracer):
+        return False
+    return all(device.platform == "cpu" for device in raw.devices())
+
+
 def _reusable(x: Tensor) -> bool:
     # What is compiled plans its memory itself.
     return framework_of(x) == "torch" and not is_symbolic(x)
@@ -773,7 +830,7 @@ def _raw(x: Tensor | float) -> Any:
 
 
 def framework_of(x: Tensor) -> str:
-    """What `x` belongs to: "torch", "jax", "tensorflow" or "numpy"."""
+    """By what `x` is worked on: "torch", "jax", "tensorflow" or "numpy"."""
     return _FRAMEWORKS[type(x).__name__]
 
 
@@ -788,4 +845,5 @@ _FRAMEWORKS = {
     "JAXTensor": "jax",
     "TensorFlowTensor": "tensorflow",
     "NumPyTensor": "numpy",
+    "_HostedTensor": "numpy",
 }

@@ -4,6 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from eagerpy.astensor import astensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -157,6 +158,7 @@ def frameworks():
     yield lambda values: as_tensor(np.asarray(values))
     jax = pytest.importorskip("jax.numpy")
     yield lambda values: as_tensor(jax.asarray(values))
+    yield lambda values: astensor(jax.asarray(values))
 
 
 def test_custom_margins_in_every_framework():

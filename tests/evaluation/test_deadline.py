@@ -7,11 +7,11 @@ import threading
 import time
 
 import pytest
+from eagerpy.astensor import astensor
 
 from robustkit.errors import BadInput
 from robustkit.evaluation.deadline import OutOfTime, check_time_limit, deadline
 from robustkit.numerics.fused import compiling, fused
-from robustkit.numerics.tensors import as_tensor
 
 
 def test_ends_the_block_after_its_time():
@@ -58,7 +58,7 @@ def test_no_module_is_cut_in_half(tmp_path, monkeypatch):
 def test_no_program_is_cut_in_half():
     """JAX compiles what it is called with, not what it is given beforehand."""
     jnp = pytest.importorskip("jax.numpy")
-    x, whole = as_tensor(jnp.ones((2, 3))), []
+    x, whole = astensor(jnp.ones((2, 3))), []
 
     @fused
     def slow_to_compile(x):

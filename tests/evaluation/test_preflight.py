@@ -91,3 +91,14 @@ def test_why_nothing_is_compiled(monkeypatch):
     plain = NumPyModel(lambda x: x @ np.ones((4, 3)))
     with pytest.warns(UserWarning, match="works in numpy"):
         assert "not compiled" in no_compiler(plain, x)
+
+
+def test_jax_compiles_on_devices_only(request):
+    jnp = pytest.importorskip("jax.numpy")
+    from robustkit.models.jax import JaxModel
+
+    x, model = np.zeros((1, 4), np.float32), JaxModel(lambda x: x @ jnp.ones((4, 3)))
+    with pytest.warns(UserWarning, match="work in NumPy on a processor"):
+        assert "not compiled" in no_compiler(model, x)
+    request.getfixturevalue("jax_on_a_device")
+    assert no_compiler(model, x) is None

@@ -10,7 +10,7 @@ from robustkit.models.eot import EOT
 from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
 from robustkit.models.wrappers import Preprocessed
-from robustkit.numerics.tensors import as_tensor, to_numpy
+from robustkit.numerics.tensors import as_tensor, like, to_numpy
 
 W = torch.tensor([[1.0, -1.0], [0.5, 2.0], [-2.0, 0.3]])
 X = torch.tensor([[0.31, 0.62, 0.11], [0.9, 0.4, 0.77]])
@@ -388,3 +388,18 @@ def test_what_is_replaced_can_be_tapped_itself():
     tapped = BPDA(TorchModel(Net(rounded)), "quantise").at_layer("quantise")
     ones = torch.ones(2, 3)
     torch.testing.assert_close(gradient(tapped, slopes=ones), ones)
+
+
+def test_functions_in_jax_are_given_arrays_of_jax():
+    jnp = pytest.importorskip("jax.numpy")
+    from robustkit.models.jax import JaxModel
+
+    weights = np.float32([[1.0, -1.0], [2.0, 0.5]])
+    step = lambda x: jnp.round(x).at[:, 0].multiply(3.0)  # noqa: E731
+    backward = lambda x: (x**2).at[:, 0].multiply(3.0)  # noqa: E731
+    model = BPDA(JaxModel(lambda x: x @ weights), step, backward=backward)
+    x = model.to_tensor(np.float32([[0.8, 0.3]]))
+    logits, pull_back = model.linearise(x)
+    assert np.allclose(to_numpy(logits), [[3.0, -3.0]])
+    gradient = to_numpy(pull_back(like(x, np.float32([[1.0, 0.0]]))))
+    assert np.allclose(gradient, [[3 * 2 * 0.8, 2 * 2 * 0.3]])

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from eagerpy.astensor import astensor
 
 from robustkit.numerics.tensors import Array, Tensor, as_tensor
 
@@ -21,7 +22,17 @@ def _jax(values: Array) -> Tensor:
     return as_tensor(pytest.importorskip("jax.numpy").asarray(values))
 
 
-FRAMEWORKS = {"numpy": as_tensor, "torch": _torch, "jax": _jax}
+def _jax_on_a_device(values: Array) -> Tensor:
+    # Past `as_tensor`, which would lend it to NumPy, since it is on a processor.
+    return astensor(pytest.importorskip("jax.numpy").asarray(values))
+
+
+FRAMEWORKS = {
+    "numpy": as_tensor,
+    "torch": _torch,
+    "jax": _jax,
+    "jax on a device": _jax_on_a_device,
+}
 
 
 @pytest.fixture(params=FRAMEWORKS, scope="session")

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from eagerpy.astensor import astensor
 
 from robustkit.numerics import fused as unit
 from robustkit.numerics.fused import compiler_missing, compiles, compiling, fused
@@ -33,7 +34,8 @@ def tensors(kind, count, features=5, seed=0):
     size = rng.uniform(size=count).astype(np.float32)
     if kind == "jax":
         jnp = pytest.importorskip("jax.numpy")
-        return as_tensor(jnp.asarray(x)), as_tensor(jnp.asarray(size))
+        # Past `as_tensor`, which would lend them to NumPy.
+        return astensor(jnp.asarray(x)), astensor(jnp.asarray(size))
     if kind == "torch":
         return as_tensor(torch.from_numpy(x)), as_tensor(torch.from_numpy(size))
     return as_tensor(x), as_tensor(size)

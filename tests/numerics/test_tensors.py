@@ -40,12 +40,30 @@ def test_every_public_name_exists():
 
 class TestConversion:
     def test_a_tensor_stays_itself(self, convert):
-        x = convert(MIXED)
+        x = tensors.as_tensor(convert(MIXED))
         assert tensors.as_tensor(x) is x
 
     def test_a_native_array_is_wrapped(self, convert):
-        x = convert(MIXED)
-        agrees(tensors.as_tensor(x.raw), MIXED, like=x)
+        x = tensors.as_tensor(convert(MIXED))
+        agrees(tensors.as_tensor(tensors.native(x).raw), MIXED, like=x)
+
+    def test_numpy_works_on_what_jax_holds_on_a_processor(self):
+        jnp = pytest.importorskip("jax.numpy")
+        array = jnp.asarray(MIXED)
+        x = tensors.as_tensor(array)
+        assert tensors.framework_of(x) == "numpy"
+        x.raw[0] = 0.0
+        assert_array_equal(array, MIXED)
+        back = tensors.native(x)
+        assert isinstance(back.raw, type(array))
+        x.raw[1] = 7.0
+        assert_array_equal(back.raw, [[0.0, 0.0, 0.0], MIXED[1]])
+        assert type(tensors.as_tensor(back)) is type(x)
+
+    def test_what_jax_only_follows_stays_with_it(self):
+        jax = pytest.importorskip("jax")
+        followed = jax.jit(lambda x: (tensors.as_tensor(x) * 2).raw)
+        assert_array_equal(followed(np.float32([1.0, 2.0])), [2.0, 4.0])
 
     @pytest.mark.parametrize("values", [[1.0, 2.0], 3.0, "text", None])
     def test_anything_else_is_refused(self, values):

@@ -138,7 +138,7 @@ class Through(torch.nn.Module):
     ],
     ids=lambda case: str(case)[:3],
 )
-def test_the_same_is_found_in_jax(attack, norm):
+def test_the_same_is_found_in_jax(attack, norm, jax_on_a_device):
     jnp = pytest.importorskip("jax.numpy")
     from robustkit.models.jax import JaxModel
 
