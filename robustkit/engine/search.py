@@ -31,6 +31,7 @@ __all__ = [
     "bisect",
     "candidates",
     "drawn",
+    "noises",
     "ranked",
     "starting_point",
     "unspent",
@@ -42,6 +43,11 @@ ROUGH = 1e-2
 """Tolerance for starts, which are only walked on from."""
 
 _GREYS = (1.0, 0.0, 0.5, 0.25, 0.75)
+# After the first noises who has no start has nothing else to ask about, so many times
+# as many of them are tried, for at most this share of the budget.
+_PATIENCE, _SHARE = 10, 0.2
+# Noise around the original comes in so many sizes.
+_SIZES = 6
 
 
 def bisect(
@@ -121,15 +127,15 @@ def starting_point(p: Problem, rng: Rng, tries: int = 20) -> tuple[Batch, Mask]:
     `pool` (`candidates`); each is followed up only if it is nearer than what is known
     (`approach`), so several starts cost little more than one. Samples without a start
     go on with noise of several kinds, since many classifiers see all noise of one kind
-    as one class, and then with the rest of the pool; aimed at a class, the other way
-    round (`before_noise`).
+    as one class, then with the rest of the pool, and then with more noise; aimed at a
+    class, all of the pool comes before noise (`before_noise`).
 
     Args:
         p: The problem.
         rng: Random numbers for the noise. Use none of it afterwards: how many numbers
             are drawn depends on the whole batch.
         tries: How many inputs of the pool to try for those who have a start, and how
-            many noises for those who have none.
+            many noises for those who have none, before the rest of the pool (`noises`).
 
     Returns:
         (n, ...) the nearest adversarial points, and (n,) who has one; without one, the
@@ -140,12 +146,8 @@ def starting_point(p: Problem, rng: Rng, tries: int = 20) -> tuple[Batch, Mask]:
     others = candidates(p, tries)
     for far, asked in itertools.islice(others, before_noise(p, tries)):
         approach(p, far, asked, ROUGH)
-    for attempt in range(tries):
-        searching = p.ledger.found.logical_not().logical_and(unspent(p))
-        if not bool(searching.any()):
-            break
-        approach(p, _noise(p, rng, attempt), searching, ROUGH)
-    for far, asked in others:
+    noise = noises(p, rng, tries)
+    for far, asked in itertools.chain(itertools.islice(noise, tries), others, noise):
         approach(p, far, asked, ROUGH)
     # A copy, since the ledger may write over what it holds.
     return p.ledger.best * 1.0, p.ledger.found
@@ -171,6 +173,21 @@ def candidates(
         # Of large pools it takes long, so not before it is asked for.
         order = ranked(p, p.pool) if order is None else order
         yield take(p.pool, order[:, place]), wanted
+
+
+def noises(p: Problem, rng: Rng, tries: int) -> Iterator[tuple[Batch, Mask]]:
+    """Noise (n, ...) of several kinds, one after the other, and for whom (n,) it is.
+
+    For those for whom no adversarial is known: `tries` times, and then ten times as
+    often, or for a fifth of what is left of the budget if that is less.
+    """
+    more = np.minimum(_PATIENCE * tries, (_SHARE * p.ledger.left()).astype(np.int64))
+    for attempt in itertools.count():
+        searching = p.ledger.found.logical_not().logical_and(unspent(p))
+        searching = searching.logical_and(like(p.x, attempt < tries + more))
+        if not bool(searching.any()):
+            return
+        yield _noise(p, rng, attempt), searching
 
 
 def before_noise(p: Problem, tries: int) -> int | None:
@@ -228,13 +245,16 @@ def _noise(p: Problem, rng: Rng, attempt: int) -> Batch:
     if kind == 0:
         return rng.uniform(shape, lower, upper)
     if kind == 1:
-        return p.x.zeros_like() + (lower + width * _GREYS[turn % len(_GREYS)])
+        if turn < len(_GREYS):
+            return p.x.zeros_like() + (lower + width * _GREYS[turn])
+        level = rng.uniform((*shape[:1], *(1 for _ in shape[1:])), lower, upper)
+        return p.x.zeros_like() + level
     if kind == 2:
         inverted = lower + upper - p.x
         return inverted if turn == 0 else inverted + rng.normal(shape) * (width / 4)
     if kind == 3:
         black = p.x.zeros_like() + lower
         extreme = where(rng.uniform(shape) < 0.5, black, upper)
-        kept = rng.uniform(shape) < turn / (turn + 1)
+        kept = rng.uniform(shape) < 1 - 1 / (1 + turn % _SIZES)
         return where(kept, p.x, extreme)
-    return p.x + rng.normal(shape) * (width * 2.0 ** (1 - turn))
+    return p.x + rng.normal(shape) * (width * 2.0 ** (1 - turn % _SIZES))

@@ -264,7 +264,34 @@ def test_no_possible_start_is_no_error():
     point, found = starting_point(p, p.rng(-1), 7)
     assert not found.any()
     assert (point == p.x).all()
-    assert (p.ledger.forwards <= 7).all()
+    assert (p.ledger.forwards <= 77).all()
+
+
+@pytest.mark.parametrize(("budget", "asked"), [(None, 220), (1000, 220), (100, 40)])
+def test_who_has_no_start_asks_for_more_noise_within_a_share_of_the_budget(
+    budget, asked
+):
+    log = []
+    model = half_space(-np.ones(99), -1e9, log=log)
+    p = problem(model, np.full((1, 99), 0.4), budget=budget)
+    starting_point(p, p.rng(-1), 20)
+    assert counted(log) == asked
+    # Never the same twice.
+    assert len(np.unique(np.concatenate(log), axis=0)) == counted(log)
+
+
+def test_rare_starts_are_found():
+    generator = np.random.default_rng(0)
+    weights, x = generator.normal(size=64), generator.uniform(0.4, 0.6, (8, 64))
+    # 1.6 times the standard deviation of what black and white noise brings.
+    offset = -weights.sum() / 2 - 0.8 * np.sqrt((weights**2).sum())
+
+    def start(budget):
+        p = problem(half_space(-weights, offset), x, budget=budget)
+        return starting_point(p, p.rng(-1), 20)[1]
+
+    assert start(20).sum().item() < 4
+    assert start(1000).sum().item() > 5
 
 
 def test_noise_stays_within_other_bounds():
@@ -273,7 +300,7 @@ def test_noise_stays_within_other_bounds():
     p = problem(model, np.full((2, 99), 7.0))
     starting_point(p, p.rng(-1), 25)
     asked = np.concatenate(log)
-    assert len(asked) == 50
+    assert len(asked) == 2 * (25 + 250)
     assert asked.min() == -5
     assert asked.max() == 300
 

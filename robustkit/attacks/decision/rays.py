@@ -12,7 +12,13 @@ import numpy as np
 
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
-from robustkit.engine.search import before_noise, bisect, candidates, unspent
+from robustkit.engine.search import (
+    before_noise,
+    bisect,
+    candidates,
+    noises,
+    unspent,
+)
 from robustkit.models.base import Access
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import (
@@ -178,7 +184,8 @@ class RayS(Attack[State]):
                 break
             side = where(rng.uniform(p.x.shape[1:]) < 0.5, -p.bounds.width, _wide(p))
             ray, radius = _nearer(p, ray, radius, side, searching)
-        ray, radius = _nearest_offered(p, ray, radius, others)
+        last = itertools.chain(others, noises(p, rng, self.tries))
+        ray, radius = _nearest_offered(p, ray, radius, last)
         size = np.array(to_numpy(radius))
         none = np.zeros(p.size, dtype=np.int64)
         # A copy, since steps write into it.
