@@ -116,8 +116,12 @@ def open_pool(
         return None, None
     classes = None
     if isinstance(pool, str | Path | tuple):
-        opened = _open_data(pool, model.bounds, None)
-        batches = list(opened.batches(1024))
+        try:
+            opened = _open_data(pool, model.bounds, None)
+            batches = list(opened.batches(1024))
+        except BadInput as error:
+            # Which speaks of data.
+            raise BadInput(f"the pool cannot be taken: {error}") from error
         inputs, classes = map(np.concatenate, zip(*batches, strict=True))
         if opened.class_names and data.class_names:
             place = {name: label for label, name in enumerate(data.class_names)}

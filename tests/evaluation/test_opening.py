@@ -68,6 +68,17 @@ def test_classes_that_pool_and_data_name_are_known_by_their_names(folders):
     assert classes.tolist() == [-1, 2]
 
 
+@pytest.mark.parametrize(
+    ("count", "labels", "match"),
+    [(0, 0, "is empty"), (3, 2, "one label for each of 3 inputs")],
+)
+def test_of_a_pool_it_is_said_that_it_is_the_pool(folders, count, labels, match):
+    data, model = load_data(folders / "data"), NumPyModel(lambda x: x)
+    x, y = np.zeros((count, *data.example.shape[1:])), np.zeros(labels, int)
+    with pytest.raises(BadInput, match=f"the pool cannot be taken: .*{match}"):
+        open_pool((x, y), model, data)
+
+
 def test_classes_of_a_pool_without_names_are_numbers(folders):
     model, data = NumPyModel(lambda x: x), load_data(folders / "data")
     x, y = np.zeros((2, 1, 2, 2), np.float32), np.array([2, 0])
