@@ -29,6 +29,10 @@ S = TypeVar("S")
 
 # Steps of a round before any adversarial is known: a larger radius finds one sooner.
 _BRIEF = 25.0
+# At a first radius that was given, whom so many steps, or the root of the number of
+# features, do not reach is likely to be far away. The first within this share of all
+# steps, the second within that.
+_USUAL, _AT_MOST, _AT_THE_VERY_MOST = 150.0, 0.5, 0.8
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class Minimise(Attack[State[S]], Generic[S]):
     last; a round that fails takes all the attack's steps. The first radius is the
     estimated distance of the boundary (without gradients an eighth of the largest
     distance there is), then four times that, and so on; until an adversarial is known
-    rounds are brief.
+    rounds are brief. After a first radius that is given and four times that, or where
+    few steps are left, an eighth of the largest distance is the least.
 
     Args:
         attack: Its `steps` are those of one round; its `epsilon` is not used.
@@ -68,8 +73,9 @@ class Minimise(Attack[State[S]], Generic[S]):
             Above a half, because a round that fails costs more than one that succeeds.
         first: The first radius, in norm units, where one is of more interest than
             others; None: as above.
-        patience: How many steps the round at that radius may take; None: as many as
-            the others.
+        patience: How many steps the round at that radius may take; None: for as long
+            as it is likely to succeed, 100, or the root of the number of features if
+            that is more, and less where there are few steps.
 
     Raises:
         BadInput: The attack works at every radius already, the share is no such share,
@@ -121,7 +127,7 @@ class Minimise(Attack[State[S]], Generic[S]):
 
     def step(self, p: Problem, s: State[S], t: int) -> State[S]:
         rng = p.rng(t)
-        length = self._length(s)
+        length = self._length(p, s)
         progress = s.age / length
         inner = self.attack.advance(p, s.inner, progress, rng)
         best, age = p.ledger.distance, s.age + 1
@@ -132,7 +138,7 @@ class Minimise(Attack[State[S]], Generic[S]):
         # Where the two ends have met, what failed once is tried again from there.
         lower = where(best - lower < 1e-3 * best, 0.9 * best, lower)
         between = lower + self.share * (best - lower)
-        wider = minimum(4 * s.epsilon, p.largest)
+        wider = self._wider(p, s, t)
         epsilon = where(over, where(p.ledger.found, between, wider), s.epsilon)
         if bool(over.any()):
             inner = choose(over, self.attack.restart(p, inner, epsilon, rng), inner)
@@ -143,18 +149,25 @@ class Minimise(Attack[State[S]], Generic[S]):
         super().check(p)
 
     def within(self, budget: int) -> Self:
-        """A round takes less than a fifth of the budget.
+        """A round takes less than a fifth of the budget, but for one at a given radius.
 
-        That at the first radius, if one was given, takes less than four fifths. Where
-        that radius is estimated, one question is about the original.
+        Where the first radius is estimated, one question is about the original.
         """
         steps, rest = max(budget - self.aside, 1), budget - 1
         length = max(min(self.attack.steps, rest // 5), 1)
         attack = dataclasses.replace(self.attack, steps=length)  # type: ignore[type-var]
-        patience = None if self.first is None else max(4 * rest // 5, 1)
-        return dataclasses.replace(self, attack=attack, steps=steps, patience=patience)
+        return dataclasses.replace(self, attack=attack, steps=steps)
 
-    def _length(self, s: State[S]) -> PerSample:
+    def _wider(self, p: Problem, s: State[S], t: int) -> PerSample:
+        """(n,) the next radius of who has no adversarial yet."""
+        wider = 4 * s.epsilon
+        if self.first is not None:
+            few = self.steps - t <= 2 * _BRIEF
+            leaps = s.epsilon > (0.0 if few else self.first)
+            wider = where(leaps, maximum(wider, p.largest / 8), wider)
+        return minimum(wider, p.largest)
+
+    def _length(self, p: Problem, s: State[S]) -> PerSample:
         """(n,) how many steps the present round may take."""
         steps = float(self.attack.steps)
         searching = s.upper == math.inf
@@ -162,7 +175,14 @@ class Minimise(Attack[State[S]], Generic[S]):
         if self.first is None:
             return length
         first = searching.logical_and(s.epsilon <= self.first)
-        return where(first, float(self.patience or steps), length)
+        return where(first, float(self.patience or self._likely(p)), length)
+
+    def _likely(self, p: Problem) -> float:
+        """How many steps at the first radius are likely to lead to success there."""
+        likely = max(
+            min(_USUAL, _AT_MOST * self.steps), math.sqrt(math.prod(p.x.shape[1:]))
+        )
+        return max(min(likely, _AT_THE_VERY_MOST * self.steps), 1.0)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def auto(
             None: 300 with gradients, else what the attack takes by itself.
         access: What the model shows, or less where less shall be used; or its name.
         epsilon: The size of most interest, in norm units; with scores, the first radius
-            that is searched, for up to four fifths of the budget. None: none.
+            that is searched, for as long as success there is likely. None: none.
 
     Raises:
         BadInput: No such norm or access.
