@@ -388,3 +388,27 @@ def test_what_is_replaced_can_be_tapped_itself():
     tapped = BPDA(TorchModel(Net(rounded)), "quantise").at_layer("quantise")
     ones = torch.ones(2, 3)
     torch.testing.assert_close(gradient(tapped, slopes=ones), ones)
+
+
+@pytest.mark.parametrize("kind", [lambda x: x, torch.Tensor.numpy, torch.Tensor.tolist])
+def test_a_step_may_leave_the_framework(kind):
+    model = BPDA(TorchModel(torch.nn.Linear(3, 2).eval()), lambda x: kind(x.round()))
+    x = as_tensor(torch.tensor([[0.2, 0.7, 0.9]]))
+    rounded = model.wraps.logits(as_tensor(torch.tensor([[0.0, 1.0, 1.0]])))
+    logits, pull_back = model.linearise(x)
+    assert torch.equal(logits.raw, rounded.raw)
+    assert pull_back(as_tensor(torch.ones(1, 2))).raw.any()
+
+
+def test_a_layer_of_several_outputs_cannot_be_replaced():
+    class Recurrent(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.GRU(3, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.inner(x[:, None])[0][:, 0]
+
+    model = BPDA(TorchModel(Recurrent().eval()), layer="inner")
+    with pytest.raises(BadInput, match="the layer 'inner' makes a tuple"):
+        model.linearise(as_tensor(torch.zeros(1, 3)))
