@@ -19,6 +19,7 @@ from robustkit.models.base import (
     Wrapper,
     native_name,
 )
+from robustkit.models.foreign import Foreign
 from robustkit.models.functions import adapt_function
 from robustkit.models.isolated import isolated
 from robustkit.models.torch import TorchModel
@@ -51,7 +52,7 @@ class WithDetector(Wrapper):
 
     def __init__(self, model: Model, detector: Model) -> None:
         super().__init__(model, detector)
-        self._detector = detector
+        self._detector = Foreign(detector)
         both = (model, detector)
         self.access = min(m.access for m in both)
         # The two are one model, that runs once.

@@ -126,9 +126,14 @@ class Attack(ABC, Generic[S]):
             value, least = getattr(self, field.name), None if field.name in free else 0
             what = f"the {field.name} of {type(self).__name__}"
             if field.type in (int, "int"):
-                as_whole(value, what, least)
+                plain: float = as_whole(value, what, least)
             elif field.type in (float, "float"):
-                as_number(value, what, least=least)
+                plain = as_number(value, what, least=least)
+            else:
+                continue
+            if type(value) not in (int, float):
+                # Numbers of NumPy's do not mix with tensors of others.
+                object.__setattr__(self, field.name, plain)
 
 
 class FixedBudget(Attack[S]):

@@ -507,10 +507,12 @@ class Matching(Criterion):
                 f"the outputs to be reached have shape {self.goals.shape}, those of "
                 f"the model {found.shape}"
             )
-        apart = found - self.goals
+        # The same infinity, such as of a class that is never given, is not apart.
+        same = found == self.goals
+        apart = where(same, 0.0, found) - where(same, 0.0, self.goals)
         slopes = 2 * apart / found.shape[1]
         if start:
-            slopes = stack_columns([0.0 * logits[:, :start], slopes])
+            slopes = stack_columns([logits[:, :start].zeros_like(), slopes])
         return apart.square().mean(axis=1), slopes
 
     def _logits(self, outputs: Tensor) -> Tensor:
@@ -519,7 +521,7 @@ class Matching(Criterion):
     def _padded(self, slopes: Tensor, outputs: Tensor) -> Tensor:
         if self.classes is None:
             return slopes
-        return stack_columns([slopes, 0.0 * outputs[:, self.classes :]])
+        return stack_columns([slopes, outputs[:, self.classes :].zeros_like()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -560,7 +562,7 @@ def _together(
 ) -> tuple[PerSample, Tensor]:
     """The sum of the margins of conditions not met yet; if all are, the `whole`'s."""
     value, slopes = whole
-    missing, missing_slopes = 0.0 * value, 0.0 * slopes
+    missing, missing_slopes = value.zeros_like(), slopes.zeros_like()
     for margin, slope in parts:
         missing = missing + maximum(margin, 0.0)
         missing_slopes = missing_slopes + where(margin >= 0, slope, 0.0 * slope)

@@ -83,7 +83,7 @@ def get_loss(name: str) -> Loss:
     Raises:
         BadInput: No such loss.
     """
-    if name not in LOSSES:
+    if not isinstance(name, str) or name not in LOSSES:
         raise BadInput(f"unknown loss '{name}'; {suggestion(name, LOSSES)}")
     return LOSSES[name]
 

@@ -362,7 +362,7 @@ class Problem:
             NoGradient: The model has no gradients.
         """
         self._allow(Access.GRADIENT)
-        loss = get_loss(loss) if isinstance(loss, str) else loss
+        loss = loss if callable(loss) else get_loss(loss)
         # What is kept for longer is memory that the step cannot take.
         arrived, self._arrived = self._arrived, None
         inside = arrived is not None and x is arrived[0]

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 from robustkit.arguments import as_number
 from robustkit.errors import BadInput
 from robustkit.models.base import Model, PullBack, Wrapper
+from robustkit.models.foreign import Foreign
 from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.logits import one_hot
@@ -38,8 +40,8 @@ class Abstaining(Wrapper):
         model: The classifier; or, without a detector, one whose last output is already
             the refusal's.
         detector: From inputs (n, ...) to scores (n,) or (n, 1), above 0 where it
-            detects something: a robustkit model, a torch module or function, or a
-            function on NumPy batches for models that are no torch modules.
+            detects something: a robustkit model of any framework, a torch module, or a
+            function; on torch batches if the model is a torch module, else on NumPy's.
         scale: What the score is multiplied with, so that neither logits nor scores
             drown the other in a gradient.
 
@@ -66,8 +68,8 @@ class Abstaining(Wrapper):
         scale = as_number(scale, "the detector's scale", above=0)
         self._detector, self._scale = None, scale
         if detector is not None:
-            self._detector = _adapted(detector, model)
-            self.asked = (model, self._detector)
+            self._detector = Foreign(_adapted(detector, model))
+            self.asked = (model, self._detector.wraps)
         both, self.abstains = self.asked, True
         self.notes = tuple(dict.fromkeys(note for m in both for note in m.notes))
         self.access = min(m.access for m in both)
@@ -89,11 +91,11 @@ class Abstaining(Wrapper):
     @property
     def detector(self) -> Model | None:
         """What detects, as a model of outputs (n, 1); None: the model by itself."""
-        return self._detector
+        return self._detector and self._detector.wraps
 
     def scaled(self, scale: float) -> "Abstaining":
         """The same decisions, with the detector's score times so much."""
-        return Abstaining(self._model, self._detector, scale=scale)
+        return Abstaining(self._model, self.detector, scale=scale)
 
     def logits(self, x: Batch) -> Tensor:
         logits = self._model.logits(x)
@@ -163,7 +165,7 @@ def _adapted(detector: Model | Callable[[Any], Any], model: Model) -> Model:
         return TorchModel(_Column(detector), model.bounds, name=f"{model.name}'s")
     if _torch(model):
         return TorchModel(lambda x: _column(detector(x)), model.bounds)
-    return NumPyModel(lambda x: _column(detector(x)), model.bounds)
+    return NumPyModel(lambda x: _column(np.asarray(detector(x))), model.bounds)
 
 
 def _torch(model: Model) -> bool:
@@ -174,4 +176,4 @@ def _torch(model: Model) -> bool:
 
 
 def _column(scores: Any) -> Any:
-    return scores[:, None] if scores.ndim == 1 else scores
+    return scores[:, None] if getattr(scores, "ndim", None) == 1 else scores

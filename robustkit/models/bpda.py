@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from robustkit.errors import BadInput, suggestion
@@ -17,6 +18,7 @@ from robustkit.numerics.tensors import (
     as_tensor,
     differentiate,
     flatten,
+    like,
     native,
     total,
 )
@@ -166,7 +168,12 @@ class BPDA(Wrapper):
             return x
         with torch.no_grad():
             # Of its own, since steps may work in place.
-            return as_tensor(self._step(native(1.0 * x).raw))
+            given = native(1.0 * x).raw
+            out = self._step(given)
+            if isinstance(out, type(given)):
+                return as_tensor(out)
+            # Such as of NumPy, in front of a torch module.
+            return like(x, np.asarray(out)).astype(x.dtype)
 
     @contextmanager
     def _replacing(self) -> Iterator[None]:
@@ -210,7 +217,12 @@ class BPDA(Wrapper):
         hook = layer.register_forward_pre_hook(replace, with_kwargs=True)
         stack.callback(hook.remove)
 
-    def _through(self, value: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def _through(self, value: Any, x: torch.Tensor) -> torch.Tensor:
+        if not isinstance(value, torch.Tensor):
+            raise BadInput(
+                f"{self._part()} makes a {type(value).__name__}, and only one tensor "
+                "can be replaced; name a layer inside it, or the next one as `before`"
+            )
         way = x if self._backward is None else self._backward(x)
         if way.shape != value.shape:
             raise BadInput(

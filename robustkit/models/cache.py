@@ -3,7 +3,8 @@
 import json
 import sqlite3
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ class AnswerCache:
         path: Of the file; made, with its parents, if it is not there.
 
     Raises:
-        BadInput: It cannot be used.
+        BadInput: It cannot be used; or no more, such as on a full disk.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        try:
+        with self._usable():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(self.path, timeout=60)
             weakref.finalize(self, self._base.close)
@@ -40,11 +41,6 @@ class AnswerCache:
                     "CREATE TABLE IF NOT EXISTS answers "
                     "(key TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID"
                 )
-        except (OSError, sqlite3.Error) as error:
-            raise BadInput(
-                f"cannot use '{path}' as a cache of answers ({error}); name another "
-                "file, or remove it"
-            ) from error
 
     def find(self, keys: Sequence[str]) -> dict[str, Any]:
         """The answers that are known, by key."""
@@ -52,16 +48,29 @@ class AnswerCache:
         for start in range(0, len(keys), _AT_ONCE):
             some = keys[start : start + _AT_ONCE]
             marks = ", ".join("?" * len(some))
-            rows = self._base.execute(
-                f"SELECT key, answer FROM answers WHERE key IN ({marks})", some
-            )
+            with self._usable():
+                rows = self._base.execute(
+                    f"SELECT key, answer FROM answers WHERE key IN ({marks})", some
+                ).fetchall()
             found |= {key: json.loads(answer) for key, answer in rows}
         return found
 
     def store(self, answers: Mapping[str, Any]) -> None:
         """Keep answers by key."""
-        with self._base:
+        with self._usable(), self._base:
             self._base.executemany(
                 "INSERT OR REPLACE INTO answers VALUES (?, ?)",
                 [(key, json.dumps(answer)) for key, answer in answers.items()],
             )
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Let what the file or its disk refuses be no failure of the model's."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise BadInput(
+                f"cannot use '{self.path}' as a cache of answers ({error}); see that "
+                "there is room on its disk and that nothing else holds it, or name "
+                "another file"
+            ) from error

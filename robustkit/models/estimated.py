@@ -167,6 +167,8 @@ class Estimated(Wrapper):
         behind = [self.shown(self.bounds.clip(x - reach * pair)) for pair in pairs]
         logits = self._model.logits(stack_rows(ahead + behind))
         logits = logits.reshape((2, len(pairs), *slopes.shape))
+        # What the loss does not depend on may be infinite.
+        logits = where(slopes + logits.zeros_like() == 0, 0.0, logits)
         rises = ((logits[0] - logits[1]) * slopes).sum(axis=-1)
         total = 0.0 * x
         for place, pair in enumerate(pairs):

@@ -4,6 +4,7 @@ import email.utils
 import http.client
 import json
 import math
+import re
 import ssl
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+from robustkit.arguments import as_number, as_whole
 from robustkit.errors import BadInput
 
 __all__ = ["Client", "Unreachable"]
@@ -19,6 +21,9 @@ __all__ = ["Client", "Unreachable"]
 # Answers that may be another one next time.
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
 _EXCERPT = 300
+# RFC 9110, section 5: of a header.
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 class Unreachable(BadInput):
@@ -78,13 +83,15 @@ class Client:
                 "run.json would keep; send it in a header, with its value from the "
                 "environment: --header 'Authorization=Basic ENV:API_KEY'"
             )
-        if self.rate is not None and not self.rate > 0:
-            raise BadInput(f"the rate must be above 0; got {self.rate}")
-        if self.retries < 0 or not self.timeout > 0 or not self.pause >= 0:
-            raise BadInput(
-                "retries and pause must not be negative, and the time-out must be "
-                f"above 0; got {self.retries}, {self.pause} and {self.timeout}"
-            )
+        _check_headers(self.headers)
+        self.headers = dict(self.headers)
+        if self.rate is not None:
+            self.rate = as_number(self.rate, "the rate", above=0)
+        self.timeout = as_number(self.timeout, "the time-out", above=0)
+        self.retries = as_whole(self.retries, "the number of retries", least=0)
+        self.pause = as_number(self.pause, "the pause", least=0)
+        if self.longest != math.inf:
+            self.longest = as_number(self.longest, "the longest pause", least=0)
         self._parts = parts
         self._connection: http.client.HTTPConnection | None = None
         self._next = 0.0
@@ -174,6 +181,24 @@ class Client:
             raise BadInput(
                 f"{self.url} did not answer with JSON ({error}): {_excerpt(answer)}"
             ) from error
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """Whether all can be sent, before http.client says no and repeats their values."""
+    if not isinstance(headers, Mapping):
+        raise BadInput(
+            "headers must be a mapping from names to values, such as "
+            f"{{'Authorization': 'Bearer …'}}; got a {type(headers).__name__}"
+        )
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise BadInput(f"no header can be called {name!r}")
+        if not isinstance(value, str) or not _VALUE.fullmatch(value):
+            # Not repeated here, since it may be a key.
+            raise BadInput(
+                f"the value of the header '{name}' must be a text of one line, in "
+                "Latin letters; what was read from a file often ends in a line break"
+            )
 
 
 def _excerpt(answer: bytes) -> str:

@@ -37,7 +37,8 @@ class Classes:
         given: Any = range(int(classes)) if isinstance(classes, Integral) else classes
         try:
             names = list(given)
-            each_once = len(set(names)) == len(names)
+            # A text is one name, and no list of its letters.
+            each_once = len(set(names)) == len(names) and not isinstance(given, str)
         except TypeError:
             names, each_once = [], False
         if len(names) < 2 or not each_once:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.arguments import as_function
+from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, PullBack, native_name
 from robustkit.numerics.bounds import BoundsLike, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, to_numpy
@@ -24,7 +25,8 @@ class NumPyModel(Model):
         name: For people.
 
     Raises:
-        BadInput: One of them is no function.
+        BadInput: One of them is no function. In questions: what the gradient returns
+            has another shape than the inputs.
 
     >>> weights = np.eye(3, 2)
     >>> model = NumPyModel(lambda x: x @ weights, gradient=lambda x, s: s @ weights.T)
@@ -61,6 +63,12 @@ class NumPyModel(Model):
 
         def pull_back(slopes: Tensor) -> Batch:
             values = np.asarray(gradient(np.array(inputs), to_numpy(slopes)))
+            if values.dtype.kind not in "fiu" or values.size != inputs.size:
+                raise BadInput(
+                    f"expected a gradient of the shape {inputs.shape} of the inputs; "
+                    f"that of '{self.name}' returned the shape {values.shape} and "
+                    f"dtype {values.dtype}"
+                )
             return as_tensor(values.astype(x.dtype).reshape(inputs.shape))
 
         return self.logits(x), pull_back

@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from robustkit.arguments import as_whole
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, as_access
 from robustkit.models.cache import AnswerCache
@@ -110,7 +112,9 @@ class Template:
             BadInput: They are not where they should be.
         """
         found = self._found(response)
-        answers = [found] if self.single else found
+        # In the documented format one answer comes in a list, too.
+        listed = self.answers is None and isinstance(found, list)
+        answers = [found] if self.single and not listed else found
         if not isinstance(answers, list) or len(answers) != count:
             came = f"{len(answers)} answers" if isinstance(answers, list) else "no list"
             raise BadInput(
@@ -131,8 +135,7 @@ class Template:
                     f"expected a response with one of {', '.join(_KINDS)}; got "
                     f"{_excerpt(response)}"
                 )
-            found = response[kinds[0]]
-            return found[0] if self.single and isinstance(found, list) else found
+            return response[kinds[0]]
         found = response
         for part in self.answers.split(".") if self.answers else ():
             try:
@@ -215,8 +218,7 @@ class RemoteModel(Model):
         longest: float = 60.0,
         name: str | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise BadInput(f"the batch size must be at least 1; got {batch_size}")
+        batch_size = as_whole(batch_size, "the batch size", least=1)
         access = as_access(access)
         if access > Access.SCORE:
             raise BadInput("a remote model shows decisions or scores, no gradients")
@@ -224,18 +226,22 @@ class RemoteModel(Model):
         # A query may hold a key.
         self.name = name or url.partition("?")[0]
         self.inputs_sent = 0
-        self._classes = classes
-        self._template = template or Template()
-        self._encoding = encoding or Numbers()
+        self._classes = None if classes is None else _checked(classes, self.name)
+        self._template = Template() if template is None else template
+        if not isinstance(self._template, Template):
+            raise BadInput(f"the template must be a Template; got {template!r}")
+        self._encoding = Numbers() if encoding is None else encoding
+        if not hasattr(self._encoding, "shown"):
+            raise BadInput(
+                "the encoding must be an object such as Picture('png') or Numbers(); "
+                f"got {encoding!r}"
+            )
         self._size = 1 if self._template.single else batch_size
         self._cache = None if cache is None else AnswerCache(cache)
         self._client = Client(
-            url, dict(headers or {}), rate, timeout, retries, pause, longest
+            url, headers or {}, rate, timeout, retries, pause, longest
         )
         self._open, self._others = False, 0
-        if self._cache is not None and classes is None:
-            key = self._key(_CLASSES)
-            self._classes = self._cache.find([key]).get(key)
 
     @property
     def requests_sent(self) -> int:
@@ -318,9 +324,11 @@ class RemoteModel(Model):
         self.inputs_sent += len(encoded)
         response = self._client.post(self._template.fill(encoded))
         if self._classes is None and isinstance(response, dict):
-            self._classes = response.get("classes")
-            if self._cache is not None and self._classes is not None:
-                self._cache.store({self._key(_CLASSES): self._classes})
+            said = response.get("classes")
+            if said is not None:
+                self._classes = _checked(said, self.name)
+                if self._cache is not None:
+                    self._cache.store({self._key(_CLASSES): self._classes})
         answers = self._template.read(response, len(encoded))
         for answer in answers:
             self._scores(answer)
@@ -330,6 +338,11 @@ class RemoteModel(Model):
         """The scores (classes,) that one answer stands for, float64."""
         if isinstance(answer, list) and not any(isinstance(e, dict) for e in answer):
             return self._all_scores(answer)
+        if self._classes is None and self._cache is not None:
+            # Other processes may have filled the cache, classes before answers.
+            key = self._key(_CLASSES)
+            said = self._cache.find([key]).get(key)
+            self._classes = None if said is None else _checked(said, self.name)
         if self._classes is None:
             raise BadInput(
                 f"{self.name} names classes but does not show all scores, so give the "
@@ -338,6 +351,8 @@ class RemoteModel(Model):
         classes = Classes(self._classes, self.name)
         self._others = classes.others
         if isinstance(answer, list):
+            if not all(isinstance(entry, dict) for entry in answer):
+                raise self._unclear(answer)
             pairs = [(entry.get("label"), entry.get("score")) for entry in answer]
             return classes.few([(self._known(label), v) for label, v in pairs])
         if isinstance(answer, dict):
@@ -356,12 +371,15 @@ class RemoteModel(Model):
             for value in answer
         )
         if not numbers:
-            raise BadInput(
-                "expected all scores as a list of numbers, one label, or the best few "
-                'as a list of {"label": ..., "score": ...} or an object of scores; '
-                f"{self.name} answers {_excerpt(answer)}"
-            )
+            raise self._unclear(answer)
         return np.array([np.nan if v is None else v for v in answer], np.float64)
+
+    def _unclear(self, answer: Any) -> BadInput:
+        return BadInput(
+            "expected all scores as a list of numbers, one label, or the best few as a "
+            'list of {"label": ..., "score": ...} or an object of scores; '
+            f"{self.name} answers {_excerpt(answer)}"
+        )
 
     def _known(self, label: Any) -> Any:
         """A label in the form in which the classes are known: by number or by name."""
@@ -378,6 +396,12 @@ class RemoteModel(Model):
             [self._client.url, vars(self._template), encoded], sort_keys=True
         )
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checked(classes: Any, model: str) -> list[str] | int:
+    """How many classes there are, or their names in a list."""
+    Classes(classes, model)
+    return int(classes) if isinstance(classes, Integral) else list(classes)
 
 
 def _filled(part: Any, encoded: list[Any]) -> Any:

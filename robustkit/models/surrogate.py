@@ -1,18 +1,9 @@
 """Answers of one model, gradients or features of another."""
 
-from typing import Any
-
-import numpy as np
-
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model, PullBack, Wrapper
-from robustkit.numerics.tensors import (
-    Batch,
-    Tensor,
-    like,
-    stack_columns,
-    to_numpy,
-)
+from robustkit.models.foreign import Foreign
+from robustkit.numerics.tensors import Batch, Tensor, stack_columns
 
 __all__ = ["Surrogate", "WithFeatures"]
 
@@ -52,7 +43,7 @@ class Surrogate(Wrapper):
                 f"the surrogate '{surrogate.name}' has no gradients to lend; Estimated "
                 "makes some from scores"
             )
-        self._surrogate = surrogate
+        self._surrogate = Foreign(surrogate)
         self.access, self.passes_per_gradient = Access.GRADIENT, 0
         self.notes = (
             *model.notes,
@@ -64,33 +55,16 @@ class Surrogate(Wrapper):
 
     def linearise(self, x: Batch) -> tuple[Tensor, PullBack]:
         logits = self._model.logits(x)
-        point = self._surrogate.to_tensor(to_numpy(x[:1]))
-        alike = _kind(point) == _kind(x)
-        if not alike:
-            # Of another framework, or on another device.
-            point = self._surrogate.to_tensor(to_numpy(x))
-        others, back = self._surrogate.linearise(x if alike else point)
+        others, back = self._surrogate.linearise(x)
         if others.shape != logits.shape:
             raise BadInput(
                 f"the surrogate answers with the shape {others.shape}, the model with "
                 f"{logits.shape}; both must have the same classes"
             )
-        if alike:
-            return logits, back
-
-        def pull_back(slopes: Tensor) -> Batch:
-            there = like(point, np.array(to_numpy(slopes)))
-            return like(x, np.array(to_numpy(back(there))))
-
-        return logits, pull_back
+        return logits, back
 
     def _around(self, model: Model, *others: Model) -> Model:
         return Surrogate(model, *others)
-
-
-def _kind(x: Batch) -> tuple[Any, Any]:
-    """Of which framework a batch is, and where it lies."""
-    return type(x), getattr(x.raw, "device", None)
 
 
 class WithFeatures(Wrapper):

@@ -201,7 +201,8 @@ class WithStrategy(Wrapper):
             billed.
 
     Raises:
-        BadInput: There is less than one pass per question.
+        BadInput: There is less than one pass per question. In questions: the strategy
+            returns something else than scores.
 
     >>> from robustkit.models.numpy import NumPyModel
     >>> from robustkit.numerics.tensors import as_tensor
@@ -231,7 +232,15 @@ class WithStrategy(Wrapper):
         self._strategy, self._passes = strategy, passes
 
     def logits(self, x: Batch) -> Tensor:
-        return self._strategy(self._model.logits, x)
+        scores = self._strategy(self._model.logits, x)
+        if not isinstance(scores, Tensor) or scores.shape[0] != x.shape[0]:
+            shape = getattr(scores, "shape", ())
+            raise BadInput(
+                "a strategy must return scores of the kind that it is given, a row for "
+                f"each of {x.shape[0]} points; got a {type(scores).__name__} of shape "
+                f"{tuple(shape)}"
+            )
+        return scores
 
     def _around(self, model: Model, *others: Model) -> Model:
         return WithStrategy(model, self._strategy, passes_per_question=self._passes)

@@ -5,9 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from robustkit.attacks.gradient.apgd import APGD
+from robustkit.attacks.gradient.ddn import DDN
 from robustkit.attacks.gradient.fmn import FMN
+from robustkit.attacks.gradient.momentum import MIFGSM
 from robustkit.attacks.gradient.pgd import PGD
 from robustkit.attacks.gradient.vfga import VFGA
+from robustkit.attacks.score.evolution import Evolution
+from robustkit.attacks.score.square import Square
 from robustkit.combine import minimum_norm_pgd
 from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Misclassification
@@ -419,11 +424,24 @@ def test_a_decision_attack_gets_decisions_only(plant, question):
         (FMN(steps=-1), "FMN needs at least 1 step; got -1"),
         (VFGA(candidates=-1), "VFGA needs its candidates to be above 0; got -1"),
         (VFGA(candidates=1.5), "the candidates of VFGA must be a whole number"),
+        (APGD(1.0, targets=None), "the targets of APGD must be a whole number"),
+        (Square(1.0, share="1"), "the share of Square must be a number; got '1'"),
+        (Evolution(population="7"), "the population of Evolution must be a whole"),
+        (MIFGSM(1.0, decay=None), "the decay of MIFGSM must be a number; got None"),
+        (FMN(loss=3), "unknown loss '3'"),
+        (FMN(loss=["dlr"]), r"unknown loss '\['dlr'\]'"),
     ],
 )
 def test_settings_are_numbers_within_their_range(plant, attack, message):
     with pytest.raises(BadInput, match=message):
         run(attack, problem_of(plant(), sorted(attack.norms)[0]))
+
+
+@pytest.mark.parametrize("number", [np.float32, np.array, torch.tensor])
+def test_settings_may_be_numbers_of_any_framework(plant, number):
+    found = run(DDN(gamma=number(0.5)), problem_of(plant())).distance
+    expected = run(DDN(gamma=0.5), problem_of(plant())).distance
+    np.testing.assert_array_equal(found.numpy(), expected.numpy())
 
 
 def test_settings_may_be_below_zero_where_their_class_says_so(plant):

@@ -248,3 +248,11 @@ def test_losses_of_what_decides_behind_matching():
         expected, expected_slopes = loss(inner, as_tensor(logits))
         assert value.raw == expected.raw
         assert slopes.raw[0].tolist() == [*expected_slopes.raw[0], 0, 0]
+
+
+def test_matching_of_classes_that_are_never_given():
+    goals = tensor([[1.0, 3.0, -np.inf]])
+    criterion = Matching(Targeted(tensor([1])), goals)
+    value, slopes = get_loss("matching")(criterion, tensor([[4.0, 0.0, -np.inf]]))
+    assert value.item() == 6
+    assert slopes.raw[0].tolist() == [2, -2, 0]

@@ -164,6 +164,34 @@ def test_torch_detectors_and_models_that_refuse_by_themselves():
     assert blind.passes_per_gradient == 4
 
 
+@pytest.mark.parametrize("kind", ["list", "truths", "torch", "module", "numpy"])
+@pytest.mark.parametrize("torch_model", [False, True])
+def test_detectors_of_any_framework(kind, torch_model):
+    weights = np.linspace(-1, 1, 4, dtype=np.float32)
+    module = torch.nn.Linear(4, 1, bias=False).eval()
+    module.weight.data[:] = torch.tensor(weights)
+    detectors = {
+        "list": lambda x: [float(row @ weights) for row in np.asarray(x)],
+        "truths": lambda x: np.asarray(x) @ weights > 0,
+        "torch": TorchModel(module),
+        "module": module,
+        "numpy": NumPyModel(lambda x: (x @ weights)[:, None]),
+    }
+    detector = detectors[kind]
+    model = NumPyModel(lambda x: x[:, :2])
+    if torch_model:
+        model = TorchModel(torch.nn.Linear(4, 2).eval())
+        if kind in ("list", "truths"):
+            detector = NumPyModel(lambda x: np.asarray(detectors[kind](x))[:, None])
+    x = np.random.default_rng(0).random((9, 4)).astype(np.float32)
+    abstaining = Abstaining(model, detector)
+    batch = abstaining.to_tensor(x)
+    logits = abstaining.logits(batch)
+    assert isinstance(logits, type(batch))
+    refused = to_numpy(logits).argmax(axis=1) == 2
+    assert refused.tolist() == (x @ weights > 0).tolist()
+
+
 def test_bad_detectors():
     with pytest.raises(BadInput, match="must be more than 0; got 0"):
         Abstaining(classifier(), detector(), scale=0)

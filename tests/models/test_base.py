@@ -17,6 +17,7 @@ from robustkit.models.base import Access, Model, Wrapper
 from robustkit.models.bpda import BPDA
 from robustkit.models.eot import EOT
 from robustkit.models.estimated import Estimated
+from robustkit.models.foreign import Foreign
 from robustkit.models.isolated import Isolated
 from robustkit.models.logarithms import Logarithms
 from robustkit.models.surrogate import Surrogate, WithFeatures
@@ -81,6 +82,7 @@ WRAPPERS = {
     EOT: lambda model: EOT(model, 4),
     Estimated: lambda model: Estimated(model, 6),
     Fixed: Fixed,
+    Foreign: Foreign,
     Isolated: Isolated,
     Logarithms: Logarithms,
     MajorityVote: lambda model: MajorityVote(model, 4),

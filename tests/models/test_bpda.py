@@ -403,3 +403,27 @@ def test_functions_in_jax_are_given_arrays_of_jax():
     assert np.allclose(to_numpy(logits), [[3.0, -3.0]])
     gradient = to_numpy(pull_back(like(x, np.float32([[1.0, 0.0]]))))
     assert np.allclose(gradient, [[3 * 2 * 0.8, 2 * 2 * 0.3]])
+
+
+@pytest.mark.parametrize("kind", [lambda x: x, torch.Tensor.numpy, torch.Tensor.tolist])
+def test_a_step_may_leave_the_framework(kind):
+    model = BPDA(TorchModel(torch.nn.Linear(3, 2).eval()), lambda x: kind(x.round()))
+    x = as_tensor(torch.tensor([[0.2, 0.7, 0.9]]))
+    rounded = model.wraps.logits(as_tensor(torch.tensor([[0.0, 1.0, 1.0]])))
+    logits, pull_back = model.linearise(x)
+    assert torch.equal(logits.raw, rounded.raw)
+    assert pull_back(as_tensor(torch.ones(1, 2))).raw.any()
+
+
+def test_a_layer_of_several_outputs_cannot_be_replaced():
+    class Recurrent(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.GRU(3, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.inner(x[:, None])[0][:, 0]
+
+    model = BPDA(TorchModel(Recurrent().eval()), layer="inner")
+    with pytest.raises(BadInput, match="the layer 'inner' makes a tuple"):
+        model.linearise(as_tensor(torch.zeros(1, 3)))

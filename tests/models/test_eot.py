@@ -226,3 +226,13 @@ def test_how_a_model_draws_does_not_depend_on_the_first_sample():
     found = EOT(model, 100).logits(x).raw
     np.testing.assert_allclose(found[1], [0.5, 1.0], atol=0.1)
     assert torch.equal(EOT(model, 100).logits(x[1:]).raw, found[1:])
+
+
+@pytest.mark.parametrize("average", ["logits", "probabilities"])
+def test_a_class_that_is_never_given_does_not_hide_the_others(average):
+    allowed = torch.tensor([1.0, 1.0, 0.0])
+    masked = EOT(TorchModel(lambda x: x + allowed.log()), 3, average=average)
+    x = as_tensor(torch.tensor([[0.1, 0.4, 0.3]]))
+    _, pull_back = masked.linearise(x)
+    gradient = pull_back(as_tensor(torch.tensor([[1.0, -1.0, 0.0]]))).raw
+    torch.testing.assert_close(gradient, torch.tensor([[1.0, -1.0, 0.0]]))

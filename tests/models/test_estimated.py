@@ -222,3 +222,17 @@ def test_decisions_are_not_enough():
     model.access = Access.DECISION
     with pytest.raises(BadInput, match="shows decisions only"):
         Estimated(model)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_class_that_is_never_given_does_not_hide_the_others(method):
+    scores = Linear(classes=3)
+
+    def masked(x):
+        return scores(x) + np.array([0.0, 0.0, -np.inf])
+
+    x = np.random.default_rng(1).random((3, 6))
+    slopes = np.tile([1.0, -1.0, 0.0], (3, 1))
+    found = gradient(Estimated(NumPyModel(masked), 4, method), x, slopes)[1]
+    known = gradient(Estimated(scores.model(), 4, method), x, slopes)[1]
+    np.testing.assert_allclose(found, known, atol=1e-6)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from robustkit.errors import BadInput
 from robustkit.models.base import Access, NoGradient
 from robustkit.models.numpy import NumPyModel
 from robustkit.numerics.bounds import Bounds
@@ -45,3 +46,11 @@ def test_bounds_and_name():
     assert (model.bounds, model.name) == (Bounds(-1, 1), "tanh")
     assert NumPyModel(np.tanh).bounds == Bounds(0, 1)
     assert model.fingerprint() is None
+
+
+@pytest.mark.parametrize("gradient", [lambda x, s: s, lambda x, s: None])
+def test_gradients_have_the_shape_of_the_inputs(gradient):
+    model = NumPyModel(lambda x: x[:, :2], gradient=gradient)
+    _, pull_back = model.linearise(as_tensor(np.zeros((2, 3))))
+    with pytest.raises(BadInput, match=r"expected a gradient of the shape \(2, 3\)"):
+        pull_back(as_tensor(np.ones((2, 2))))

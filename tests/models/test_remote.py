@@ -19,6 +19,7 @@ from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.models.encodings import Picture
 from robustkit.models.http import Unreachable
+from robustkit.models.isolated import isolated
 from robustkit.models.load import ExampleNeeded, load_model
 from robustkit.models.remote import RemoteModel, Template
 from robustkit.models.wrappers import Preprocessed, WithStrategy
@@ -129,6 +130,17 @@ class TestAnswers:
             assert server.headers[0]["Content-Type"] == "application/json"
             assert "Bearer" not in repr(vars(model))
 
+    @pytest.mark.parametrize("value", ["sesame-4711\n", "sesame-4711\u20ac"])
+    def test_headers_that_cannot_be_sent_are_not_repeated(self, value):
+        with pytest.raises(BadInput, match="'X-Key' must be a text of one") as raised:
+            RemoteModel("http://127.0.0.1:1/", headers={"X-Key": value})
+        assert "sesame" not in str(raised.value)
+
+    def test_classes_may_be_a_number_of_numpys(self):
+        with Server(lambda scores: {"labels": scores.argmax(1).tolist()}) as server:
+            model = RemoteModel(server.url, classes=np.int64(3))
+            assert asked(model, images()).shape == (5, 3)
+
     @pytest.mark.parametrize(
         ("answer", "message"),
         [
@@ -138,6 +150,9 @@ class TestAnswers:
             ({"scores": [["a", "b"]] * 5}, "all scores as a list of numbers"),
             ({"scores": [[1.0]] * 4 + [[1.0, 2.0]]}, "different numbers of scores"),
             ([], "one of scores, labels, top"),
+            ({"top": [[{"label": 0, "score": 1.0}, 2]] * 5, "classes": 3}, "best few"),
+            ({"labels": [0] * 5, "classes": "cat"}, "their names, each once"),
+            ({"scores": [[1.0, 2.0]] * 5, "classes": 2.5}, "their names, each once"),
         ],
     )
     def test_other_responses_are_refused(self, answer, message):
@@ -172,6 +187,14 @@ class TestTemplates:
             model = RemoteModel(server.url, template=Template({"x": "{input}"}))
             out = asked(model, images(2))
             np.testing.assert_allclose(out, server.scores(images(2)), rtol=1e-6)
+
+    @pytest.mark.parametrize("scores", [[], [1.5, -0.2]])
+    def test_one_by_one_the_answer_comes_in_a_list(self, scores):
+        read = lambda body: [body["x"]]  # noqa: E731
+        with Server(lambda _: {"scores": scores}, read=read) as server:
+            model = RemoteModel(server.url, template=Template({"x": "{input}"}))
+            with pytest.raises(BadInput, match="expected a list of 1 answers"):
+                asked(model, images(1))
 
     def test_mistakes(self):
         with pytest.raises(BadInput, match=r"either '\{inputs\}' or '\{input\}'"):
@@ -266,9 +289,23 @@ class TestTrouble:
             ({"url": "http://localhost/größe"}, "expected an address"),
             ({"url": "http://localhost/?größe"}, "expected an address"),
             ({"url": "http://localhost/a b"}, "expected an address"),
-            ({"rate": 0}, "rate must be above 0"),
-            ({"timeout": 0}, "time-out must be"),
-            ({"batch_size": 0}, "batch size"),
+            ({"rate": 0}, "rate must be more than 0"),
+            ({"rate": "2"}, "rate must be a number"),
+            ({"timeout": 0}, "time-out must be more than 0"),
+            ({"timeout": "30"}, "time-out must be a number"),
+            ({"retries": 2.5}, "number of retries must be a whole number"),
+            ({"pause": -1}, "pause must be at least 0"),
+            ({"longest": float("nan")}, "longest pause must be a finite number"),
+            ({"batch_size": 0}, "batch size must be at least 1"),
+            ({"batch_size": "3"}, "batch size must be a whole number"),
+            ({"classes": 1}, "at least 2"),
+            ({"classes": "cat"}, "their names, each once"),
+            ({"classes": ["cat", "cat"]}, "their names, each once"),
+            ({"template": {"x": "{inputs}"}}, "must be a Template"),
+            ({"encoding": "png"}, r"such as Picture\('png'\)"),
+            ({"headers": ["X-Key"]}, "mapping from names to values"),
+            ({"headers": {"X Key": "a"}}, "no header can be called 'X Key'"),
+            ({"headers": {"X-Key": None}}, "'X-Key' must be a text"),
             ({"access": Access.GRADIENT}, "no gradients"),
             ({"access": "gradient"}, "no gradients"),
             ({"access": "labels"}, "unknown access 'labels'"),
@@ -346,6 +383,26 @@ class TestCache:
             again = RemoteModel(server.url, cache=tmp_path / "a.db")
             assert asked(again, images()).shape == (5, 3)
             assert again.inputs_sent == 0
+
+    def test_classes_that_another_process_was_told_are_known(self, tmp_path):
+        def answer(scores):
+            return {"labels": scores.argmax(1).tolist(), "classes": 3}
+
+        with Server(answer) as server:
+            waiting = RemoteModel(server.url, cache=tmp_path / "a.db")
+            asked(RemoteModel(server.url, cache=tmp_path / "a.db"), images())
+            assert asked(waiting, images()).shape == (5, 3)
+            assert waiting.inputs_sent == 0
+
+    def test_a_full_disk_ends_the_run_and_is_no_answer(self, tmp_path):
+        with Server() as server:
+            model = RemoteModel(server.url, cache=tmp_path / "a.db")
+            asked(model, images())
+            # What SQLite says of a file that may not grow is the same.
+            model._cache._base.execute("PRAGMA max_page_count=1")
+            with pytest.raises(BadInput, match=r"as a cache .*\(.*full\); see that"):
+                asked(isolated(model), images(40, seed=2))
+            assert len(server.requests) == 2
 
     def test_answers_that_make_no_sense_are_not_kept(self, tmp_path):
         answers = [{"scores": [["x", "y"]] * 5}, {"scores": [[1.0, 2.0]] * 5}]

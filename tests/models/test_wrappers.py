@@ -238,3 +238,12 @@ def test_what_verifies_a_fast_model_verifies_it_through_wrappers():
     assert vote.precise().passes_per_question == 2
     plain = MajorityVote(fast.precise(), votes=2)
     assert plain.precise() is plain
+
+
+@pytest.mark.parametrize(
+    "strategy", [lambda ask, x: ask(x).raw, lambda ask, x: ask(x)[:1], lambda ask, x: 0]
+)
+def test_strategies_return_scores(strategy):
+    model = WithStrategy(NumPyModel(lambda x: x), strategy)
+    with pytest.raises(BadInput, match="a strategy must return scores"):
+        model.logits(as_tensor(np.zeros((3, 2))))

@@ -10,7 +10,6 @@ import numpy as np
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.engine.search import bisect, starting_point
-from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.frequencies import Subspace, low_frequencies
 from robustkit.numerics.tensors import (
@@ -147,11 +146,6 @@ class Arc(Attack[State], ABC):
             failed=where(done, 0.0, most),
             lean=self.learned(s.lean, passed),
         )
-
-    def check(self, p: Problem) -> None:
-        if self.memory < 0:
-            raise BadInput(f"a memory of at least 0 is needed; got {self.memory}")
-        super().check(p)
 
     def finished(self, p: Problem, s: State) -> Mask:
         # Smaller turns shorten the perturbation by less than can be told.

@@ -153,6 +153,7 @@ class APGD(FixedBudget[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward + 1 backward; 1 forward at the end"
     source: ClassVar[str] = "Croce, Hein, ICML 2020, algorithm 1"
+    positive: ClassVar[tuple[str, ...]] = ("passes",)
 
     epsilon: float
     steps: int = 100
@@ -199,18 +200,13 @@ class APGD(FixedBudget[State]):
         p.score(p.x + s.delta)
 
     def check(self, p: Problem) -> None:
+        super().check(p)
         if self.targets:
             aimed_loss(self.loss, full(p.x, 0.0))
-        if self.targets < 0 or self.passes < 1:
-            raise BadInput(
-                "APGD needs targets of at least 0 and passes of at least 1; got "
-                f"targets={self.targets}, passes={self.passes}"
-            )
         if self.steps < self.targets:
             raise BadInput(
                 f"{self.targets} targets need as many steps; got {self.steps}"
             )
-        super().check(p)
 
     def within(self, budget: int) -> Self:
         """The last question is about the point that the last step leads to."""

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 from robustkit.engine.attack import FixedBudget, broken
 from robustkit.engine.problem import Problem
-from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
@@ -78,6 +77,7 @@ class MIFGSM(FixedBudget[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward + 1 backward; 1 forward at the end"
     source: ClassVar[str] = "Dong et al., CVPR 2018, algorithm 1"
+    positive: ClassVar[tuple[str, ...]] = ("reach",)
     aside: ClassVar[int] = 1
 
     epsilon: float
@@ -111,11 +111,3 @@ class MIFGSM(FixedBudget[State]):
 
     def finalise(self, p: Problem, s: State) -> None:
         p.score(p.x + s.delta)
-
-    def check(self, p: Problem) -> None:
-        if not (self.decay >= 0 and self.reach > 0):
-            raise BadInput(
-                "MIFGSM needs a decay of at least 0 and a reach above 0; got "
-                f"decay={self.decay}, reach={self.reach}"
-            )
-        super().check(p)

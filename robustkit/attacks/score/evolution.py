@@ -134,10 +134,10 @@ class Evolution(Attack[State]):
         return replace(self, population=population, steps=steps)
 
     def check(self, p: Problem) -> None:
+        super().check(p)
         if self.population < 2 or self.population % 2:
             raise BadInput(f"Evolution needs an even population; got {self.population}")
         self._space(p)
-        super().check(p)
 
     def _space(self, p: Problem) -> Subspace:
         return low_frequencies(tuple(p.x.shape[1:]), self.frequencies)

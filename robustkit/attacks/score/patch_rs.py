@@ -167,8 +167,8 @@ class PatchRS(FixedBudget[State]):
         return broken(p, s.epsilon) if self.stop else None
 
     def check(self, p: Problem) -> None:
-        check_share(self)
         super().check(p)
+        check_share(self)
         check_images(self, p)
 
 

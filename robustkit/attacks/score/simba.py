@@ -140,10 +140,10 @@ class SimBA(FixedBudget[State]):
         return broken(p, s.epsilon) if self.stop else None
 
     def check(self, p: Problem) -> None:
+        super().check(p)
         if self.basis not in ("pixel", "dct"):
             raise BadInput(f"SimBA knows the bases pixel and dct; got {self.basis!r}")
         self._space(p)
-        super().check(p)
 
     def _space(self, p: Problem) -> Subspace:
         shape = tuple(p.x.shape[1:])

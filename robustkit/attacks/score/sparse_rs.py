@@ -131,8 +131,8 @@ class SparseRS(FixedBudget[State]):
         return broken(p, s.epsilon) if self.stop else None
 
     def check(self, p: Problem) -> None:
-        check_share(self)
         super().check(p)
+        check_share(self)
 
 
 def _units(p: Problem, values: Batch) -> Tensor:

@@ -132,8 +132,8 @@ class Square(FixedBudget[State]):
         return broken(p, s.epsilon) if self.stop else None
 
     def check(self, p: Problem) -> None:
-        check_share(self)
         super().check(p)
+        check_share(self)
 
 
 @dataclass(frozen=True)

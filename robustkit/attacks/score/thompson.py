@@ -178,8 +178,8 @@ class Thompson(FixedBudget[State]):
         return broken(p, s.best.epsilon) if self.stop else None
 
     def check(self, p: Problem) -> None:
-        self._search(p).check(p)
         super().check(p)
+        self._search(p).check(p)
 
     def _search(self, p: Problem) -> Square | SparseRS:
         if isinstance(p.norm, L0):

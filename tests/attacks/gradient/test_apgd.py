@@ -246,8 +246,8 @@ def test_bad_settings(plant):
     planted = plant(classes=4)
     for settings, message in (
         ({"loss": "joint", "targets": 2}, "cannot aim"),
-        ({"targets": -1}, "targets of at least 0"),
-        ({"passes": 0}, "passes of at least 1"),
+        ({"targets": -1}, "the targets of APGD must be at least 0"),
+        ({"passes": 0}, "needs its passes to be above 0"),
         ({"steps": 3, "targets": 4}, "4 targets need as many steps"),
     ):
         with pytest.raises(BadInput, match=message):

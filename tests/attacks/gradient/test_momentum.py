@@ -115,8 +115,12 @@ def test_plans_its_last_question():
 
 
 def test_bad_settings(plant):
-    for settings in ({"decay": -1.0}, {"reach": 0.0}, {"decay": float("nan")}):
-        with pytest.raises(BadInput, match="decay of at least 0"):
+    for settings, message in (
+        ({"decay": -1.0}, "the decay of MIFGSM must be at least 0"),
+        ({"reach": 0.0}, "needs its reach to be above 0"),
+        ({"decay": float("nan")}, "the decay of MIFGSM must be a finite number"),
+    ):
+        with pytest.raises(BadInput, match=message):
             run(MIFGSM(1.0, **settings), problem_of(plant(), "l2"))
     with pytest.raises(BadInput, match="epsilon above 0"):
         run(MIFGSM(epsilon=0.0), problem_of(plant(), "l2"))
