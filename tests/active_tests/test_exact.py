@@ -175,6 +175,19 @@ def test_ties_are_no_adversarials():
     assert (result.upper, result.witness) == (np.inf, None)
 
 
+def test_scores_too_small_for_the_solver_leave_an_interval():
+    rng = np.random.default_rng(0)
+    layers = [(rng.normal(size=(6, 4)), 0.3 * rng.normal(size=6))]
+    layers += [(rng.normal(size=(3, 6)), 0.3 * rng.normal(size=3))]
+    x = rng.random(4)
+    y = int(np.argmax(ReluNetwork(layers).logits(x[None])[0]))
+    tiny = [(weight * 1e-8, bias * scale) for (weight, bias), scale in zip(
+        layers, (1e-8, 1e-16), strict=True
+    )]  # fmt: skip
+    assert exact_distance(layers, x, y, "l0").status == "none"
+    assert exact_distance(tiny, x, y, "l0").status in ("none", "interval")
+
+
 def test_a_misclassified_input_is_its_own_witness():
     layers = [(np.eye(2), np.zeros(2))]
     x = np.array([0.2, 0.7])
