@@ -170,6 +170,11 @@ def _flat(out: Any) -> Any:
 
 
 def _column(out: Any) -> Any:
+    if not getattr(out, "ndim", 0):
+        raise BadInput(
+            "the detector must return one score per input, (n,), above 0 where it "
+            f"detects something; it returned a {type(out).__name__} of no dimension"
+        )
     return out[:, None] if getattr(out, "ndim", 0) == 1 else _flat(out)
 
 

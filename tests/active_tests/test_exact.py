@@ -238,9 +238,13 @@ def test_agreement_with_what_was_computed_elsewhere(shared, net, norm, rows):
         ({"target": 0}, "target must differ from the label; both are 0"),
         ({"target": 2}, "the target must be 0 to 1; got 2"),
         ({"y": 5}, "the label must be 0 to 1; got 5"),
+        ({"y": 0.5}, "the label must be a whole number; got 0.5"),
+        ({"target": "1"}, "the target must be a whole number; got '1'"),
         ({"x": np.array([0.2, 1.5])}, r"within the bounds \[0, 1\]; .* 0.2 to 1.5"),
         ({"x": np.array([0.2, np.nan])}, "within the bounds"),
         ({"network": "net.onnx"}, "need a network of affine layers"),
+        ({"network": [(np.eye(2), None)]}, "as many biases as outputs"),
+        ({"network": [(np.nan * np.eye(2), np.zeros(2))]}, "not finite"),
     ],
 )
 def test_bad_input_is_refused(settings, message):
