@@ -107,7 +107,7 @@ def find_features(
     elif isinstance(features, str):
         cut, name = model.at_layer(features), f"layer '{features}'"
     else:
-        if isinstance(features, tuple):
+        if isinstance(features, tuple) and len(features) == 2:
             _check_head(*features, model, example)
             features = features[0]
         cut = _adapted(features, model, example, _flat)
