@@ -166,7 +166,6 @@ def binarize(
     given, _, host = adapted_inputs(model, x, bounds)
     # What is known of witnesses is known to the last digits.
     whole = isolated(given.precise())
-    host = host[:samples]
     chosen = get_norm(norm)
     chosen.check(as_tensor(host))
     if mode not in CLOSENESS:
@@ -174,6 +173,7 @@ def binarize(
     usual = CLOSENESS[mode] if votes == 1 else RANDOM_CLOSENESS
     place = usual if closeness is None else closeness
     _check(epsilon, chosen, place, votes, points, tries, samples, seed)
+    host = host[:samples]
     if inverted and detector is None:
         raise BadInput("inverted=True is about a detector; give one")
     cut, name = find_features(whole, features, detector, host[:2])

@@ -295,6 +295,8 @@ class Bracket:
         if self._norm == "l0":
             # The features are chosen; how they move is a linear program.
             allowed = np.abs(point - self._x) > 1e-9
+            if not allowed.any():
+                return
         for beyond in (1e-10, 1e-9, 1e-8, 1e-7, _FAR):
             rows = np.vstack([*slopes, lead])[:, allowed]
             levels = (

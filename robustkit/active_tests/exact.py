@@ -9,6 +9,7 @@ import numpy as np
 
 from robustkit.active_tests.bracket import Bracket
 from robustkit.active_tests.lowering import as_network
+from robustkit.arguments import as_whole
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.opening import model_and_data
 from robustkit.numerics.bounds import Bounds, BoundsLike, as_bounds
@@ -176,7 +177,7 @@ def exact_distances(
 
 def _check(x: Array, y: int, target: int | None, box: Bounds, classes: int) -> None:
     for role, label in (("label", y), ("target", target)):
-        if label is not None and not 0 <= label < classes:
+        if label is not None and not 0 <= as_whole(label, f"the {role}") < classes:
             raise BadInput(
                 f"the network has {classes} classes, so the {role} must be 0 to "
                 f"{classes - 1}; got {label}"

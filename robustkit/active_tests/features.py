@@ -115,7 +115,7 @@ def find_features(
     elif isinstance(features, str):
         cut, name = model.at_layer(features), f"layer '{features}'"
     else:
-        if isinstance(features, tuple):
+        if isinstance(features, tuple) and len(features) == 2:
             _check_head(*features, model, example)
             features = features[0]
         cut = _adapted(features, model, example, _flat)
@@ -178,6 +178,11 @@ def _flat(out: Any) -> Any:
 
 
 def _column(out: Any) -> Any:
+    if not getattr(out, "ndim", 0):
+        raise BadInput(
+            "the detector must return one score per input, (n,), above 0 where it "
+            f"detects something; it returned a {type(out).__name__} of no dimension"
+        )
     return out[:, None] if getattr(out, "ndim", 0) == 1 else _flat(out)
 
 

@@ -34,7 +34,8 @@ def as_network(
         bounds: Of valid inputs, for a module; None: (0, 1).
 
     Raises:
-        BadInput: It is something else, does not fit the shape, or is too large.
+        BadInput: It is something else, does not fit the shape, is not finite, or is
+            too large.
 
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU(),
     ...                           torch.nn.Flatten(), torch.nn.Linear(8, 3)).eval()
@@ -66,12 +67,14 @@ def _check(network: ReluNetwork, shape: tuple[int, ...]) -> None:
     if not network.layers:
         raise BadInput("expected at least one affine layer; got none")
     for weight, bias in network.layers:
-        if weight.ndim != 2 or weight.shape != (len(bias), inputs):
+        if bias.ndim != 1 or weight.shape != (len(bias), inputs):
             raise BadInput(
                 f"a layer of {inputs} inputs needs weights (outputs, {inputs}) and as "
                 f"many biases as outputs; got the shapes {weight.shape} and "
                 f"{bias.shape}"
             )
+        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+            raise BadInput("a layer has weights or biases that are not finite")
         inputs = len(bias)
     if inputs < 2:
         raise BadInput(f"a classifier has 2 or more outputs; this network has {inputs}")

@@ -8,7 +8,7 @@ import numpy as np
 from robustkit.active_tests.binarization import binarize
 from robustkit.active_tests.problems import Binarized
 from robustkit.engine.attack import Attack
-from robustkit.errors import in_one_line
+from robustkit.errors import BadInput, in_one_line
 from robustkit.evaluation.opening import check_evaluated, reopened
 from robustkit.evaluation.results import WARRANTS, Results, Run, as_results
 from robustkit.evaluation.store import SCHEMA, write_json
@@ -46,9 +46,9 @@ def warrant(
         The results again, with their warrants.
 
     Raises:
-        BadInput: Something given is not as described, or the model is not the one that
-            was evaluated. What goes wrong in a test becomes part of its warrant
-            instead.
+        BadInput: Something given is not as described, the model is not the one that
+            was evaluated, or the run has no sizes. What goes wrong in a test becomes
+            part of its warrant instead.
 
     >>> import robustkit as rk
     >>> results = rk.evaluate("digits", "digits", attacks=["fgsm"], samples=80)
@@ -58,6 +58,12 @@ def warrant(
     """
     results = as_results(results)
     config = results.run["config"]
+    for name in config["norms"]:
+        if not config["epsilons"][name]:
+            raise BadInput(
+                f"the run states robust accuracy at no size in the norm {name}, so "
+                "there is none to test attacks at; evaluate with epsilons"
+            )
     adapted, dataset = reopened(
         results,
         model,

@@ -72,10 +72,19 @@ def samples(
 
 
 def size_of_interest(results: Results, norm: str, epsilon: float | None) -> float:
-    """`epsilon`, or the largest at which half of the accuracy is left, or the least."""
+    """`epsilon`, or the largest at which half of the accuracy is left, or the least.
+
+    Raises:
+        BadInput: It is no size, or None where the run has none.
+    """
     if epsilon is not None:
         return as_number(epsilon, "epsilon", above=0)
     sizes = results.run["config"]["epsilons"][norm]
+    if not sizes:
+        raise BadInput(
+            f"the run states robust accuracy at no size in the norm {norm}; say which "
+            "is of interest, as epsilon"
+        )
     half = results.clean_accuracy.estimate / 2
     left = [s for s in sizes if results.robust_accuracy(s, norm).estimate >= half]
     return float(max(left, default=min(sizes)))

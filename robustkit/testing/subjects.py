@@ -284,7 +284,9 @@ def subject_of(
         return Ours(get_attack(attack), name or attack, budget)
     if isinstance(attack, Attack):
         return Ours(attack, name or type(attack).__name__, budget)
-    if not callable(attack):
+    if not callable(attack) or (
+        isinstance(attack, type) and issubclass(attack, Attack)
+    ):
         raise BadInput(
             "expected an attack, the name of one, or a function (model, x, y) -> "
             f"x_adversarial; got {attack!r}"

@@ -3,12 +3,14 @@
 import unittest
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from robustkit.arguments import as_whole
 from robustkit.engine.attack import Attack
 from robustkit.errors import BadInput, MissingPackage, suggestion
 from robustkit.models.base import Access, as_access
-from robustkit.numerics.norms import get_norm
+from robustkit.numerics.norms import Norm, get_norm
 from robustkit.registry import get_attack
 from robustkit.testing.laws import LAWS
 from robustkit.testing.subjects import subject_of
@@ -75,7 +77,7 @@ class Finding:
 
 def conformance(
     attack: Attack[Any] | str | Callable[..., Any],
-    norms: str | Iterable[str] | None = None,
+    norms: str | Norm | Iterable[str | Norm] | None = None,
     *,
     factor: float | Mapping[str, float] | None = None,
     complete: bool = True,
@@ -84,7 +86,7 @@ def conformance(
     budget: int | None = None,
     samples: int = 6,
     patience: int = 30_000,
-    laws: Iterable[str] | None = None,
+    laws: str | Iterable[str] | None = None,
     name: str | None = None,
 ) -> Iterator[Check]:
     """Every law of robustkit's attacks, as checks of one attack.
@@ -106,7 +108,7 @@ def conformance(
 
     Args:
         attack: An attack, the name of one, or a function.
-        norms: Names of those to be tested in; None: all that the attack can minimise.
+        norms: Those to be tested in, or one; None: all that the attack can minimise.
         factor: The most by which distances may exceed the minimum on easy problems,
             for each norm or for all; infinite: it states none. None: 1.25 for attacks
             with gradients (L0: 2), 3 for others (L0: 4).
@@ -121,7 +123,7 @@ def conformance(
         samples: How many inputs a task has, at least 2.
         patience: The most forward passes per sample before an attack is given up: it
             has failed, not hung.
-        laws: Names of those to ask; None: all.
+        laws: Names of those to ask, or one; None: all.
         name: For people.
 
     Raises:
@@ -135,6 +137,11 @@ def conformance(
     """
     given = None if norms is None else _names(norms)
     level = as_access(access)
+    as_whole(patience, "the patience", least=1)
+    if as_whole(samples, "the number of samples") < 2:
+        raise BadInput(f"the laws about batches need at least 2 samples; got {samples}")
+    if budget is not None:
+        as_whole(budget, "the budget", least=1)
     if budget is None and isinstance(attack, str):
         budget = _BUDGETS[get_attack(attack).access]
     subject = subject_of(attack, given, level, framework, budget, name)
@@ -145,23 +152,16 @@ def conformance(
                 f"'{subject.name}' cannot minimise the norm {norm}; it can minimise "
                 f"{', '.join(sorted(subject.norms))}"
             )
-    if samples < 2:
-        raise BadInput(f"the laws about batches need at least 2 samples; got {samples}")
-    wanted = list(LAWS) if laws is None else list(laws)
+    wanted = list(LAWS) if laws is None else _several(laws)
     for law in wanted:
         if law not in LAWS:
-            raise BadInput(f"unknown law '{law}'; {suggestion(law, LAWS)}")
+            raise BadInput(f"unknown law '{law}'; {suggestion(str(law), LAWS)}")
+    factors = _factors(factor, asked)
     # In one order whoever asks, since sets have another in every process.
     chosen = [law for law in LAWS if law in wanted]
     for norm in asked:
-        stated = factor.get(norm) if isinstance(factor, Mapping) else factor
-        if stated is None:
-            stated = (_SPARSE if norm == "l0" else _FACTORS)[subject.access]
-        if not stated >= 1:
-            raise BadInput(
-                f"no attack is nearer than the minimum: a factor is at least 1; got "
-                f"{stated}"
-            )
+        usual = (_SPARSE if norm == "l0" else _FACTORS)[subject.access]
+        stated = factors.get(norm, usual)
         trial = Trial(subject, norm, stated, complete, samples, patience)
         for law in chosen:
             statement = (LAWS[law].__doc__ or "").strip()
@@ -170,7 +170,7 @@ def conformance(
 
 def conformance_suite(
     attack: Attack[Any] | str | Callable[..., Any],
-    norms: str | Iterable[str] | None = None,
+    norms: str | Norm | Iterable[str | Norm] | None = None,
     **settings: Any,
 ) -> "pytest.MarkDecorator":
     """A decorator that runs a test function once for each check of a suite.
@@ -201,7 +201,7 @@ def conformance_suite(
 
 def examine(
     attack: Attack[Any] | str | Callable[..., Any],
-    norms: str | Iterable[str] | None = None,
+    norms: str | Norm | Iterable[str | Norm] | None = None,
     **settings: Any,
 ) -> list[Finding]:
     """What becomes of every check of a suite.
@@ -231,9 +231,34 @@ def examine(
     return findings
 
 
-def _names(norms: str | Iterable[str]) -> list[str]:
-    several = [norms] if isinstance(norms, str) else list(norms)
-    names = [get_norm(norm).name for norm in several]
+def _names(norms: str | Norm | Iterable[str | Norm]) -> list[str]:
+    names = [get_norm(norm).name for norm in _several(norms)]
     if not names:
         raise BadInput("no norm was named; name one, such as norms=['l2']")
     return names
+
+
+def _factors(
+    factor: float | Mapping[str, float] | None, norms: Iterable[str]
+) -> dict[str, float]:
+    """What is stated, by norm."""
+    if factor is None:
+        return {}
+    stated: dict[str, Any]
+    if isinstance(factor, Mapping):
+        stated = {get_norm(norm).name: value for norm, value in factor.items()}
+    else:
+        stated = dict.fromkeys(norms, factor)
+    for value in stated.values():
+        if not (isinstance(value, Real) and float(value) >= 1):
+            raise BadInput(
+                "no attack is nearer than the minimum: a factor is a number of at "
+                f"least 1; got {value!r}"
+            )
+    return stated
+
+
+def _several(values: Any) -> list[Any]:
+    """What was given as one or as several."""
+    one = isinstance(values, str) or not isinstance(values, Iterable)
+    return [values] if one else list(values)

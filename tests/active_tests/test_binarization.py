@@ -422,6 +422,7 @@ def test_a_model_of_one_output_is_refused(inputs):
         ({"epsilon": 0.0}, "epsilon must be more than 0; got 0"),
         ({"epsilon": "a"}, "epsilon must be a number; got 'a'"),
         ({"votes": 1.5}, "votes must be a whole number; got 1.5"),
+        ({"samples": "3"}, "samples must be a whole number; got '3'"),
         ({"closeness": "a"}, "closeness must be a number; got 'a'"),
         ({"epsilon": 0.5, "norm": "l0"}, "at least 1"),
         ({"mode": "herd"}, "did you mean 'hard'"),

@@ -175,6 +175,19 @@ def test_ties_are_no_adversarials():
     assert (result.upper, result.witness) == (np.inf, None)
 
 
+def test_scores_too_small_for_the_solver_leave_an_interval():
+    rng = np.random.default_rng(0)
+    layers = [(rng.normal(size=(6, 4)), 0.3 * rng.normal(size=6))]
+    layers += [(rng.normal(size=(3, 6)), 0.3 * rng.normal(size=3))]
+    x = rng.random(4)
+    y = int(np.argmax(ReluNetwork(layers).logits(x[None])[0]))
+    tiny = [(weight * 1e-8, bias * scale) for (weight, bias), scale in zip(
+        layers, (1e-8, 1e-16), strict=True
+    )]  # fmt: skip
+    assert exact_distance(layers, x, y, "l0").status == "none"
+    assert exact_distance(tiny, x, y, "l0").status in ("none", "interval")
+
+
 def test_a_misclassified_input_is_its_own_witness():
     layers = [(np.eye(2), np.zeros(2))]
     x = np.array([0.2, 0.7])
@@ -225,9 +238,13 @@ def test_agreement_with_what_was_computed_elsewhere(shared, net, norm, rows):
         ({"target": 0}, "target must differ from the label; both are 0"),
         ({"target": 2}, "the target must be 0 to 1; got 2"),
         ({"y": 5}, "the label must be 0 to 1; got 5"),
+        ({"y": 0.5}, "the label must be a whole number; got 0.5"),
+        ({"target": "1"}, "the target must be a whole number; got '1'"),
         ({"x": np.array([0.2, 1.5])}, r"within the bounds \[0, 1\]; .* 0.2 to 1.5"),
         ({"x": np.array([0.2, np.nan])}, "within the bounds"),
         ({"network": "net.onnx"}, "need a network of affine layers"),
+        ({"network": [(np.eye(2), None)]}, "as many biases as outputs"),
+        ({"network": [(np.nan * np.eye(2), np.zeros(2))]}, "not finite"),
     ],
 )
 def test_bad_input_is_refused(settings, message):

@@ -93,7 +93,9 @@ def test_numpy_models_take_numpy_functions(inputs):
     [
         ("bent", None, "did you mean 'bend'"),
         (3, None, "name of a layer"),
+        ((len, len, len), None, "a pair of such a function and the head"),
         (lambda x: x.sum(), None, "of no dimension"),
+        (None, lambda x: x.sum(), "the detector must return one score .*no dimension"),
         (None, lambda x: x[:, :2], "one score per input"),
     ],
 )

@@ -49,6 +49,13 @@ def test_the_report_shows_verdicts_and_their_absence(warranted):
         (results.path / "kept.json").rename(results.path / "warrants.json")
 
 
+def test_a_run_without_sizes_has_none_to_test_at(network, inputs):
+    y = network(torch.tensor(inputs)).argmax(1).numpy()
+    results = rk.evaluate(network, (inputs, y), attacks=["fmn"], epsilons=[])
+    with pytest.raises(BadInput, match="at no size in the norm linf"):
+        warrant(results, network, (inputs, y), ["fmn"])
+
+
 @pytest.mark.parametrize(
     "wrap",
     [

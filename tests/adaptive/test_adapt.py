@@ -557,6 +557,9 @@ def test_bad_settings(behind, digits):
             rk.adapt(results, model, digits, **{name: "many"})
     with pytest.raises(BadInput, match="epsilon must be more than 0; got 0"):
         rk.adapt(results, model, digits, epsilon=0)
+    bare = rk.evaluate(model, digits, attacks=["fgsm"], samples=4, epsilons=[])
+    with pytest.raises(BadInput, match="at no size in the norm linf; say which"):
+        rk.adapt(bare, model, digits)
     blind = evaluated(
         model, digits, ["boundary"], samples=4, access="decision", budget=9
     )

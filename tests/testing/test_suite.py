@@ -172,17 +172,33 @@ def test_found_has_one_value_for_each_sample(found):
     assert "expected found of the shape (" in told["failed"]
 
 
+def test_who_promises_little_still_says_what_it_has_found():
+    def silent(model, x, y):
+        return defects.sound(model, x, y)[0], np.zeros(len(x), bool)
+
+    (finding,) = examine(silent, "l2", complete=False, laws="finds-the-feasible")
+    assert "expected it to claim what it has found; got no claim" in finding.reading
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"attack": 3}, "expected an attack, the name of one, or a function"),
+        ({"attack": FMN}, "expected an attack, the name of one, or a function"),
         ({"attack": "fnm"}, "did you mean 'fmn'"),
         ({"attack": lambda m, x, y: x}, "say what the function"),
         ({"attack": lambda m, x, y: x, "norms": ["l1", "l2"]}, "no argument 'norm'"),
         ({"attack": "ddn", "norms": "linf"}, "cannot minimise the norm linf"),
         ({"attack": "ddn", "norms": []}, "no norm was named"),
         ({"attack": "ddn", "norms": "l3"}, "unknown norm"),
+        ({"attack": "ddn", "norms": 2}, "unknown norm .2"),
         ({"attack": "ddn", "samples": 1}, "at least 2 samples"),
+        ({"attack": "ddn", "samples": 2.5}, "samples must be a whole number"),
+        ({"attack": "ddn", "patience": None}, "patience must be a whole number"),
+        ({"attack": "ddn", "budget": 0}, "the budget must be at least 1"),
+        ({"attack": "ddn", "laws": "finit"}, "did you mean 'finite'"),
+        ({"attack": "ddn", "factor": "2"}, "a factor is a number of at least 1"),
+        ({"attack": "ddn", "factor": {"l_2": 1.5}}, "unknown norm"),
         ({"attack": "ddn", "laws": ["finit"]}, "did you mean 'finite'"),
         ({"attack": "ddn", "factor": 0.5}, "at least 1"),
         ({"attack": lambda m, x, y: x, "norms": "l2", "access": "all"}, "access"),
