@@ -29,10 +29,9 @@ S = TypeVar("S")
 
 # Steps of a round before any adversarial is known: a larger radius finds one sooner.
 _BRIEF = 25.0
-# At a first radius that was given, whom so many steps, or the root of the number of
-# features, do not reach is likely to be far away. The first within this share of all
-# steps, the second within that.
-_USUAL, _AT_MOST, _AT_THE_VERY_MOST = 150.0, 0.5, 0.8
+# Whom so many steps at a first radius that was given do not reach is likely to be far
+# away.
+_PATIENCE = 150.0
 
 
 @dataclass(frozen=True)
@@ -179,10 +178,10 @@ class Minimise(Attack[State[S]], Generic[S]):
 
     def _likely(self, p: Problem) -> float:
         """How many steps at the first radius are likely to lead to success there."""
-        likely = max(
-            min(_USUAL, _AT_MOST * self.steps), math.sqrt(math.prod(p.x.shape[1:]))
-        )
-        return max(min(likely, _AT_THE_VERY_MOST * self.steps), 1.0)
+        usual = min(_PATIENCE, self.steps / 2)
+        # Large images take longer.
+        features = math.prod(p.x.shape[1:])
+        return max(usual, min(math.sqrt(features), 0.8 * self.steps), 1.0)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Padding:
 
 
 def filled(raw: Any, size: int) -> Any:
-    """A JAX array with its last row repeated up to `size` rows."""
+    """An array, as one of JAX, with its last row repeated up to `size` rows."""
     count = raw.shape[0]
     if count == size:
         return raw
