@@ -73,7 +73,7 @@ class Minimise(Attack[State[S]], Generic[S]):
         first: The first radius, in norm units, where one is of more interest than
             others; None: as above.
         patience: How many steps the round at that radius may take; None: for as long
-            as it is likely to succeed, 100, or the root of the number of features if
+            as it is likely to succeed, 150, or the root of the number of features if
             that is more, and less where there are few steps.
 
     Raises:

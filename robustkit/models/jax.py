@@ -178,7 +178,8 @@ class JaxModel(Model):
 
     def _point(self, x: Batch) -> jax.Array:
         count = x.shape[0]
-        return _filled(x, self._padding.size(count) if self._compiles else count)
+        filling = self._compiles and count > 0
+        return _filled(x, self._padding.size(count) if filling else count)
 
 
 def _filled(x: Tensor, size: int) -> jax.Array:

@@ -116,6 +116,13 @@ def test_the_same_batch_size_compiles_once():
     assert _compiled_pull_back._cache_size() - before == 1
 
 
+def test_empty_batches_stay_empty():
+    model = JaxModel(Counted())
+    ask(model, inputs(20))
+    logits, gradient = ask(model, inputs(0))
+    assert (logits.shape, gradient.shape) == ((0, 3), (0, 4))
+
+
 def test_single_samples_are_not_filled_up():
     function = Counted()
     ask(JaxModel(function), inputs(1))
