@@ -53,7 +53,7 @@ def shared():
 def jax_on_a_device(monkeypatch):
     """JAX works on its arrays itself, as it does where they lie on a device."""
     pytest.importorskip("jax")
-    monkeypatch.setattr(tensors, "_is_lent", lambda _: False)
+    monkeypatch.setattr(tensors, "_is_hosted", lambda _: False)
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,7 @@ def as_tensor(values: Any) -> Tensor:
     tensor: Tensor = astensor(values)
     if type(tensor) is PyTorchTensor:
         return _TorchTensor(tensor.raw)
-    if type(tensor) is JAXTensor and _is_lent(tensor.raw):
+    if type(tensor) is JAXTensor and _is_hosted(tensor.raw):
         return _HostedTensor(np.array(tensor.raw))
     return tensor
 
@@ -800,7 +800,7 @@ def _index(x: Tensor, rows: Array) -> Any:
     return index if raw.is_cpu else index.to(raw.device)
 
 
-def _is_lent(raw: Any) -> bool:
+def _is_hosted(raw: Any) -> bool:
     """Whether an array of JAX holds numbers, on processors only."""
     import jax
 

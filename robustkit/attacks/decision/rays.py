@@ -98,7 +98,8 @@ class RayS(Attack[State]):
     Starts are the signs of the perturbations that lead to the problem's `starts` and to
     the best adversarial known (and those perturbations themselves), everything
     brighter, and everything darker; where none of these is adversarial, those that lead
-    to some inputs of the `pool`, random signs, and those that lead to the other inputs.
+    to some inputs of the `pool`, random signs, those that lead to the other inputs, and
+    those that lead to noise.
     Of these, only the pool's are likely to be of a target class: for targeted criteria
     give a `pool`, or `starts`.
 

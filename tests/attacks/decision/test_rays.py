@@ -61,6 +61,18 @@ def test_a_large_pool_of_the_class_to_be_left_does_not_take_the_budget():
     assert ledger.found.raw.all()
 
 
+def test_noise_is_a_start_where_no_corner_is_one():
+    x = np.random.default_rng(0).uniform(0.4, 0.6, (3, 64))
+
+    def between(points):
+        """Class 1 neither next to the originals nor far from them."""
+        apart = np.abs(points - 0.5).mean(axis=1)
+        score = np.abs(apart - 0.2) - 0.06
+        return np.stack([score, np.zeros_like(score)], axis=1)
+
+    assert attacked(NumPyModel(between), x, np.zeros(3, int), 500).found.all()
+
+
 def test_with_several_classes_it_stops_in_a_near_local_minimum(plant):
     planted = plant(samples=20, features=16)
     ledger = attacked(planted.model(), planted.x, planted.y, budget=1000)

@@ -119,8 +119,12 @@ def test_torch_and_numpy_agree(watched):
 
 
 def test_bad_settings(watched):
-    for share in (0.0, 1.5, float("nan")):
-        with pytest.raises(BadInput, match=r"the share of|share above 0"):
+    for share, message in (
+        (0.0, "share above 0 and at most 1"),
+        (1.5, "share above 0 and at most 1"),
+        (float("nan"), "the share of SparseRS must be a finite number"),
+    ):
+        with pytest.raises(BadInput, match=message):
             run(SparseRS(3, share=share), watched().problem("l0"))
     with pytest.raises(BadInput, match="cannot minimise the norm l2"):
         run(SparseRS(3), watched().problem("l2"))

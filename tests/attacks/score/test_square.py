@@ -164,8 +164,12 @@ def test_stops_at_the_first_success():
 
 
 def test_bad_settings():
-    for share in (0.0, 1.5, float("nan")):
-        with pytest.raises(BadInput, match=r"the share of|share above 0"):
+    for share, message in (
+        (0.0, "share above 0 and at most 1"),
+        (1.5, "share above 0 and at most 1"),
+        (float("nan"), "the share of Square must be a finite number"),
+    ):
+        with pytest.raises(BadInput, match=message):
             run(Square(1.0, share=share), Images().problem("linf"))
     with pytest.raises(BadInput, match="cannot minimise the norm l0"):
         run(Square(1.0), Images().problem("l0"))
