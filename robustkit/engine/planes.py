@@ -148,5 +148,5 @@ def cross(
     elif p.norm.name == "linf":
         step = gradient.sign() * expand(length, gradient)
     else:
-        step = gradient * expand(length / nonzero(p.norm(gradient)), gradient)
+        step = gradient * expand(length / nonzero(p.norm.dual(gradient)), gradient)
     return p.bounds.clip(here.point - step) - p.x

@@ -221,7 +221,8 @@ class L2(Norm):
         return magnitude(delta, 2)
 
     def dual(self, gradient: Batch) -> PerSample:
-        return magnitude(gradient, 2)
+        _, size, unit = tamed(gradient)
+        return size * unit
 
     def project(self, delta: Batch, radius: PerSample) -> Batch:
         size = self(delta)

@@ -676,6 +676,18 @@ class TestToBoundary:
         case = dataclasses.replace(example(), gradient=np.zeros((4, 2, 4)))
         assert_array_equal(run("to_boundary", name, case), math.inf)
 
+    @every_norm
+    @pytest.mark.parametrize("exponent", [-100, 100])
+    def test_the_unit_of_the_margin_does_not_matter(self, name, exponent):
+        case = example().map(lambda values: values.astype(np.float32))
+        scaled = dataclasses.replace(
+            case,
+            margin=case.margin * np.float32(2.0**exponent),
+            gradient=case.gradient * np.float32(2.0**exponent),
+        )
+        found = run("to_boundary", name, scaled)
+        assert_allclose(found, run("to_boundary", name, case), rtol=1e-6)
+
     @pytest.mark.parametrize(
         ("name", "expected"), [("l1", 0.5), ("l2", 0.4), ("linf", 2 / 7), ("l0", 1.0)]
     )

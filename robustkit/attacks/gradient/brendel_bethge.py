@@ -10,7 +10,7 @@ from robustkit.engine.problem import GradientAnswer, Problem
 from robustkit.engine.search import starting_point
 from robustkit.models.base import Access
 from robustkit.numerics.fused import fused
-from robustkit.numerics.norms import Norm
+from robustkit.numerics.norms import Norm, tamed
 from robustkit.numerics.tensors import (
     Batch,
     Mask,
@@ -241,8 +241,9 @@ def _plane(
     overshoot: float,
 ) -> tuple[Batch, PerSample, PerSample]:
     """The average of the normals, the level to be reached by it, and the radius."""
-    slope = nonzero(magnitude(gradient, 2))
-    normal, height = gradient / expand(slope, gradient), margin / slope
+    gradient, slope, unit = tamed(gradient)
+    slope = nonzero(slope)
+    normal, height = gradient / expand(slope, gradient), margin / unit / slope
     weight = expand(momentum, normal)
     normal = weight * before + (1 - weight) * normal
     radius = where(radius < math.inf, radius, 1.5 * height.abs())

@@ -99,8 +99,7 @@ class DDN(Attack[State]):
         stepsize = cosine(t / self.steps, self.stepsize, self.stepsize / 100)
         gamma = cosine(t / self.steps, self.gamma, self.gamma / 50)
         a = p.gradient(p.place(s.delta), self.loss)
-        slope = p.norm(a.gradient)
-        flat = slope == 0
+        flat = p.norm.dual(a.gradient) == 0
         if t == 0:
             reach = 1.05 * p.norm.to_boundary(a.margin, a.gradient)
             # Nothing is known of a flat place; the radius of the paper is as good.

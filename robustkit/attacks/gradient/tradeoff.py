@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 
 from robustkit.engine.problem import GradientAnswer
+from robustkit.numerics.norms import L2
 from robustkit.numerics.tensors import (
     Mask,
     PerSample,
     full,
-    magnitude,
     maximum,
     minimum,
     where,
@@ -53,8 +53,8 @@ class Tradeoff:
             answer: About the originals, with the margin's gradient.
             width: Of the bounds; distances are measured in it.
         """
-        steep = (magnitude(answer.gradient, 2) * width).square()
-        weight = 2 * answer.margin / nonzero(steep)
+        steep = nonzero(L2().dual(answer.gradient) * width)
+        weight = 2 * answer.margin / steep / steep
         weight = where(weight > 0, minimum(weight, 1e10), 1.0)
         return cls(weight, full(weight, 0.0), full(weight, math.inf))
 

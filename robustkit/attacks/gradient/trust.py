@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from robustkit.engine.problem import GradientAnswer, Problem
 from robustkit.numerics.fused import fused
+from robustkit.numerics.norms import tamed
 from robustkit.numerics.tensors import (
     Batch,
     Mask,
@@ -176,9 +177,9 @@ def _small_step(p: Problem, a: GradientAnswer) -> Batch:
     """(n, ...) perturbations a little along the gradient, down or up."""
     length = magnitude(a.delta, 2)
     least = _LEAST * magnitude(p.high - p.low, 2)
-    size = magnitude(a.gradient, 2)
+    direction, size, _ = tamed(a.gradient)
     step = _SMALL * maximum(length, least) / nonzero(size)
-    step = expand(step, a.gradient) * a.gradient
+    step = expand(step, direction) * direction
     down = minimum(maximum(a.delta - step, p.low), p.high)
     up = minimum(maximum(a.delta + step, p.low), p.high)
     # At the edge of the box there may be room in one direction only.
