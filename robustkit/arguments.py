@@ -34,7 +34,7 @@ def as_whole(value: Any, what: str, least: int | None = None) -> int:
     """A whole number.
 
     Args:
-        value: Of any type that is one.
+        value: Of any type that is one, also an array that holds nothing else.
         what: It is, for the message.
         least: What it must be at least; None: it may be any.
 
@@ -44,9 +44,14 @@ def as_whole(value: Any, what: str, least: int | None = None) -> int:
     >>> as_whole(3, "the number of samples", least=1)
     3
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise BadInput(f"{what} must be a whole number; got {value!r}")
-    number = operator.index(value)
+    try:
+        plain = _plain(value)
+        if isinstance(plain, bool):
+            raise TypeError
+        number = operator.index(plain)
+    except TypeError:
+        # Arrays and fractions in tensors seem to be indices until they are asked.
+        raise BadInput(f"{what} must be a whole number; got {value!r}") from None
     if least is not None and number < least:
         raise BadInput(f"{what} must be at least {least}; got {number}")
     return number
@@ -69,8 +74,7 @@ def as_number(
     >>> as_number(0.5, "epsilon", above=0)
     0.5
     """
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        value = value.item()
+    value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise BadInput(f"{what} must be a number; got {value!r}")
     number = float(value)
@@ -96,3 +100,9 @@ def as_seed(value: Any) -> int:
     if not 0 <= seed < 2**63:
         raise BadInput(f"the seed must be between 0 and 2**63 - 1; got {seed}")
     return seed
+
+
+def _plain(value: Any) -> Any:
+    """What an array holds that holds nothing else; else the value."""
+    alone = getattr(value, "shape", None) == () and hasattr(value, "item")
+    return value.item() if alone else value

@@ -12,12 +12,19 @@ from robustkit.errors import BadInput
 
 
 def test_whole_numbers_of_any_kind():
-    for value in (3, np.int64(3), np.uint8(3), np.array(3)):
+    for value in (3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3)):
         found = as_whole(value, "the budget", least=1)
         assert (found, type(found)) == (3, int)
 
 
-@pytest.mark.parametrize("value", [2.5, 3.0, "3", None, True, [3]])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(2.5, 3.0, "3", None, True, [3]),
+        *(np.bool_(True), np.float64(3.0), np.array([3]), np.array([1, 2])),
+        *(torch.tensor(0.5), torch.tensor(True), torch.tensor([1, 2])),
+    ],
+)
 def test_what_is_no_whole_number(value):
     with pytest.raises(BadInput, match="the budget must be a whole number; got"):
         as_whole(value, "the budget")
