@@ -9,9 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
+from robustkit.arguments import as_function, as_number, as_whole
 from robustkit.errors import BadInput
 from robustkit.numerics.logits import ahead, at_label, lead, one_hot, one_less_another
 from robustkit.numerics.tensors import (
@@ -283,6 +285,9 @@ class TopK(Criterion):
     labels: Tensor
     k: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "k", as_whole(self.k, "the k of TopK"))
+
     def classes_named(self) -> tuple[Tensor, ...]:
         return (self.labels,)
 
@@ -364,8 +369,9 @@ class Confident(Criterion):
     kappa: float
 
     def __post_init__(self) -> None:
-        if not self.kappa >= 0:
-            raise BadInput(f"confidence kappa must be at least 0; got {self.kappa}")
+        _check_criteria(self, self.criterion)
+        kappa = as_number(self.kappa, "confidence kappa", least=0)
+        object.__setattr__(self, "kappa", kappa)
 
     @property
     def aims(self) -> bool:
@@ -412,6 +418,9 @@ class AllOf(Criterion):
     first: Criterion
     second: Criterion
 
+    def __post_init__(self) -> None:
+        _check_criteria(self, self.first, self.second)
+
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         margin, slopes = self.first.slopes(logits)
         other, other_slopes = self.second.slopes(logits)
@@ -428,6 +437,9 @@ class AnyOf(Criterion):
 
     first: Criterion
     second: Criterion
+
+    def __post_init__(self) -> None:
+        _check_criteria(self, self.first, self.second)
 
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         margin, slopes = self.first.slopes(logits)
@@ -465,6 +477,11 @@ class Matching(Criterion):
     criterion: Criterion
     goals: Tensor
     classes: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_criteria(self, self.criterion)
+        if self.classes is not None:
+            as_whole(self.classes, "the classes of Matching", least=1)
 
     @property
     def aims(self) -> bool:
@@ -534,16 +551,55 @@ class Custom(Criterion):
             the tensor's framework; on NumPy by central differences of the function
             (not of the model).
         data: Per-sample tensors (n, ...) that the function needs, such as labels.
+
+    Raises:
+        BadInput: The function is none; later, that it returns no margin.
     """
 
     function: Callable[..., PerSample]
     data: tuple[Tensor, ...] = ()
 
+    def __post_init__(self) -> None:
+        as_function(self.function, "the function of Custom")
+        given: Any = self.data
+        if not isinstance(given, tuple | list):
+            raise BadInput(
+                "the data of Custom must be a tuple of arrays (n, ...); got a "
+                f"{type(given).__name__}"
+            )
+        object.__setattr__(self, "data", tuple(given))
+
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
-        return differentiate(self.function, logits, *self.data)
+        return differentiate(self._margin, logits, *self.data)
 
     def margin(self, logits: Tensor) -> PerSample:
-        return natively(self.function, logits, *self.data)
+        return natively(self._margin, logits, *self.data)
+
+    def _margin(self, logits: Tensor, *data: Tensor) -> PerSample:
+        margin: Any = self.function(logits, *data)
+        dtype = str(getattr(margin, "dtype", None))
+        if (
+            not isinstance(margin, Tensor)
+            or margin.shape != logits.shape[:1]
+            or "bool" in dtype
+        ):
+            shape = getattr(margin, "shape", None)
+            of = "" if shape is None else f" of shape {tuple(shape)} and dtype {dtype}"
+            raise BadInput(
+                f"the function of Custom must return a margin ({logits.shape[0]},), "
+                "below zero where a sample is adversarial, made from the logits by "
+                f"eagerpy operations; it returned a {type(margin).__name__}{of}"
+            )
+        return margin if "float" in dtype else margin.astype(logits.dtype)
+
+
+def _check_criteria(owner: Criterion, *parts: Any) -> None:
+    for part in parts:
+        if not isinstance(part, Criterion):
+            raise BadInput(
+                f"{type(owner).__name__} is made of criteria, such as "
+                f"Misclassification(labels); got a {type(part).__name__}"
+            )
 
 
 def _equal(own: Tensor, classes: Array) -> Array:

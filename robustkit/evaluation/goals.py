@@ -171,17 +171,23 @@ def _of_model(part: Any, model: Model, count: int, classes: int) -> Any:
     if setting and not isinstance(part, list):
         return part
     host = as_array(part, "the criterion's values")
+    if host.dtype.kind not in "biuf":
+        raise BadInput(
+            f"the values of a criterion must be numbers; got an array of {host.dtype}"
+        )
     if host.shape[:1] != (count,):
         raise BadInput(
             f"a criterion of {count} samples must hold one row for each; got an array "
             f"of shape {host.shape}"
         )
-    return model.to_tensor(host)
+    # Which all frameworks take for places, as they do no shorter ones.
+    return model.to_tensor(host.astype(np.int64) if host.dtype.kind in "iu" else host)
 
 
 def _check_classes(criterion: Criterion, count: int, classes: int) -> None:
     name = type(criterion).__name__
-    for named in map(to_numpy, criterion.classes_named()):
+    for part in criterion.classes_named():
+        named = to_numpy(part) if isinstance(part, Tensor) else np.asarray(part)
         if named.shape != (count,) or named.dtype.kind not in "iu":
             raise BadInput(
                 f"the classes of {name} must be ({count},) integers; got an array of "

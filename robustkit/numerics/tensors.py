@@ -599,7 +599,10 @@ def differentiate(
         with torch.enable_grad():
             raw = at.raw.detach().requires_grad_()
             values = function(type(at)(raw), *data)
-            (slopes,) = torch.autograd.grad(values.raw.sum(), raw, allow_unused=True)
+            slopes = None
+            if values.raw.requires_grad:
+                whole = values.raw.sum()
+                (slopes,) = torch.autograd.grad(whole, raw, allow_unused=True)
         slopes = torch.zeros_like(raw) if slopes is None else slopes
         return type(at)(values.raw.detach()), type(at)(slopes)
     if framework_of(at) == "jax":

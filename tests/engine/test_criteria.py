@@ -265,11 +265,74 @@ def test_bad_settings():
         TopK(labels, 0).margin(logits)
     with pytest.raises(BadInput, match=r"4 ordered targets .* 3 classes"):
         OrderedTopK(tensor([[0, 1, 2, 3]])).margin(logits)
-    for kappa in (-1.0, math.nan):
-        with pytest.raises(BadInput, match="kappa must be at least 0"):
+    for kappa in (-1.0, math.nan, "a", None, True, np.ones(2)):
+        with pytest.raises(BadInput, match="confidence kappa must be"):
             Confident(Misclassification(labels), kappa)
+    for k in (1.5, 2.0, "2", None, True, np.ones(2)):
+        with pytest.raises(BadInput, match="the k of TopK must be a whole number"):
+            TopK(labels, k)
+    with pytest.raises(BadInput, match="the classes of Matching must be"):
+        Matching(Misclassification(labels), logits, "a")
     with pytest.raises(BadInput, match="cross-entropy is not defined for TopK"):
         TopK(labels, 1).cross_entropy(logits)
+
+
+def test_numbers_of_any_kind_are_settings():
+    logits, labels = tensor([[1.0, 2.0, 3.0]]), tensor([2])
+    assert TopK(labels, np.int64(2)).margin(logits).item() == 2
+    sure = Confident(Misclassification(labels), torch.tensor(0.5))
+    assert sure.margin(logits).item() == 1.5
+
+
+@pytest.mark.parametrize("part", [None, "x", np.array([0])])
+def test_what_is_made_of_criteria_takes_nothing_else(part):
+    other = Misclassification(tensor([0]))
+    for build in (
+        lambda: AllOf(part, other),
+        lambda: AnyOf(other, part),
+        lambda: Confident(part, 0.5),
+        lambda: Matching(part, tensor([[0.0, 1.0]])),
+    ):
+        with pytest.raises(BadInput, match=r"is made of criteria, such as .*; got a"):
+            build()
+
+
+def test_custom_settings():
+    with pytest.raises(BadInput, match="the function of Custom must be a function"):
+        Custom(None)
+    with pytest.raises(BadInput, match="the data of Custom must be a tuple"):
+        Custom(lambda z, y: z[:, 0] - y, np.ones(1))
+    listed = Custom(lambda z, y: z[:, 0] - y, [tensor([1.0])])
+    assert listed.margin(tensor([[3.0, 0.0]])).item() == 2
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda z: None,
+        lambda z: 1.0,
+        lambda z: z.raw[:, 0],
+        lambda z: z[:, :1],
+        lambda z: z[0, 0],
+        lambda z: z[:, 0] < 0,
+    ],
+)
+def test_what_is_no_margin_is_refused(function):
+    for convert in frameworks():
+        criterion = Custom(function)
+        logits = convert(np.ones((2, 3), dtype=np.float32))
+        for ask in (criterion.margin, criterion.slopes):
+            with pytest.raises(BadInput, match=r"must return a margin \(2,\)"):
+                ask(logits)
+
+
+def test_custom_margins_without_slopes():
+    """Such as whole numbers, which attacks by decisions may work with."""
+    for convert in frameworks():
+        criterion = Custom(lambda z: z.argmax(axis=1) - 1)
+        margin, slopes = criterion.slopes(convert(np.eye(3, dtype=np.float32)))
+        assert margin.numpy().tolist() == [-1, 0, 1]
+        assert not slopes.numpy().any()
 
 
 def test_ordered_targets_may_be_arrays_of_any_kind():

@@ -152,6 +152,17 @@ def test_settings_of_criteria_may_be_numbers_of_numpy(planted):
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32])
+def test_classes_in_any_kind_of_integers(planted, dtype):
+    matrix = torch.tensor(planted.w)
+    model = rk.TorchModel(lambda x: x @ matrix, rk.Bounds(-3, 5))
+    found = [
+        rk.run("fmn", model, planted.x, rk.TopK(planted.y.astype(kind), 2), budget=5)
+        for kind in (dtype, np.int64)
+    ]
+    np.testing.assert_array_equal(*(result.distance for result in found))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -176,6 +187,9 @@ def test_settings_of_criteria_may_be_numbers_of_numpy(planted):
         ({"criterion": rk.Confident(rk.Targeted(np.full(24, 4)), 1.0)}, "has 4"),
         ({"criterion": rk.Targeted(np.zeros(24))}, "integers.* float64"),
         ({"criterion": rk.Targeted(np.zeros((24, 1), int))}, r"\(24, 1\)"),
+        ({"criterion": rk.Targeted(1)}, r"\(24,\) integers"),
+        ({"criterion": rk.TopK(None, 2)}, r"\(24,\) integers"),
+        ({"criterion": rk.Targeted(["cat"] * 24)}, "must be numbers"),
         ({"x": np.zeros((24, 6), dtype=int)}, "floats"),
         ({"starts": np.zeros((3, 6))}, "starts must be 24"),
         ({"pool": np.zeros((3, 5))}, "pool must be"),
