@@ -582,7 +582,9 @@ def _against(
     direction: Batch, length: PerSample, gradient: Batch, low: Batch, high: Batch
 ) -> tuple[Batch, PerSample]:
     """Where so many steps against the direction lead, and what the margin loses."""
-    moved = clip(direction * expand(-length, direction), low, high, reuse=True)
+    with np.errstate(over="ignore"):
+        moved = direction * expand(-length, direction)
+    moved = clip(moved, low, high, reuse=True)
     return moved, -inner_product(gradient, moved)
 
 

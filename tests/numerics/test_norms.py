@@ -496,6 +496,16 @@ class TestProjectHalfspace:
         assert_allclose(run("project_halfspace", name, case), corner, rtol=1e-12)
 
     @every_norm
+    @pytest.mark.parametrize("exponent", [-100, 30, 100])
+    def test_the_corner_whatever_the_unit_of_the_margin(self, name, exponent):
+        case = example().map(lambda values: values.astype(np.float32))
+        unit = np.float32(2.0**exponent)
+        gradient, margin = case.gradient * unit, np.full_like(case.margin, 1e3) * unit
+        case = dataclasses.replace(case, gradient=gradient, margin=margin)
+        found = run("project_halfspace", name, case)
+        assert_allclose(found, -np.sign(case.gradient) * room_of(case), rtol=1e-6)
+
+    @every_norm
     def test_an_infinite_margin_gives_the_corner(self, name):
         case = dataclasses.replace(example(), margin=np.full(4, math.inf))
         corner = np.where(case.gradient > 0, case.low, case.high)
