@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+import numpy as np
+
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import GradientAnswer, Problem
 from robustkit.engine.search import starting_point
@@ -18,6 +20,7 @@ from robustkit.numerics.tensors import (
     expand,
     full,
     magnitude,
+    maximum,
     minimum,
     total,
     where,
@@ -38,6 +41,9 @@ _REFINED, _NARROW = 0.35, 0.3
 # The trust radius need not be met exactly: by what share of it, and how many points of
 # the way to look at.
 _TOLERANCE, _TURNS = 0.1, 40
+# Farther than any step leads, and its square is a number: where gradients vanish, and
+# where an answer was no number, the plane is at no distance that is one.
+_FAR = 1e9
 # How many steps without a gain of a hundred-thousandth end the last walk.
 _PATIENCE = 25
 
@@ -243,7 +249,10 @@ def _plane(
     """The average of the normals, the level to be reached by it, and the radius."""
     gradient, slope, unit = tamed(gradient)
     slope = nonzero(slope)
-    normal, height = gradient / expand(slope, gradient), margin / unit / slope
+    normal = gradient / expand(slope, gradient)
+    with np.errstate(over="ignore"):
+        height = margin / unit / slope
+    height = maximum(minimum(height, _FAR), -_FAR)
     weight = expand(momentum, normal)
     normal = weight * before + (1 - weight) * normal
     radius = where(radius < math.inf, radius, 1.5 * height.abs())

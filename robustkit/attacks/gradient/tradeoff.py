@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from robustkit.engine.problem import GradientAnswer
 from robustkit.numerics.norms import L2
 from robustkit.numerics.tensors import (
@@ -54,7 +56,8 @@ class Tradeoff:
             width: Of the bounds; distances are measured in it.
         """
         steep = nonzero(L2().dual(answer.gradient) * width)
-        weight = 2 * answer.margin / steep / steep
+        with np.errstate(over="ignore"):
+            weight = 2 * answer.margin / steep / steep
         weight = where(weight > 0, minimum(weight, 1e10), 1.0)
         return cls(weight, full(weight, 0.0), full(weight, math.inf))
 

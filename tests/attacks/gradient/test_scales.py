@@ -7,8 +7,11 @@ from numpy.testing import assert_allclose
 
 from robustkit.attacks.gradient.alma import ALMA
 from robustkit.attacks.gradient.brendel_bethge import BrendelBethge
+from robustkit.attacks.gradient.carlini_wagner import CarliniWagnerL2
+from robustkit.attacks.gradient.carlini_wagner_l0 import CarliniWagnerL0
 from robustkit.attacks.gradient.ddn import DDN
 from robustkit.attacks.gradient.deepfool import DeepFool
+from robustkit.attacks.gradient.ead import EAD
 from robustkit.attacks.gradient.fab import FAB
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.attacks.gradient.relay import Relay
@@ -47,7 +50,7 @@ ATTACKS = {
 }
 
 
-def distances(attack, planted, norm, convert, factor):
+def distances(attack, planted, norm, convert, factor, slope=None):
     bounds = Bounds(planted.lower, planted.upper)
     if convert is torch.tensor:
         matrix, offset = torch.tensor(planted.w), torch.tensor(planted.b)
@@ -56,7 +59,7 @@ def distances(attack, planted, norm, convert, factor):
         model = NumPyModel(
             lambda x: planted.logits(x) * factor,
             bounds,
-            gradient=lambda x, slopes: planted.gradient(x, slopes * factor),
+            gradient=lambda x, slopes: planted.gradient(x, slopes * (slope or factor)),
         )
     x, y = as_tensor(convert(planted.x)), as_tensor(convert(planted.y))
     problem = Problem(model, x, Misclassification(y), get_norm(norm))
@@ -75,3 +78,30 @@ def test_the_scale_of_the_scores_does_not_matter(plant, name, exponent, convert)
     found = distances(attack, planted, norm, convert, factor)
     # Rounding may decide which class a walk comes to.
     assert_allclose(found, plain, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in ATTACKS if not name.startswith(("alma", "pgd"))]
+)
+def test_gradients_that_nearly_vanish(plant, name):
+    """As those of probabilities do where a network is sure, and margins do not."""
+    planted = plant(seed=2, samples=6, dtype=np.float32)
+    attack, norm = ATTACKS[name], name.rpartition("-")[2]
+    one, tiny = np.float32(1.0), np.float32(2.0**-100)
+    # Boundaries seem far away, but no farther than the box.
+    assert np.isfinite(distances(attack, planted, norm, np.asarray, one, tiny)).all()
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm"),
+    [(CarliniWagnerL2(200, 4), "l2"), (CarliniWagnerL0(40), "l0"), (EAD(40, 4), "l1")],
+)
+def test_first_weights_are_numbers_at_any_scale(plant, attack, norm):
+    planted = plant(seed=2, samples=6, dtype=np.float32)
+    one, huge = np.float32(1.0), np.float32(2.0**100)
+    plain = distances(attack, planted, norm, np.asarray, one)
+    found = distances(attack, planted, norm, np.asarray, huge)
+    assert np.isfinite(plain).mean() > 0.5
+    assert_allclose(found, plain, rtol=0.1)
+    # The largest weight that is tried is too small here.
+    distances(attack, planted, norm, np.asarray, one, 1 / huge)
