@@ -421,6 +421,16 @@ class AllOf(Criterion):
     def __post_init__(self) -> None:
         _check_criteria(self, self.first, self.second)
 
+    @property
+    def aims(self) -> bool:
+        return self.first.aims or self.second.aims
+
+    def suits(self, classes: Array) -> Array | None:
+        first, second = self.first.suits(classes), self.second.suits(classes)
+        if first is None or second is None:
+            return second if first is None else first
+        return first & second
+
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         margin, slopes = self.first.slopes(logits)
         other, other_slopes = self.second.slopes(logits)

@@ -257,6 +257,19 @@ def test_which_classes_suit_a_criterion():
     assert AnyOf(Targeted(own), ordered).suits(classes) is None
 
 
+def test_all_of_suits_what_suits_both_and_aims_as_either_does():
+    classes, own = np.array([0, 1, 2]), tensor([1, 2])
+    unknown, aimed = Custom(lambda z: z[:, 0]), Targeted(own)
+    other = Misclassification(tensor([0, 0]))
+    for pair in ((aimed, unknown), (unknown, aimed), (aimed, other)):
+        both = AllOf(*pair)
+        assert both.aims
+        assert both.suits(classes).tolist() == aimed.suits(classes).tolist()
+    assert not AllOf(aimed, Misclassification(own)).suits(classes).any()
+    assert not AllOf(other, unknown).aims
+    assert AllOf(unknown, unknown).suits(classes) is None
+
+
 def test_bad_settings():
     logits, labels = tensor([[1.0, 2.0, 3.0]]), tensor([0])
     with pytest.raises(BadInput, match=r"1 <= k < number of classes \(3\); got k = 3"):
