@@ -119,7 +119,9 @@ class PDGD(_PrimalDual):
     Differences from the paper:
         - Inputs are measured in widths of the bounds, and the first ratio is relative
           to the gradient, so that neither their scale nor that of the logits sets how
-          long the search for the price takes.
+          long the search for the price takes. That ends where logits are a hundred
+          million times larger or smaller: prices lie within a factor of a million of
+          one, and tiny gradients are noise to the optimiser.
         - The steps of the price are larger when there are fewer of them, so that it
           can cover the same range: with the published ones 100 steps are not enough.
 

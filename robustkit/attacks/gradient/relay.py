@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Criterion
 from robustkit.engine.losses import Loss
 from robustkit.engine.problem import GradientAnswer, Problem
+from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.glide import glide
 from robustkit.numerics.norms import Norm, get_norm
@@ -190,6 +191,13 @@ class Relay(Attack[State]):
 
     def given_up(self, p: Problem, s: State) -> Mask:
         return s.trust.lost
+
+    def check(self, p: Problem) -> None:
+        super().check(p)
+        legs: Any = () if self.legs is None else self.legs
+        several = isinstance(legs, tuple | list)
+        if not several or not all(isinstance(leg, Leg) for leg in legs):
+            raise BadInput(f"the legs of Relay must be a tuple of Leg; got {legs!r}")
 
     def _start(
         self,

@@ -10,6 +10,7 @@ from robustkit.demo import load_data, load_model
 from robustkit.engine.criteria import AnyOf, Misclassification, Targeted
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
+from robustkit.errors import BadInput
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor
@@ -286,3 +287,9 @@ def test_comes_to_the_exact_minimum_behind_silent_units(shared):
     assert (ratio >= 1 - 1e-5).all()
     assert np.median(ratio) <= 1.0005
     assert np.quantile(ratio, 0.95, method="higher") <= 1.01
+
+
+@pytest.mark.parametrize("legs", [5, "origin", (1.0,), [None]])
+def test_what_is_no_plan_of_legs(plant, legs):
+    with pytest.raises(BadInput, match="legs of Relay must be a tuple of Leg; got"):
+        attack(plant(), "l2", legs=legs)
