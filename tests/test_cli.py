@@ -499,7 +499,7 @@ def test_exact_distances_row_by_row_or_as_json(own, tmp_path):
     ("arguments", "message"),
     [
         (["digits", "--norm", "l2"], "not computed in the norm l2"),
-        (["digits", "--timeout", "0"], "timeout must be above 0"),
+        (["digits", "--timeout", "0"], "the timeout must be more than 0"),
         (["digits", "--target", "99"], "the target must be 0 to 9; got 99"),
         (["net.py:numpy_model", "--data", "data.npz"], "give a torch module"),
         (["digits", "--bounds", "0"], "--bounds takes two numbers"),

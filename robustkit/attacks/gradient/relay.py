@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from robustkit.engine.attack import Attack
 from robustkit.engine.criteria import Criterion
 from robustkit.engine.losses import Loss
 from robustkit.engine.problem import GradientAnswer, Problem
+from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.glide import glide
 from robustkit.numerics.norms import Norm, get_norm
@@ -143,6 +144,9 @@ class Relay(Attack[State]):
         steps: How many; 1 forward and 1 backward pass each, and one more at the start.
         legs: None: a plan that suits the norm and the steps.
 
+    Raises:
+        BadInput: The legs are none.
+
     Source:
         This project. The descents are kin to Pintor et al., Fast Minimum-norm
         Adversarial Attacks, NeurIPS 2021; the walks are those of Brendel et al.,
@@ -166,6 +170,16 @@ class Relay(Attack[State]):
 
     steps: int = 100
     legs: tuple[Leg, ...] | None = None
+
+    def __post_init__(self) -> None:
+        given: Any = self.legs
+        if given is None:
+            return
+        if not isinstance(given, tuple | list) or not all(
+            isinstance(leg, Leg) for leg in given
+        ):
+            raise BadInput(f"legs must be a tuple or a list of `Leg`; got {given!r}")
+        object.__setattr__(self, "legs", tuple(given))
 
     def init(self, p: Problem) -> State:
         a, ways = _surveyed(p, p.x)

@@ -10,6 +10,7 @@ from robustkit.demo import load_data, load_model
 from robustkit.engine.criteria import AnyOf, Misclassification, Targeted
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
+from robustkit.errors import BadInput
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor
@@ -98,6 +99,16 @@ def test_rescaled_inputs_give_the_rescaled_result(plant, laws, norm):
     # Rounding may lead an L1 projection to another face.
     rtol = 1e-3 if norm == "l1" else 1e-6
     laws.any_bounds_and_units(Relay(100, legs), planted, norm, rtol)
+
+
+@pytest.mark.parametrize("legs", [3, (3,), "ab", (Leg(1.0), None)])
+def test_what_are_no_legs(legs):
+    with pytest.raises(BadInput, match="legs must be a tuple or a list of `Leg`"):
+        Relay(legs=legs)
+
+
+def test_legs_may_be_a_list():
+    assert Relay(legs=[Leg(1.0)]) == Relay(legs=(Leg(1.0),))
 
 
 def test_aims_at_the_way_it_is_told(plant):
