@@ -478,12 +478,22 @@ def _accuracy(results: Results) -> list[Finding]:
     better = clean.lower > 1 / classes or clean.upper > 1.5 / classes
     if better and clean.estimate > 0:
         return []
+    what = (
+        f"the clean accuracy is {100 * clean.estimate:.0f} %, no better than chance: "
+        "labels, bounds or normalisation do not belong to this model"
+    )
+    if better:
+        what = (
+            f"none of {len(right)} sample{'s are' if len(right) != 1 else ' is'} "
+            "classified as labelled, so nothing is said of robustness. Of so few that "
+            "may be chance; or labels, bounds or normalisation do not belong to this "
+            "model"
+        )
     return [
         Finding(
             "C11",
             Severity.SUSPICIOUS if clean.estimate > 0 else Severity.INVALIDATES,
-            f"the clean accuracy is {100 * clean.estimate:.0f} %, no better than "
-            "chance: labels, bounds or normalisation do not belong to this model",
+            what,
             "check --bounds, --mean, --std and the order of the classes",
             {"clean accuracy": clean.estimate},
         )
