@@ -295,6 +295,14 @@ class TestContents:
         robust = "100 %" if status == "not_found" else "0 %"
         assert page.text.count(f"8/255 0.0314 {robust}") == 1
 
+    def test_an_upper_bound_is_claimed_only_where_it_is_one(self, demo):
+        """Draws that were lucky, and errors, count as not robust."""
+        text = page_of(demo).text
+        assert (
+            "the true robust accuracy is the one stated or lower, unless the model "
+            "answers at random, or samples ended in errors" in text
+        )
+
     def test_one_sample(self, tmp_path):
         x, deltas = images(1)
         page = page_of(make_run(tmp_path / "run", x, deltas))
