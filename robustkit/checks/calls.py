@@ -114,13 +114,13 @@ def calls() -> Iterator[Calls]:
         def __torch_function__(
             self, function: Any, types: Any, arguments: Any = (), named: Any = None
         ) -> Any:
-            caller = sys._getframe(1).f_globals.get("__name__", "")
-            if not caller.startswith(_OURS):
+            theirs = not _module(sys._getframe(1)).startswith(_OURS)
+            if theirs:
                 name = getattr(function, "__name__", "")
                 noted.note(name, arguments, named or {})
             result = function(*arguments, **(named or {}))
             tensor = isinstance(result, torch.Tensor) and result.is_floating_point()
-            if tensor and not torch.is_grad_enabled():
+            if theirs and tensor and not torch.is_grad_enabled():
                 noted.flat.add(_without_gradients())
             return result
 
@@ -131,8 +131,12 @@ def calls() -> Iterator[Calls]:
 def _without_gradients() -> str:
     """What keeps a call, now being made, from being differentiated."""
     frame: FrameType | None = sys._getframe(2)
-    while frame:
-        if frame.f_globals.get("__name__") == "torch.autograd.function":
+    while frame and not _module(frame).startswith(_OURS):
+        if _module(frame) == "torch.autograd.function":
             return "torch.autograd.Function"
         frame = frame.f_back
     return "torch.no_grad"
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))

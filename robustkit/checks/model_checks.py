@@ -160,12 +160,21 @@ def _misleading_gradients(p: Probe) -> list[Finding]:
         kind = "noisy"
         what = "the gradient says little about where the margin falls"
     else:
+        what = (
+            f"the margin is strongly curved: at half an epsilon it falls {far:.2f} "
+            "times as much as the gradient says"
+        )
+        if far >= _GOOD:
+            what = (
+                f"at {of_samples(backwards.sum(), len(backwards))} the margin rises "
+                f"half an epsilon down its gradient, where in the median it falls "
+                f"{far:.2f} times as much as that says"
+            )
         return _understated(p, evidence) or [
             Finding(
                 "G3",
                 Severity.NOTE,
-                f"the margin is strongly curved: at half an epsilon it falls "
-                f"{far:.2f} times as much as the gradient says",
+                what,
                 "use small steps, and many: fmn and auto choose theirs by themselves",
                 evidence,
                 _at(p, _spread(known, backwards)),
@@ -409,14 +418,15 @@ def _saturated(p: Probe) -> list[Finding]:
 
 def _few_classes(p: Probe) -> list[Finding]:
     classes = p.logits.shape[1]
-    if classes > 3:
+    # Whoever shows no gradients is not attacked by a loss.
+    if classes > 3 or not p.declared:
         return []
     lost = "neither form is" if classes == 2 else "the targeted form is not"
     return [
         Finding(
             "O2",
             Severity.NOTE,
-            f"with {classes} classes, of the loss by the difference of logits ratio "
+            f"with {classes} outputs, of the loss by the difference of logits ratio "
             f"{lost} defined",
             "use attacks on the margin; AutoAttack's cascade does not apply",
             {"classes": classes},

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -7,9 +8,11 @@ import torch
 import robustkit as rk
 from robustkit import demo
 from robustkit.checks.finding import Severity
-from robustkit.checks.probe import NothingCorrect
+from robustkit.checks.model_checks import check_model
+from robustkit.checks.probe import NothingCorrect, probe
 from robustkit.errors import BadInput
 from robustkit.models.numpy import NumPyModel
+from robustkit.models.torch import TorchModel
 
 RNG = np.random.default_rng(3)
 
@@ -157,6 +160,35 @@ def test_what_a_model_without_gradients_is_told_to_do_it_can(digits):
         assert told.severity.name == "NOTE"
         assert told.remedy.startswith(instead)
         assert "BPDA" not in told.remedy
+
+
+@pytest.mark.parametrize(
+    ("far", "wrong", "said"),
+    [
+        (0.3, 0, "strongly curved: at half an epsilon it falls 0.30 times"),
+        (0.9, 4, "at 4 of 48 samples the margin rises half an epsilon down its"),
+    ],
+)
+def test_a_note_on_gradients_says_what_was_seen(digits, far, wrong, said):
+    network, x, y = digits
+    seen = probe(TorchModel(network), x, y, 0.01)
+    ratio = np.full_like(seen.ratio, far)
+    ratio[:wrong, -1] = -0.5
+    (told,) = (
+        f for f in check_model(dataclasses.replace(seen, ratio=ratio)) if f.id == "G3"
+    )
+    assert told.severity is Severity.NOTE
+    assert said in told.diagnosis
+
+
+def test_losses_are_no_matter_of_models_without_gradients():
+    x = np.random.default_rng(0).random((20, 4)).astype(np.float32)
+
+    def label(points):
+        return (points.sum(axis=1) > 2).astype(int)
+
+    decisions = rk.LabelModel(label, 2)
+    assert {f.id for f in rk.check(decisions, (x, label(x))).findings} == {"G1"}
 
 
 def test_a_rugged_loss_is_told(findings):
