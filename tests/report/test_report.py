@@ -382,6 +382,15 @@ class TestContents:
         assert len(loud.all("div", **{"class": "warning"})) == 1
         assert "probabilities" in loud.text
 
+    def test_a_refusal_is_not_called_a_wrong_answer(self, tmp_path):
+        network = rk.TorchModel(rk.load_model("digits").module)
+        guarded = rk.Abstaining(network, lambda x: x.flatten(1).std(dim=1) - 0.38)
+        results = rk.evaluate(
+            guarded, "digits", attacks=["gaussian-noise"], samples=8, budget=5
+        )
+        assert (results.prediction == 10).any()
+        assert "Misclassified or refused without any change" in page_of(results).text
+
     def test_with_a_target_nobody_is_called_misclassified(self, tmp_path):
         x, deltas = images(3)
         run = description(NORMS, ("one",), target=4)
