@@ -181,6 +181,14 @@ def test_a_note_on_gradients_says_what_was_seen(digits, far, wrong, said):
     assert said in told.diagnosis
 
 
+def test_a_detector_that_never_speaks_takes_no_gradients(digits):
+    """Its score, a constant just below zero, is no margin that an attack descends."""
+    network, x, y = digits
+    guarded = rk.Abstaining(TorchModel(network), lambda x: 0 * x.sum((1, 2, 3)) - 0.01)
+    bare, found = (rk.check(m, (x, y), trials=0) for m in (network, guarded))
+    assert [f.id for f in found.findings] == [f.id for f in bare.findings]
+
+
 def test_losses_are_no_matter_of_models_without_gradients():
     x = np.random.default_rng(0).random((20, 4)).astype(np.float32)
 
