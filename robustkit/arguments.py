@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from robustkit.errors import BadInput
 
-__all__ = ["as_function", "as_number", "as_seed", "as_whole"]
+__all__ = ["as_function", "as_number", "as_seconds", "as_seed", "as_whole"]
 
 F = TypeVar("F")
 
@@ -85,6 +85,24 @@ def as_number(
     if least is not None and number < least:
         raise BadInput(f"{what} must be at least {least:g}; got {number:g}")
     return number
+
+
+def as_seconds(value: Any, what: str) -> float:
+    """A time above zero; infinite: it never ends.
+
+    Args:
+        value: Of any type that is a number.
+        what: It is, for the message.
+
+    Raises:
+        BadInput: It is something else.
+
+    >>> as_seconds(60, "the timeout")
+    60.0
+    """
+    if isinstance(value, float) and value == math.inf:
+        return value
+    return as_number(value, what, above=0)
 
 
 def as_seed(value: Any) -> int:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import robustkit as rk
-from robustkit.arguments import as_function, as_number, as_seed, as_whole
+from robustkit.arguments import as_function, as_number, as_seconds, as_seed, as_whole
 from robustkit.errors import BadInput
 
 
@@ -58,6 +58,14 @@ def test_numbers_of_any_kind():
 def test_what_is_no_such_number(value, message):
     with pytest.raises(BadInput, match=f"epsilon {re.escape(message)}"):
         as_number(value, "epsilon", least=1, above=0)
+
+
+def test_seconds_may_have_no_end():
+    assert as_seconds(3, "the timeout") == 3.0
+    assert as_seconds(math.inf, "the timeout") == math.inf
+    for value in (0, -math.inf, math.nan, "x", None):
+        with pytest.raises(BadInput, match="the timeout must be"):
+            as_seconds(value, "the timeout")
 
 
 @pytest.mark.parametrize("value", [-1, 2**63, "a", None, 1.0])

@@ -315,6 +315,28 @@ def test_an_interrupted_run_keeps_what_is_finished(own, tmp_path, number):
     assert "on 12 samples" in done.stdout
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_finished_is_reported_where_the_checks_are_interrupted(
+    own, tmp_path, monkeypatch, again
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(own)
+    out = tmp_path / "run"
+    command = ["eval", "net.py:build", "--data", "data.npz", "--out", str(out)]
+    command += ["--attacks", "uniform-noise", "--samples", "4"]
+    if again:
+        assert CliRunner().invoke(main, command).exit_code == 0
+        (out / "report.html").write_text("stale")
+        command = ["eval", "--resume", str(out)]
+    monkeypatch.setattr("robustkit.checks.check.check_results", interrupted)
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 130
+    assert f"interrupted; what was finished is in {out}" in done.stderr
+    assert "uniform-noise" in (out / "report.html").read_text()
+
+
 def test_parts_are_evaluated_by_themselves_and_joined(own, tmp_path, monkeypatch):
     monkeypatch.chdir(own)
     for part in ("1/2", "2/2"):
@@ -499,7 +521,7 @@ def test_exact_distances_row_by_row_or_as_json(own, tmp_path):
     ("arguments", "message"),
     [
         (["digits", "--norm", "l2"], "not computed in the norm l2"),
-        (["digits", "--timeout", "0"], "timeout must be above 0"),
+        (["digits", "--timeout", "0"], "the timeout must be more than 0"),
         (["digits", "--target", "99"], "the target must be 0 to 9; got 99"),
         (["net.py:numpy_model", "--data", "data.npz"], "give a torch module"),
         (["digits", "--bounds", "0"], "--bounds takes two numbers"),

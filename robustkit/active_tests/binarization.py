@@ -168,7 +168,7 @@ def binarize(
     whole = isolated(given.precise())
     chosen = get_norm(norm)
     chosen.check(as_tensor(host))
-    if mode not in CLOSENESS:
+    if not (isinstance(mode, str) and mode in CLOSENESS):
         raise BadInput(f"unknown mode '{mode}'; {suggestion(mode, CLOSENESS)}")
     usual = CLOSENESS[mode] if votes == 1 else RANDOM_CLOSENESS
     place = usual if closeness is None else closeness

@@ -9,7 +9,7 @@ import numpy as np
 
 from robustkit.active_tests.bracket import Bracket
 from robustkit.active_tests.lowering import as_network
-from robustkit.arguments import as_whole
+from robustkit.arguments import as_seconds, as_whole
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.opening import model_and_data
 from robustkit.numerics.bounds import Bounds, BoundsLike, as_bounds
@@ -102,8 +102,7 @@ def exact_distance(
             f"exact distances are not computed in the norm {name}; "
             f"{suggestion(name, EXACT_NORMS)}"
         )
-    if not timeout > 0:
-        raise BadInput(f"the timeout must be above 0 seconds; got {timeout}")
+    timeout = as_seconds(timeout, "the timeout")
     box = as_bounds(bounds).rounded_to(np.asarray(x).dtype)
     point = np.array(x, dtype=np.float64)
     lowered = as_network(network, point.shape, box)

@@ -172,7 +172,7 @@ class ActiveTestResult:
         votes = ""
         if s["votes"] > 1:
             votes = (
-                f" The model being random, features were averaged over {s['votes']} "
+                f" As for a random model, features were averaged over {s['votes']} "
                 "passes, and the majority of as many fresh passes decided on success."
             )
         found = (

@@ -67,7 +67,8 @@ def adapt(
             (`Adaptation.left_out`). Passes for measuring and confirming come on top.
             None: 20 budgets.
         epsilon: The size of most interest, in norm units; None: the largest of the
-            evaluation's at which half of the accuracy is left, else the smallest.
+            evaluation's at which half of the accuracy is left, else the smallest. Where
+            the evaluation has no sizes, also the one that robust accuracy is stated at.
         criterion: As it was given to the evaluation.
         remedies: To choose from, in their order.
         draws: How often an adversarial of a random model is asked about.
@@ -96,8 +97,11 @@ def adapt(
     results = as_results(results)
     config = results.run["config"]
     check_settings(results, criterion, budget, total, draws)
-    sizes = {norm: tuple(config["epsilons"][norm]) for norm in results.norms}
-    interest = {norm: size_of_interest(results, norm, epsilon) for norm in sizes}
+    interest = {n: size_of_interest(results, n, epsilon) for n in results.norms}
+    sizes = {
+        norm: tuple(config["epsilons"][norm]) or (size,)
+        for norm, size in interest.items()
+    }
     each = budget or config["budget"] or _BUDGET
     most = total or _TOTAL * each
     adapted, dataset = reopened(

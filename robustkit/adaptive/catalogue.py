@@ -316,7 +316,7 @@ def _features(case: Case) -> Plan | None:
 
 def _more(case: Case) -> Plan | None:
     if case.current.access < Access.GRADIENT:
-        said = "more passes for attacks by scores and decisions"
+        said = "more passes for attacks without gradients"
         return Plan(case.current, blind(case, case.current), said)
     makers = {"auto": auto(case), "apgd": apgd(case)}
     makers["apgd-restart"] = apgd(case, random_start=True)

@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 __all__ = ["Calls", "calls"]
@@ -68,21 +69,18 @@ class Calls:
 
     Attributes:
         random: Draw random numbers.
-        flat: Have a gradient of zero, or none.
+        flat: Have a gradient of zero, or none; or run something without, or with a
+            backward pass of its own.
         batch: Mix the samples of a batch: batch statistics, as in training.
-        ungraded: Whether anything ran where gradients were switched off.
     """
 
     random: set[str] = field(default_factory=set)
     flat: set[str] = field(default_factory=set)
     batch: set[str] = field(default_factory=set)
-    ungraded: bool = False
 
     def blamed(self, *names: str) -> str:
         """A half-sentence about the calls of some kinds; empty: there were none."""
         found = sorted({call for name in names for call in getattr(self, name)})
-        if "flat" in names and self.ungraded:
-            found.append("torch.no_grad")
         return f" (it calls {', '.join(found)})" if found else ""
 
     def note(self, name: str, arguments: tuple[Any, ...], named: Any) -> None:
@@ -116,14 +114,29 @@ def calls() -> Iterator[Calls]:
         def __torch_function__(
             self, function: Any, types: Any, arguments: Any = (), named: Any = None
         ) -> Any:
-            caller = sys._getframe(1).f_globals.get("__name__", "")
-            if not caller.startswith(_OURS):
+            theirs = not _module(sys._getframe(1)).startswith(_OURS)
+            if theirs:
                 name = getattr(function, "__name__", "")
                 noted.note(name, arguments, named or {})
             result = function(*arguments, **(named or {}))
-            if isinstance(result, torch.Tensor) and result.is_floating_point():
-                noted.ungraded |= not torch.is_grad_enabled()
+            tensor = isinstance(result, torch.Tensor) and result.is_floating_point()
+            if theirs and tensor and not torch.is_grad_enabled():
+                noted.flat.add(_without_gradients())
             return result
 
     with Watching():
         yield noted
+
+
+def _without_gradients() -> str:
+    """What keeps a call, now being made, from being differentiated."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame and not _module(frame).startswith(_OURS):
+        if _module(frame) == "torch.autograd.function":
+            return "torch.autograd.Function"
+        frame = frame.f_back
+    return "torch.no_grad"
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))

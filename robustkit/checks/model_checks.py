@@ -74,11 +74,26 @@ def _unanswered(p: Probe) -> list[Finding]:
 
 
 def _unavailable(p: Probe) -> list[Finding]:
+    if not p.declared:
+        instead = "scores or decisions (auto does)"
+        if p.decides:
+            instead = "decisions (auto does)"
+        return [
+            Finding(
+                "G1",
+                Severity.NOTE,
+                f"there are no gradients to follow: {p.no_gradient}, so attacks that "
+                "need them cannot run",
+                f"attack by {instead}; if the model can be differentiated, give it as "
+                "a torch or JAX model",
+                {"samples": len(p.index)},
+            )
+        ]
     if p.no_gradient:
         return [
             Finding(
                 "G1",
-                Severity.SUSPICIOUS if p.declared else Severity.NOTE,
+                Severity.SUSPICIOUS,
                 f"there are no gradients to follow: {p.no_gradient}"
                 f"{p.calls.blamed('flat')}. Attacks that need them cannot run, and "
                 "what they do not find says nothing",
@@ -145,12 +160,21 @@ def _misleading_gradients(p: Probe) -> list[Finding]:
         kind = "noisy"
         what = "the gradient says little about where the margin falls"
     else:
+        what = (
+            f"the margin is strongly curved: at half an epsilon it falls {far:.2f} "
+            "times as much as the gradient says"
+        )
+        if far >= _GOOD:
+            what = (
+                f"at {of_samples(backwards.sum(), len(backwards))} the margin rises "
+                f"half an epsilon down its gradient, where in the median it falls "
+                f"{far:.2f} times as much as that says"
+            )
         return _understated(p, evidence) or [
             Finding(
                 "G3",
                 Severity.NOTE,
-                f"the margin is strongly curved: at half an epsilon it falls "
-                f"{far:.2f} times as much as the gradient says",
+                what,
                 "use small steps, and many: fmn and auto choose theirs by themselves",
                 evidence,
                 _at(p, _spread(known, backwards)),
@@ -321,17 +345,16 @@ def _probabilities(p: Probe) -> list[Finding]:
     if p.decides:
         # Scores of one and zeros, of which there are no others to be had.
         return []
-    sums = np.abs(p.logits.sum(axis=1) - 1).max()
-    if p.logits.min() < -1e-5 or p.logits.max() > 1 + 1e-5 or sums > 1e-4:
+    if not _sum_to_one(p.logits):
         return []
     return [
         Finding(
             "O1",
             Severity.SUSPICIOUS,
             "the model returns probabilities: every answer is within [0, 1] and sums "
-            "to one. Their gradients vanish where the model is confident, and in "
-            "single precision ties appear",
-            "return the logits: leave out the last softmax",
+            "to one. Their gradients, if any, vanish where the model is confident, and "
+            "in single precision ties appear",
+            "return the logits: leave out the last softmax, if there is one",
             {"smallest": float(p.logits.min()), "largest": float(p.logits.max())},
         )
     ]
@@ -339,18 +362,19 @@ def _probabilities(p: Probe) -> list[Finding]:
 
 def _rectified(p: Probe) -> list[Finding]:
     zeros = (p.logits == 0).mean()
-    if p.logits.min() < 0 or zeros < 0.2 or _one_hot(p.logits):
+    if p.logits.min() < 0 or zeros < 0.2 or _sum_to_one(p.logits):
         return []
     what, last = "a rectifier", "rectifier"
     if p.logits.max() <= 1:
-        what, last = "a sigmoid that saturates, or a rectifier,", "sigmoid or rectifier"
+        what, last = "a sigmoid that saturates, a rectifier,", "sigmoid or rectifier"
     return [
         Finding(
             "O1",
             Severity.SUSPICIOUS,
-            f"{100 * zeros:.0f} % of the outputs are exactly zero and none is below: "
-            f"{what} on the logits, which hides how near the other classes are",
-            f"return the values before the last {last}",
+            f"{100 * zeros:.0f} % of the outputs are exactly zero and none is below, "
+            f"as behind {what} or where votes are counted. That hides how near the "
+            "other classes are",
+            f"return the values before the last {last}, or the scores of what votes",
             {"share of zeros": float(zeros)},
         )
     ]
@@ -365,8 +389,8 @@ def _few_values(p: Probe) -> list[Finding]:
             "O1",
             Severity.SUSPICIOUS,
             f"{p.logits.size} outputs take {values} different values: they are rounded "
-            "(int8, one-hot?) or saturated, so small changes of the input cannot be "
-            "seen in them",
+            "(int8, one-hot, votes?) or saturated, so small changes of the input "
+            "cannot be seen in them",
             "evaluate the model before its outputs are rounded, or with decisions only "
             "(--access decision)",
             {"values": values, "outputs": p.logits.size},
@@ -394,14 +418,15 @@ def _saturated(p: Probe) -> list[Finding]:
 
 def _few_classes(p: Probe) -> list[Finding]:
     classes = p.logits.shape[1]
-    if classes > 3:
+    # Whoever shows no gradients is not attacked by a loss.
+    if classes > 3 or not p.declared:
         return []
     lost = "neither form is" if classes == 2 else "the targeted form is not"
     return [
         Finding(
             "O2",
             Severity.NOTE,
-            f"with {classes} classes, of the loss by the difference of logits ratio "
+            f"with {classes} outputs, of the loss by the difference of logits ratio "
             f"{lost} defined",
             "use attacks on the margin; AutoAttack's cascade does not apply",
             {"classes": classes},
@@ -448,8 +473,10 @@ def _median(values: Array) -> float:
     return float(np.median(known)) if len(known) else math.nan
 
 
-def _one_hot(logits: Array) -> bool:
-    return bool(np.isin(logits, (0.0, 1.0)).all() and (logits.sum(axis=1) == 1).all())
+def _sum_to_one(logits: Array) -> bool:
+    """Whether they are probabilities, of one and zeros too."""
+    inside = logits.min() >= -1e-5 and logits.max() <= 1 + 1e-5
+    return bool(inside and np.abs(logits.sum(axis=1) - 1).max() <= 1e-4)
 
 
 def _spread(known: Array, values: Array) -> Array:

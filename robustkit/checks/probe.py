@@ -7,8 +7,8 @@ import numpy as np
 from robustkit.checks.calls import Calls, calls
 from robustkit.checks.inner import differentiations, inner_gradients
 from robustkit.checks.memory import Memory, remembers
-from robustkit.engine.criteria import Misclassification
 from robustkit.errors import BadInput, in_one_line
+from robustkit.evaluation.goals import misclassified
 from robustkit.models.base import Access, Model, NoGradient
 from robustkit.models.isolated import isolated
 from robustkit.numerics.random import Rng, sample_keys
@@ -41,7 +41,7 @@ class Probe:
         unanswered: (k,) positions of those of them that the model gives no numbers for.
         raised: What it raised there, or elsewhere; empty: nothing.
         logits: (n, classes) of the originals.
-        margin: (n,) of the originals.
+        margin: (n,) of the originals, for a wrong answer that is no refusal.
         flips: (n,) the share of repeated questions with another prediction.
         spread: (n,) the largest distance (L2) of repeated answers from the first one,
             as a share of its length.
@@ -136,7 +136,7 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
     everyone = x
     x, label = x[correct], label[correct]
     logits = _logits(model, x)
-    margin = _margins(logits, label)
+    margin = _margins(model, logits, label)
     company = _company(model, x, logits)
     with calls() as called:
         why, gradient = _gradient(model, x, label)
@@ -156,7 +156,7 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
     apart = _apart(again, first)
     if memory.found:
         # What it said before it remembered.
-        logits, margin = first, _margins(first, label)
+        logits, margin = first, _margins(model, first, label)
     return Probe(
         index=answered[correct],
         total=total,
@@ -236,11 +236,14 @@ def _apart(answers: Array, first: Array) -> Array:
     return np.asarray(np.linalg.norm(answers - first, axis=-1) / length)
 
 
-def _margins(logits: Array, label: Array) -> Array:
-    rows = np.arange(len(label))
-    others = logits.copy()
-    others[rows, label] = -np.inf
-    return np.asarray(logits[rows, label] - others.max(axis=1))
+def _margins(model: Model, logits: Array, label: Array) -> Array:
+    """(n,) of what is wrong; a refusal is not. NaN where there is no answer."""
+    known = np.isfinite(logits).all(axis=1)
+    margins = np.full(len(label), np.nan)
+    if known.any():
+        goal = misclassified(model, as_tensor(label[known]))
+        margins[known] = to_numpy(goal.margin(as_tensor(logits[known])))
+    return margins
 
 
 def _gradient(model: Model, x: Array, label: Array) -> tuple[str, Array]:
@@ -250,7 +253,7 @@ def _gradient(model: Model, x: Array, label: Array) -> tuple[str, Array]:
     try:
         with model.session():
             logits, pull_back = model.linearise(model.to_tensor(x))
-            criterion = Misclassification(like(logits, label))
+            criterion = misclassified(model, like(logits, label))
             gradient = pull_back(criterion.slopes(logits)[1])
         return "", np.array(to_numpy(gradient))
     except NoGradient as error:
@@ -278,7 +281,7 @@ def _ratios(
         moved = moved.clip(bounds.lower, bounds.upper).astype(x.dtype)
         delta = moved.astype(np.float64) - x
         told = (gradient * delta).reshape(len(x), -1).sum(axis=1)
-        seen = _margins(_logits(model, moved), label) - margin
+        seen = _margins(model, _logits(model, moved), label) - margin
         # Below the rounding of the answers, nothing can be seen.
         clear = np.abs(told) > 1e-5 * (1 + np.abs(margin))
         columns.append(np.where(clear, seen / np.where(clear, told, 1), np.nan))
@@ -301,7 +304,7 @@ def _noise(
     for _ in range(_NOISES):
         noise = to_numpy(rng.uniform(x.shape[1:], -epsilon / 2, epsilon / 2))
         near = (x + noise).clip(bounds.lower, bounds.upper).astype(x.dtype)
-        seen.append(_margins(_logits(model, near), label) - margin)
+        seen.append(_margins(model, _logits(model, near), label) - margin)
         delta = near.astype(np.float64) - x
         told.append((gradient * delta).reshape(len(x), -1).sum(axis=1))
     change = _mean(np.abs(seen)) / (np.abs(margin) + 1e-12)

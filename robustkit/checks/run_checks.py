@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from robustkit.checks.advice import beside_auto
 from robustkit.checks.baselines import baselines
 from robustkit.checks.finding import Finding, Severity, of_samples
 from robustkit.checks.sizes import of_interest, reach
@@ -100,7 +101,7 @@ def _nothing_found(results: Results, norm: str) -> list[Finding]:
         )
     without = ""
     if Access.GRADIENT in _access(results).values():
-        without = f", or attack without gradients (--attacks auto,{_blind(norm)})"
+        without = f", or attack without gradients ({beside_auto([norm], blind=True)})"
     return [
         Finding(
             "S4",
@@ -239,8 +240,8 @@ def _noise_wins(results: Results, norm: str) -> list[Finding]:
         norm,
         "C6",
         "plain noise comes nearer than all attacks that follow gradients",
-        "gradients are useless here: attack without them (--attacks "
-        f"auto,{_blind(norm)})",
+        "gradients are useless here: attack without them "
+        f"({beside_auto([norm], blind=True)})",
     )
 
 
@@ -361,14 +362,13 @@ def _little_variety(results: Results) -> list[Finding]:
         )
     if alike:
         ran = sorted(set().union(*(names[n] for n in alike)))
-        blind = ",".join(dict.fromkeys(_blind(n) for n in alike))
         found.append(
             Finding(
                 "C9",
                 Severity.NOTE,
                 f"{', '.join(alike)}: every attack followed gradients. If the model "
                 "hides them, none can tell",
-                f"add an attack without gradients: --attacks auto,{blind}",
+                f"add an attack without gradients: {beside_auto(alike, blind=True)}",
                 {"attacks": len(ran)},
             )
         )
@@ -478,21 +478,26 @@ def _accuracy(results: Results) -> list[Finding]:
     better = clean.lower > 1 / classes or clean.upper > 1.5 / classes
     if better and clean.estimate > 0:
         return []
+    what = (
+        f"the clean accuracy is {100 * clean.estimate:.0f} %, no better than chance: "
+        "labels, bounds or normalisation do not belong to this model"
+    )
+    if better:
+        what = (
+            f"none of {len(right)} sample{'s are' if len(right) != 1 else ' is'} "
+            "classified as labelled, so nothing is said of robustness. Of so few that "
+            "may be chance; or labels, bounds or normalisation do not belong to this "
+            "model"
+        )
     return [
         Finding(
             "C11",
             Severity.SUSPICIOUS if clean.estimate > 0 else Severity.INVALIDATES,
-            f"the clean accuracy is {100 * clean.estimate:.0f} %, no better than "
-            "chance: labels, bounds or normalisation do not belong to this model",
+            what,
             "check --bounds, --mean, --std and the order of the classes",
             {"clean accuracy": clean.estimate},
         )
     ]
-
-
-def _blind(norm: str) -> str:
-    """An attack that needs decisions only."""
-    return "pointwise" if norm.startswith("l0") else "boundary"
 
 
 def _access(results: Results) -> Mapping[str, Access]:

@@ -9,7 +9,7 @@ from robustkit.evaluation.results import Results
 from robustkit.evaluation.traces import TRACED, Traced
 from robustkit.numerics.tensors import Array
 
-__all__ = ["check_traces", "lost", "unfinished"]
+__all__ = ["check_traces", "ends_seen", "lost", "unfinished"]
 
 # Of the first margin: the last question is far from adversarial.
 _FAR = 0.5
@@ -31,7 +31,6 @@ def check_traces(results: Results) -> list[Finding]:
     found = []
     access, kinds = results.run.get("attack_access", {}), baselines(results)
     for norm in results.norms:
-        nearest = results.distances(norm)
         for name in results.attacks(norm):
             traced = results.traced(name, norm)
             # Noise tries one point after another: no way to speak of. (And whatever
@@ -41,12 +40,27 @@ def check_traces(results: Results) -> list[Finding]:
                 continue
             if access.get(name) == "gradient":
                 found += lost(traced, name, norm, min(len(results.index), TRACED))
-            place = np.searchsorted(results.index, traced.index)
-            own = results.distances(norm, name)[place]
-            # Where another attack came nearer, its last steps do not matter.
-            counts = ~(own > nearest[place])
-            found += unfinished(traced.at(np.flatnonzero(counts)), name, norm)
+            found += unfinished(_where_nearest(results, norm, name), name, norm)
     return found
+
+
+def ends_seen(results: Results) -> bool:
+    """Whether S2 could speak up: it says nothing of an attack with fewer samples."""
+    kinds = baselines(results)
+    return any(
+        len(_where_nearest(results, norm, name)) >= _ENOUGH
+        for norm in results.norms
+        for name in results.attacks(norm)
+        if kinds.get(name) != "noise"
+    )
+
+
+def _where_nearest(results: Results, norm: str, attack: str) -> Traced:
+    """Where another attack came nearer, the last steps of this one do not matter."""
+    traced = results.traced(attack, norm)
+    place = np.searchsorted(results.index, traced.index)
+    own, nearest = (results.distances(norm, name)[place] for name in (attack, None))
+    return traced.at(np.flatnonzero(~(own > nearest)))
 
 
 def lost(traced: Traced, attack: str, norm: str, samples: int) -> list[Finding]:

@@ -180,9 +180,9 @@ def _unbounded_fails(t: Trials) -> list[Finding]:
             "S4",
             Severity.INVALIDATES if bad else Severity.SUSPICIOUS,
             f"{t.norm}: {_name(t)} may go anywhere within the bounds and still fails "
-            f"at {of_samples(left.sum(), len(left))}. "
-            + ("" if t.several else "Unless the model answers the same everywhere, ")
-            + "attack, loss or gradients are broken",
+            f"at {of_samples(left.sum(), len(left))}: attack, loss or gradients are "
+            "broken"
+            + ("" if t.several else ", or the model answers the same everywhere"),
             "look at the findings about gradients first; start from other samples "
             "(--pool), or attack without gradients (--access decision)",
             {"share": float(left.mean())},

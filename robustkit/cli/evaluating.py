@@ -265,15 +265,17 @@ def evaluate_command(
                             progress=progress,
                             **settings,
                         )
+                # What follows is written there, whoever began the run.
+                ours = True
+                _add_bounds_and_verdicts(results, lower, warrant)
+                findings = _findings(results)
+                adapted = _adapted(results, adaptive_budget) if adaptive else None
             except BaseException:
                 # A report of what was finished; the error says why it is no more.
                 with contextlib.suppress(Exception):
                     if ours:
                         Results(folder).report()
                 raise
-            _add_bounds_and_verdicts(results, lower, warrant)
-            findings = _findings(results)
-            adapted = _adapted(results, adaptive_budget) if adaptive else None
         show(results, as_json, Console(), findings, adapted)
     if strict and findings.invalid:
         sys.exit(3)

@@ -240,8 +240,9 @@ class Results:
     ) -> Interval:
         """The share of samples without an adversarial of size at most `epsilon`.
 
-        An upper bound on the true robust accuracy, as every attack's is; the interval
-        speaks of the sampling of the data only.
+        An upper bound on the true robust accuracy, as every attack's is, unless the
+        model answers at random, or samples ended in errors, which count as not robust.
+        The interval speaks of the sampling of the data only.
 
         Args:
             epsilon: In norm units, not negative.

@@ -16,6 +16,7 @@ from robustkit.numerics.tensors import (
     Array,
     Batch,
     Tensor,
+    as_array,
     like,
     stack_rows,
     take,
@@ -260,7 +261,12 @@ def _needed(model: Model, example: Array | None, seed: int) -> int:
         )
     if model.access < Access.GRADIENT:
         return _MEASURED
-    x = model.to_tensor(example)
+    values = as_array(example, "example")
+    if values.dtype.kind != "f":
+        raise BadInput(
+            f"example must be floats of shape (m, ...); got the dtype {values.dtype}"
+        )
+    x = model.to_tensor(values)
     gradients = []
     with seeded(seed, _device(x)), model.session():
         label = model.logits(x).argmax(axis=1)

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from robustkit.checks.advice import beside_auto
 from robustkit.checks.baselines import baselines
 from robustkit.checks.check import FINDINGS
 from robustkit.checks.effort_checks import after_half
 from robustkit.checks.model_checks import VARIES
 from robustkit.checks.run_checks import sides
+from robustkit.checks.trace_checks import ends_seen
 from robustkit.evaluation.results import NOT_WARRANTED, Results
+from robustkit.models.base import Access, as_access
 from robustkit.report import words
 
 __all__ = [
@@ -76,6 +79,11 @@ class Asked:
     def config(self) -> Mapping[str, Any]:
         """The run's settings."""
         return self.results.run["config"]  # type: ignore[no-any-return]
+
+    @property
+    def access(self) -> Access:
+        """What the attacks might see of the model."""
+        return as_access(self.config["access"])
 
     @property
     def attacks(self) -> dict[str, str]:
@@ -183,13 +191,10 @@ def undefended(asked: Asked) -> Answer:
 
 def converged(asked: Asked) -> Answer:
     """Whether the traces of the run had come to rest."""
-    traced = any(
-        len(asked.results.traced(name, norm))
-        for norm in asked.results.norms
-        for name in asked.results.attacks(norm)
-    )
-    if not traced:
-        return OPEN, "the run has no traces; show that more steps change nothing"
+    if not ends_seen(asked.results):
+        return OPEN, (
+            "the run has traces of too few samples; show that more steps change nothing"
+        )
     return without("S2")(asked)
 
 
@@ -218,11 +223,14 @@ def powerful(asked: Asked) -> Answer:
         for id in ("C3", "C5", "C6")
         if any(sides(asked.results, norm, id) for norm in asked.results.norms)
     ]
-    if not compared:
-        return (
-            NO,
-            "No attacks to compare: --attacks auto,boundary,gaussian-noise,fgsm.",
+    if not compared and asked.access < Access.GRADIENT:
+        return OPEN, (
+            "held against each other are attacks that follow gradients and others; "
+            "here there are none to follow"
         )
+    if not compared:
+        more = beside_auto(asked.results.norms, blind=True, noise=True)
+        return NO, f"No attacks to compare: {more}."
     return without(*compared)(asked)
 
 
@@ -311,7 +319,8 @@ def blind(asked: Asked) -> Answer:
         if access != "gradient" and n not in asked.baselines
     ]  # fmt: skip
     if not names:
-        return NO, "No attack without gradients was run: --attacks auto,boundary."
+        more = beside_auto(asked.results.norms, blind=True)
+        return NO, f"No attack without gradients was run: {more}."
     return YES, f"{', '.join(names)} (run.json)."
 
 
@@ -319,7 +328,8 @@ def noise(asked: Asked) -> Answer:
     """The baselines: plain noise and single steps."""
     names = asked.baselines
     if not names:
-        return NO, "None was run: --attacks auto,gaussian-noise,fgsm."
+        more = beside_auto(asked.results.norms, noise=True, access=asked.access)
+        return NO, f"None was run: {more}."
     return YES, f"{', '.join(names)} (samples.csv)."
 
 

@@ -135,7 +135,11 @@ def samples_table(runs: Sequence[Named], norm: str) -> Tabular:
     """What became of the samples."""
     summaries = [run.summary for run in runs]
     config = runs[0].results.run["config"]
-    goal = config["target"] is not None or config["criterion"]
+    start = "Misclassified"
+    if config["target"] is not None or config["criterion"]:
+        start = "Adversarial"
+    elif any(run.results.run["model"].get("abstains") for run in runs):
+        start = "Misclassified or refused"
     counts = []
     for summary in summaries:
         found = summary["norms"][norm]
@@ -144,7 +148,7 @@ def samples_table(runs: Sequence[Named], norm: str) -> Tabular:
     names = (
         "Adversarial found",
         "None found",
-        f"{'Adversarial' if goal else 'Misclassified'} without any change",
+        f"{start} without any change",
         "Error, counted as not robust",
     )
     rows = [

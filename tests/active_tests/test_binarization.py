@@ -438,6 +438,7 @@ def test_a_model_of_one_output_is_refused(inputs):
         ({"norm": "l3"}, "unknown norm"),
         ({"x": np.ones((3, 12), np.float32) * 2}, "outside the bounds"),
         ({"mode": 3}, "unknown mode '3'; known: hard"),
+        ({"mode": ["hard"]}, "unknown mode"),
         ({"attack": lambda model, x, y: None}, "expected the attack to return adv"),
         ({"attack": rk.PGD}, "one for each input; got a PGD"),
     ],

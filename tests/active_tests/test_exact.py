@@ -1,6 +1,7 @@
 """Exact distances of small networks: against closed forms, enumeration, and files."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -234,7 +235,9 @@ def test_agreement_with_what_was_computed_elsewhere(shared, net, norm, rows):
     ("settings", "message"),
     [
         ({"norm": "l2"}, "not computed in the norm l2; .*known: l0, l1, linf"),
-        ({"timeout": 0}, "timeout must be above 0 seconds; got 0"),
+        ({"timeout": 0}, "the timeout must be more than 0; got 0"),
+        ({"timeout": "x"}, "the timeout must be a number; got 'x'"),
+        ({"timeout": math.nan}, "the timeout must be a finite number; got nan"),
         ({"target": 0}, "target must differ from the label; both are 0"),
         ({"target": 2}, "the target must be 0 to 1; got 2"),
         ({"y": 5}, "the label must be 0 to 1; got 5"),

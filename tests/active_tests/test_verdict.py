@@ -50,6 +50,13 @@ def test_json_is_strict_and_holds_every_sample(result):
     assert content["settings"]["epsilon"] == 0.1
 
 
+def test_votes_do_not_make_a_model_random(network, inputs):
+    voted = rk.active_test(
+        network, inputs[:2], "fgsm", epsilon=0.1, points=20, tries=5, votes=3
+    )
+    assert "As for a random model, features were averaged" in voted.paragraph()
+
+
 def test_the_paragraph_has_what_a_reader_needs(result):
     text = result.paragraph()
     for part in (

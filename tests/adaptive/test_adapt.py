@@ -507,6 +507,16 @@ def test_what_shows_in_every_norm_is_listed_once(behind, digits):
     assert [f.id for f in found.findings].count("T3") == 1
 
 
+def test_a_run_without_sizes_is_adapted_at_the_size_that_is_given(behind, digits):
+    model = behind(before=rounded)
+    bare = evaluated(model, digits, samples=8, epsilons=[], budget=30)
+    found = rk.adapt(bare, model, digits, epsilon=EPSILON, budget=60)
+    assert found.epsilons == {"linf": (EPSILON,)}
+    assert found.robust_accuracy(EPSILON).estimate < 1
+    found.save(bare.path)
+    assert "straight-through" in bare.report().read_text()
+
+
 def test_a_model_that_raises_at_some_inputs_is_adapted_to(behind, digits):
     """Of the originals it raises at one, and at the others' neighbours at will."""
     x, y = digits

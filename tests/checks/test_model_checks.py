@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -7,9 +8,11 @@ import torch
 import robustkit as rk
 from robustkit import demo
 from robustkit.checks.finding import Severity
-from robustkit.checks.probe import NothingCorrect
+from robustkit.checks.model_checks import check_model
+from robustkit.checks.probe import NothingCorrect, probe
 from robustkit.errors import BadInput
 from robustkit.models.numpy import NumPyModel
+from robustkit.models.torch import TorchModel
 
 RNG = np.random.default_rng(3)
 
@@ -102,12 +105,98 @@ def test_a_plane_is_not_rugged_however_near_the_boundary_its_samples_are():
 def test_a_sigmoid_is_not_called_a_rectifier(digits, wrapped):
     _, x, y = digits
     for change, expected in (
-        (lambda n, x: torch.sigmoid(100 * n(x)), "a sigmoid that saturates"),
-        (lambda n, x: (n(x) - n(x).mean(dim=1, keepdim=True)).relu(), "a rectifier on"),
+        (
+            lambda n, x: torch.sigmoid(100 * n(x)),
+            "as behind a sigmoid that saturates, a rectifier, or where votes",
+        ),
+        (
+            lambda n, x: (n(x) - n(x).mean(dim=1, keepdim=True)).relu(),
+            "as behind a rectifier or where votes are counted",
+        ),
     ):
         found = rk.check(wrapped(change), (x, y), trials=0).findings
         (told,) = (f for f in found if "exactly zero and none" in f.diagnosis)
         assert expected in told.diagnosis
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_votes_are_not_called_a_rectifier_on_logits(digits, share):
+    """Of nearest neighbours, as shares or as numbers of votes."""
+    _, x, y = digits
+
+    def votes(points):
+        apart = ((points[:, None] - x[None]) ** 2).reshape(len(points), len(x), -1)
+        nearest = y[np.argsort(apart.sum(axis=2), axis=1, kind="stable")[:, :3]]
+        counted = (nearest[..., None] == np.arange(10)).sum(axis=1)
+        return counted / 3 if share else counted.astype(np.float32)
+
+    model = NumPyModel(votes)
+    told = [f for f in rk.check(model, (x, y)).findings if f.id == "O1"]
+    first = told[0]
+    if share:
+        assert "probabilities" in first.diagnosis
+        assert "if there is one" in first.remedy
+    else:
+        assert "where votes are counted" in first.diagnosis
+        assert "the scores of what votes" in first.remedy
+    assert sum("exactly zero" in one.diagnosis for one in told) == (not share)
+
+
+def test_what_a_model_without_gradients_is_told_to_do_it_can(digits):
+    _, x, _ = digits
+
+    def corner(points):
+        return points.reshape(len(points), -1)[:, 20:30]
+
+    label = corner(x).argmax(axis=1)
+    for model, instead in (
+        (NumPyModel(corner), "attack by scores or decisions"),
+        (
+            rk.LabelModel(lambda points: corner(points).argmax(axis=1), 10),
+            "attack by decisions",
+        ),
+    ):
+        (told,) = (f for f in rk.check(model, (x, label)).findings if f.id == "G1")
+        assert told.severity.name == "NOTE"
+        assert told.remedy.startswith(instead)
+        assert "BPDA" not in told.remedy
+
+
+@pytest.mark.parametrize(
+    ("far", "wrong", "said"),
+    [
+        (0.3, 0, "strongly curved: at half an epsilon it falls 0.30 times"),
+        (0.9, 4, "at 4 of 48 samples the margin rises half an epsilon down its"),
+    ],
+)
+def test_a_note_on_gradients_says_what_was_seen(digits, far, wrong, said):
+    network, x, y = digits
+    seen = probe(TorchModel(network), x, y, 0.01)
+    ratio = np.full_like(seen.ratio, far)
+    ratio[:wrong, -1] = -0.5
+    (told,) = (
+        f for f in check_model(dataclasses.replace(seen, ratio=ratio)) if f.id == "G3"
+    )
+    assert told.severity is Severity.NOTE
+    assert said in told.diagnosis
+
+
+def test_a_detector_that_never_speaks_takes_no_gradients(digits):
+    """Its score, a constant just below zero, is no margin that an attack descends."""
+    network, x, y = digits
+    guarded = rk.Abstaining(TorchModel(network), lambda x: 0 * x.sum((1, 2, 3)) - 0.01)
+    bare, found = (rk.check(m, (x, y), trials=0) for m in (network, guarded))
+    assert [f.id for f in found.findings] == [f.id for f in bare.findings]
+
+
+def test_losses_are_no_matter_of_models_without_gradients():
+    x = np.random.default_rng(0).random((20, 4)).astype(np.float32)
+
+    def label(points):
+        return (points.sum(axis=1) > 2).astype(int)
+
+    decisions = rk.LabelModel(label, 2)
+    assert {f.id for f in rk.check(decisions, (x, label(x))).findings} == {"G1"}
 
 
 def test_a_rugged_loss_is_told(findings):

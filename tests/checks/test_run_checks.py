@@ -267,6 +267,16 @@ def test_labels_of_other_data(planted):
     assert "C11" in found or (planted.y == wrong).mean() > 0.5
 
 
+@pytest.mark.parametrize(("samples", "sure"), [(1, False), (40, True)])
+def test_a_few_wrong_answers_do_not_prove_the_labels_wrong(planted, samples, sure):
+    data = (planted.x[:samples], (planted.y[:samples] + 1) % 3)
+    results = rk.evaluate(planted.model(), data, attacks=["gaussian-noise"])
+    (told,) = (f for f in check_run(results) if f.id == "C11")
+    assert told.severity is Severity.INVALIDATES
+    assert ("no better than chance" in told.diagnosis) == sure
+    assert ("none of 1 sample is classified" in told.diagnosis) != sure
+
+
 def test_more_than_chance_of_two_classes_is_no_mistake():
     """However hard they are to tell apart."""
     rng = np.random.default_rng(0)
@@ -393,7 +403,11 @@ def test_one_note_on_variety_for_all_norms(planted):
     )
     (note,) = (f for f in check_run(results) if f.id == "C9")
     assert note.diagnosis.startswith("linf, l2, l0: every attack followed gradients")
-    assert note.remedy.endswith("auto,boundary,pointwise")
+    # None of them minimises all of these norms.
+    assert note.remedy.endswith(
+        "--norm linf --norm l2 --attacks auto,boundary; --norm l0 --attacks "
+        "auto,pointwise"
+    )
 
 
 @pytest.mark.parametrize(("norm", "named"), [("linf", "boundary"), ("l0", "pointwise")])

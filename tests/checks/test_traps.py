@@ -127,6 +127,20 @@ def test_no_gradients_inside_forward(digits, wrapped):
     assert "BPDA" in finding.remedy
 
 
+def test_a_backward_pass_of_its_own_is_not_called_no_grad(digits, wrapped):
+    class Reversed(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            return x * 1
+
+        @staticmethod
+        def backward(context, slopes):
+            return -slopes
+
+    finding = found(wrapped(lambda n, x: n(Reversed.apply(x))), digits)["G3"]
+    assert "it calls torch.autograd.Function)" in finding.diagnosis
+
+
 def test_no_gradients_in_a_part_of_forward(digits, wrapped):
     """The gradient goes past the part that decides: it is there, and wrong."""
 

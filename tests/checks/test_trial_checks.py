@@ -78,7 +78,7 @@ def test_more_steps_that_help(gained, named):
 def test_an_attack_that_fails_whatever_it_is_let_do():
     t = trials([0, 5, 10, 12])
     finding = found(replace(t, several=False))["S4"]
-    assert "Unless the model answers the same everywhere" in finding.diagnosis
+    assert ", or the model answers the same everywhere" in finding.diagnosis
     assert finding.severity is Severity.SUSPICIOUS
     finding = found(t)["S4"]
     assert finding.severity is Severity.INVALIDATES

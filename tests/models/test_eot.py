@@ -185,6 +185,10 @@ def test_bad_settings():
         EOT(model, 2, average="votes")
     with pytest.raises(BadInput, match="as `example`, or say how many"):
         EOT(model)
+    noisy = TorchModel(lambda x: x + torch.randn_like(x))
+    for example in (np.ones((2, 3), np.uint8), "x", [["a", "b"]]):
+        with pytest.raises(BadInput, match="example must be floats"):
+            EOT(noisy, example=example)
 
 
 def test_it_breaks_what_hides_behind_noise():

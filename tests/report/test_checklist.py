@@ -196,6 +196,26 @@ def test_one_attack_is_not_enough(run, attacks):
     assert told["Is it that of the nearest of all attacks, sample by sample"] == NO
 
 
+@pytest.mark.parametrize(("samples", "expected"), [(3, OPEN), (12, YES)])
+def test_of_a_few_samples_nothing_says_that_attacks_converged(run, samples, expected):
+    results = run(["fmn"], samples=samples)
+    write_json(results.path / "findings.json", {"samples": samples, "findings": []})
+    assert marks(results)["Had the attacks converged"] == expected
+
+
+def test_what_is_advised_can_be_run(run):
+    """On what the model shows, and in the norms of the run."""
+    results = run(["boundary"], access="decision")
+    write_json(results.path / "findings.json", {"samples": 0, "findings": []})
+    told = answers(results)
+    assert told["Are plain noise and a single step there to compare with"] == (
+        NO,
+        "None was run: --attacks auto,gaussian-noise.",
+    )
+    question = "Do attacks with more power do better than those with less"
+    assert told[question][0] == OPEN
+
+
 def test_baselines_are_told_by_what_they_are(run):
     results = run({"mine": rk.FGSM(), "fgsm": rk.FMN()})
     question = "Are plain noise and a single step there to compare with"

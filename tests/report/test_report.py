@@ -295,6 +295,14 @@ class TestContents:
         robust = "100 %" if status == "not_found" else "0 %"
         assert page.text.count(f"8/255 0.0314 {robust}") == 1
 
+    def test_an_upper_bound_is_claimed_only_where_it_is_one(self, demo):
+        """Draws that were lucky, and errors, count as not robust."""
+        text = page_of(demo).text
+        assert (
+            "the true robust accuracy is the one stated or lower, unless the model "
+            "answers at random, or samples ended in errors" in text
+        )
+
     def test_one_sample(self, tmp_path):
         x, deltas = images(1)
         page = page_of(make_run(tmp_path / "run", x, deltas))
@@ -373,6 +381,15 @@ class TestContents:
         loud = page_of(make_run(tmp_path / "loud", x, deltas, notes=["probabilities"]))
         assert len(loud.all("div", **{"class": "warning"})) == 1
         assert "probabilities" in loud.text
+
+    def test_a_refusal_is_not_called_a_wrong_answer(self, tmp_path):
+        network = rk.TorchModel(rk.load_model("digits").module)
+        guarded = rk.Abstaining(network, lambda x: x.flatten(1).std(dim=1) - 0.38)
+        results = rk.evaluate(
+            guarded, "digits", attacks=["gaussian-noise"], samples=8, budget=5
+        )
+        assert (results.prediction == 10).any()
+        assert "Misclassified or refused without any change" in page_of(results).text
 
     def test_with_a_target_nobody_is_called_misclassified(self, tmp_path):
         x, deltas = images(3)

@@ -144,6 +144,9 @@ class Relay(Attack[State]):
         steps: How many; 1 forward and 1 backward pass each, and one more at the start.
         legs: None: a plan that suits the norm and the steps.
 
+    Raises:
+        BadInput: The legs are none.
+
     Source:
         This project. The descents are kin to Pintor et al., Fast Minimum-norm
         Adversarial Attacks, NeurIPS 2021; the walks are those of Brendel et al.,
@@ -168,6 +171,16 @@ class Relay(Attack[State]):
     steps: int = 100
     legs: tuple[Leg, ...] | None = None
 
+    def __post_init__(self) -> None:
+        given: Any = self.legs
+        if given is None:
+            return
+        if not isinstance(given, tuple | list) or not all(
+            isinstance(leg, Leg) for leg in given
+        ):
+            raise BadInput(f"legs must be a tuple or a list of `Leg`; got {given!r}")
+        object.__setattr__(self, "legs", tuple(given))
+
     def init(self, p: Problem) -> State:
         a, ways = _surveyed(p, p.x)
         leg, _, length = self._turn(p.norm, 0)
@@ -191,13 +204,6 @@ class Relay(Attack[State]):
 
     def given_up(self, p: Problem, s: State) -> Mask:
         return s.trust.lost
-
-    def check(self, p: Problem) -> None:
-        super().check(p)
-        legs: Any = () if self.legs is None else self.legs
-        several = isinstance(legs, tuple | list)
-        if not several or not all(isinstance(leg, Leg) for leg in legs):
-            raise BadInput(f"the legs of Relay must be a tuple of Leg; got {legs!r}")
 
     def _start(
         self,

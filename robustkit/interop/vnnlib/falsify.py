@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from robustkit.arguments import as_seed
+from robustkit.arguments import as_seconds, as_seed, as_whole
 from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.pgd import PGD
 from robustkit.attacks.score.square import Square
@@ -105,9 +105,8 @@ def falsify(
         BadInput: A file cannot be read, or network and spec do not fit together.
     """
     started = time.monotonic()
-    if not timeout > 0:
-        raise BadInput(f"the timeout must be above 0 seconds; got {timeout}")
-    seed = as_seed(seed)
+    timeout, seed = as_seconds(timeout, "the timeout"), as_seed(seed)
+    rounds = as_whole(rounds, "the number of rounds", least=1)
     asked = spec if isinstance(spec, Spec) else read_spec(spec)
     network = _Network(model, asked)
     tried = 0

@@ -101,6 +101,16 @@ def test_rescaled_inputs_give_the_rescaled_result(plant, laws, norm):
     laws.any_bounds_and_units(Relay(100, legs), planted, norm, rtol)
 
 
+@pytest.mark.parametrize("legs", [5, "origin", (1.0,), [Leg(1.0), None]])
+def test_what_are_no_legs(legs):
+    with pytest.raises(BadInput, match="legs must be a tuple or a list of `Leg`"):
+        Relay(legs=legs)
+
+
+def test_legs_may_be_a_list():
+    assert Relay(legs=[Leg(1.0)]) == Relay(legs=(Leg(1.0),))
+
+
 def test_aims_at_the_way_it_is_told(plant):
     planted = plant(seed=6, classes=4, samples=40)
 
@@ -287,9 +297,3 @@ def test_comes_to_the_exact_minimum_behind_silent_units(shared):
     assert (ratio >= 1 - 1e-5).all()
     assert np.median(ratio) <= 1.0005
     assert np.quantile(ratio, 0.95, method="higher") <= 1.01
-
-
-@pytest.mark.parametrize("legs", [5, "origin", (1.0,), [None]])
-def test_what_is_no_plan_of_legs(plant, legs):
-    with pytest.raises(BadInput, match="legs of Relay must be a tuple of Leg; got"):
-        attack(plant(), "l2", legs=legs)

@@ -150,8 +150,12 @@ def test_networks_and_specs_that_do_not_fit(ask, linear, tmp_path):
     path.write_text(spec_text((0.0, 0.0), (1.0, 1.0), 2, "(assert (<= Y_0 0))"))
     with pytest.raises(BadInput, match=r"declares 2 outputs Y, and .* has 3"):
         falsify(linear, path)
-    with pytest.raises(BadInput, match="above 0 seconds"):
-        falsify(linear, path, timeout=0)
+    for timeout in (0, "x"):
+        with pytest.raises(BadInput, match="the timeout must be"):
+            falsify(linear, path, timeout=timeout)
+    for rounds in (0, "x"):
+        with pytest.raises(BadInput, match="the number of rounds must be"):
+            falsify(linear, path, rounds=rounds)
     for seed in (-1, 2**63, "a"):
         with pytest.raises(BadInput, match="the seed must be"):
             falsify(linear, path, seed=seed)
