@@ -1,6 +1,7 @@
 """Attacks put together as the literature does."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from robustkit.attacks.gradient import apgd, momentum
 from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.fab import TargetedFAB
 from robustkit.attacks.gradient.greedy import Greedy
+from robustkit.attacks.gradient.legs import Leg
 from robustkit.attacks.gradient.momentum import MIFGSM
 from robustkit.attacks.gradient.pdgd import PDPGD
 from robustkit.attacks.gradient.polish import Polish
@@ -44,8 +46,15 @@ __all__ = [
 _VERSIONS = ("standard", "rand")
 # Steps of attacks that a budget ends.
 _AMPLE = 1_000_000
-# From so many passes on there is room to learn what a class far away is worth.
-_MANY = 600
+# From so many passes on a primal-dual descent goes on from where the relay ended: in L0
+# where any class will do, and where a certain one is to be reached, which is far away.
+# (In L1 with fewer the relay would be left too few to find something everywhere.)
+_MANY, _AIMED = 600, {"l1": 600, "l0": 100}
+# Of them for the relay, at least.
+_FEWEST = 40
+# The first step of that descent, which is to leave the valley, and the walks after it.
+_STRIDE = 0.2
+_WALKS = Leg(1, start="best", along=0.5), Leg(1, start="best", along=0.2)
 
 
 def auto(
@@ -58,10 +67,10 @@ def auto(
 
     With gradients: a relay of short descents and walks along the boundary (`Relay`),
     and from 50 passes on from its best point the last thousandth by `Polish`, or for L0
-    once more an exchange of features by `Greedy`; aimed at a class, with 600 passes or
-    more, after a third of them (300 at least) for `PDPGD`. Samples whose gradients lie
-    go on without: half of what is left of their passes (in L2 a fifth) as with scores,
-    the rest as with decisions only.
+    once more an exchange of features by `Greedy`. In L0 with 600 passes or more a fifth
+    goes to `PDPGD` in between; aimed at a class about half, in L0 from 100 passes on,
+    in L1 from 600. Samples whose gradients lie go on without: half of what is left of
+    their passes (in L2 a fifth) as with scores, the rest as with decisions only.
 
     With decisions only: for L2 normals of the boundary by probes that adapt to the
     sample (`Compass`), for Linf blocks of signs (`RayS`), for L1 and L0 features set
@@ -105,23 +114,40 @@ def auto(
 
 
 def _with_gradients(norm: str, budget: int) -> Cascade:
-    if norm == "l0":
-        free = _sparse(budget)
-        if budget < _MANY:
-            return free
-        first = max(budget // 3, _MANY // 2)
-        aimed = Cascade((PDPGD(steps=first), *_sparse(budget - first).attacks))
-        return Cascade((ByAim(aimed, free),))
-    last = budget // 25
-    if last < 2:
+    free = _free(norm, budget)
+    if budget < _AIMED.get(norm, math.inf):
+        return free
+    return Cascade((ByAim(_aimed(norm, budget), free),))
+
+
+def _free(norm: str, budget: int) -> Cascade:
+    """Where any class will do."""
+    if norm != "l0":
+        last = budget // 25
         # The first question of `Polish` is about what is known.
-        return Cascade((Relay().within(budget),))
-    return Cascade((Relay().within(budget - last), Polish(steps=last)))
+        ends = (Polish(steps=last),) if last > 1 else ()
+        return _in_turn(budget - sum(end.steps for end in ends), 0, *ends)
+    many = budget >= _MANY
+    middle, last = budget // 5 if many else 0, max(budget // (10 if many else 4), 1)
+    return _in_turn(budget - middle - last, middle, Greedy(steps=last))
 
 
-def _sparse(budget: int) -> Cascade:
-    last = max(budget // 4, 1)
-    return Cascade((Relay().within(budget - last), Greedy(steps=last)))
+def _aimed(norm: str, budget: int) -> Cascade:
+    """Where a certain class is to be reached."""
+    if norm == "l0":
+        first, last = max(budget // 4, _FEWEST), budget // 10
+        return _in_turn(first, budget - first - last, Greedy(steps=last))
+    first, last, polish = budget // 3, budget // 5, budget // 25
+    walks = Relay(legs=_WALKS).within(last - polish)
+    return _in_turn(first, budget - first - last, walks, Polish(steps=polish))
+
+
+def _in_turn(first: int, middle: int, *last: Attack[Any]) -> Cascade:
+    """A relay; where there is a middle, a descent from where that ended; the last."""
+    parts: tuple[Attack[Any], ...] = (Relay().within(first),)
+    if middle:
+        parts += (PDPGD(steps=middle, stepsize=_STRIDE),)
+    return Cascade(parts + last)
 
 
 def _without_gradients(norm: str, budget: int) -> Attack[Any]:

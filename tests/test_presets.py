@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 import robustkit as rk
 from robustkit import presets
@@ -8,11 +9,12 @@ from robustkit.attacks.gradient.pdgd import PDPGD
 from robustkit.attacks.gradient.polish import Polish
 from robustkit.attacks.gradient.relay import Relay
 from robustkit.engine.attack import Attack
-from robustkit.engine.criteria import Misclassification
+from robustkit.engine.criteria import Misclassification, Targeted
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.models.base import Access
+from robustkit.models.torch import TorchModel
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor
 from robustkit.presets import auto, autoattack
@@ -127,16 +129,45 @@ def test_auto_plans_for_the_budget_and_keeps_to_it(plant, norm, budget):
     assert (ledger.forwards >= 0.9 * budget - 1).all()
 
 
-def test_auto_learns_the_price_of_a_class_in_l0_where_there_are_passes_for_it():
-    def kinds(attack):
-        return [(type(part), part.steps) for part in attack.attacks]
+def kinds(attack):
+    return [(type(part), part.steps) for part in attack.attacks]
 
+
+def test_auto_leaves_the_valley_where_there_are_passes_for_it():
     (both,) = auto("l0", 600).attacks
-    assert kinds(both.aimed) == [(PDPGD, 300), (Relay, 224), (Greedy, 75)]
-    assert kinds(both.free) == [(Relay, 449), (Greedy, 150)]
-    assert kinds(auto("l0", 599)) == [(Relay, 449), (Greedy, 149)]
-    (both,) = auto("l0", 1200).attacks
-    assert kinds(both.aimed)[0] == (PDPGD, 400)
+    assert kinds(both.free) == [(Relay, 419), (PDPGD, 120), (Greedy, 60)]
+    (both,) = auto("l0", 599).attacks
+    assert kinds(both.free) == [(Relay, 449), (Greedy, 149)]
+
+
+def test_auto_goes_far_where_a_class_is_to_be_reached():
+    (both,) = auto("l0", 100).attacks
+    assert kinds(both.aimed) == [(Relay, 39), (PDPGD, 50), (Greedy, 10)]
+    assert kinds(auto("l0", 99)) == [(Relay, 74), (Greedy, 24)]
+    (both,) = auto("l1", 600).attacks
+    first, middle, *last = kinds(both.aimed)
+    assert [first, middle] == [(Relay, 199), (PDPGD, 280)]
+    assert last == [(Relay, 95), (Polish, 24)]
+    assert kinds(both.free) == [(Relay, 575), (Polish, 24)]
+    assert kinds(auto("l1", 599)) == [(Relay, 575), (Polish, 23)]
+    for norm in ("l2", "linf"):
+        assert kinds(auto(norm, 1000)) == [(Relay, 959), (Polish, 40)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("norm", "passes", "factor"), [("l0", 300, 0.5), ("l1", 600, 0.9)]
+)
+def test_auto_comes_nearer_to_a_class_than_its_relay_does(shared, norm, passes, factor):
+    model = shared.torch_model("mnist_small_kw_0.3").requires_grad_(False)
+    x = as_tensor(torch.tensor(shared.images("mnist")[0][100:116]))
+    target = Targeted(as_tensor(model(x.raw).argmin(1)))
+    distances = []
+    for attack in (auto(norm, passes), Relay().within(passes)):
+        problem = Problem(TorchModel(model), x, target, get_norm(norm))
+        distances.append(run(attack, problem).distance.numpy())
+    assert np.isfinite(distances).all()
+    assert np.log(distances[0] / distances[1]).mean() <= np.log(factor)
 
 
 def test_auto_polishes_where_there_are_passes_for_it():

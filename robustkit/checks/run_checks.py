@@ -23,7 +23,7 @@ __all__ = ["Side", "check_run", "gives_up_gradients", "half_the_width", "sides"]
 _Choice: TypeAlias = Callable[[str | None, Access], bool]
 """Whether an attack that is such a baseline, with that access, belongs to a side."""
 
-_RELAY = r"\(Relay\([^()]*\),(?: \w+\([^()]*\))?\)"
+_RELAY = r"\(Relay\([^()]*\),(?: \w+\([^()]*\),?)*\)"
 # Another one for criteria that aim at a class.
 _EITHER = rf"\(ByAim\(aimed=Cascade\(.*?\), free=Cascade\(attacks={_RELAY}, .*?\)\),\)"
 _AUTO = re.compile(

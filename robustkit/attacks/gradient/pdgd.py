@@ -76,7 +76,7 @@ class _PrimalDual(Attack[State]):
 
     def init(self, p: Problem) -> State:
         unknown = full(p.x, 0.0)
-        return State(p.x.zeros_like(), Adam.at(p.x), unknown, unknown)
+        return State(p.ledger.best - p.x, Adam.at(p.x), unknown, unknown)
 
     def step(self, p: Problem, s: State, t: int) -> State:
         width, progress = p.bounds.width, t / self.steps
@@ -100,7 +100,8 @@ class PDGD(_PrimalDual):
     """Descend norm and margin together, at a price that follows the margin's sign.
 
     The price of not being adversarial rises while the point is not, and falls while it
-    is, until both pulls are in balance at the boundary.
+    is, until both pulls are in balance at the boundary. Starts from the best
+    adversarial known, else from the original.
 
     Args:
         steps: How many; 1 forward and 1 backward pass each. Below a few hundred, much
@@ -110,13 +111,14 @@ class PDGD(_PrimalDual):
         price_stepsize: First step of the price's logarithm, times `steps`. It falls to
             a tenth.
         ratio: First weight of the norm over that of the margin, as a share of the
-            one that would balance them at the original.
+            one that would balance them at the start.
 
     Source:
         Matyasko, Chau: PDPGD: Primal-Dual Proximal Gradient Descent Adversarial
         Attack, arXiv:2106.01538, 2021, algorithm 1.
 
     Differences from the paper:
+        - Within a cascade, the start is the best adversarial of the attacks before.
         - Inputs are measured in widths of the bounds, and the first ratio is relative
           to the gradient, so that neither their scale nor that of the logits sets how
           long the search for the price takes. That ends where logits are a hundred
@@ -152,7 +154,9 @@ class PDPGD(_PrimalDual):
 
     A step down the margin alone is followed by the norm's proximal operator, which
     needs no gradient: so it works for norms that have none where it matters, and its
-    perturbations are sparse for L1 and L0.
+    perturbations are sparse for L1 and L0. Starts from the best adversarial known, else
+    from the original: where a class far away is to be reached in L1 or L0, a start from
+    a poor adversarial leads far nearer than one from the original.
 
     Args:
         steps: How many; 1 forward and 1 backward pass each. Below a few hundred, much
@@ -162,7 +166,7 @@ class PDPGD(_PrimalDual):
         price_stepsize: First step of the price's logarithm, times `steps`. It falls to
             a tenth.
         ratio: First weight of the norm over that of the margin, as a share of the
-            one that would balance them at the original.
+            one that would balance them at the start.
 
     Source:
         Matyasko, Chau: PDPGD: Primal-Dual Proximal Gradient Descent Adversarial

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from robustkit.attacks.gradient.fmn import FMN
 from robustkit.attacks.gradient.pdgd import PDGD, PDPGD
+from robustkit.combine import Cascade
 from robustkit.engine.criteria import Misclassification, Targeted, TopK
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
@@ -51,6 +53,35 @@ def test_a_sample_does_not_depend_on_the_others(plant, laws, kind, norm):
 @every
 def test_one_forward_and_one_backward_pass_per_step(plant, laws, kind, norm):
     laws.passes(kind(steps=30), plant(seed=6), norm, forwards=30, backwards=30)
+
+
+@every
+def test_starts_from_the_best_adversarial_known(plant, kind, norm):
+    planted = plant(seed=9, classes=4)
+    criterion = Misclassification(as_tensor(planted.y))
+    asked = []
+
+    class Listening:
+        def before_step(self, p, step):
+            pass
+
+        def after_step(self, p, step):
+            pass
+
+        def after_question(self, p, margin, distance, rows):
+            asked.append(distance)
+
+        def after_gradient(self, p, point, loss, gradient, rows):
+            pass
+
+    x = as_tensor(planted.x)
+    problem = Problem(planted.model(), x, criterion, get_norm(norm))
+    attack = Cascade((FMN(steps=30), kind(steps=1)))
+    run(attack, problem, observers=(Listening(),))
+    problem = Problem(planted.model(), x, criterion, get_norm(norm))
+    known = run(FMN(steps=30), problem).distance.numpy()
+    assert np.isfinite(known).all()
+    np.testing.assert_allclose(asked[-1], known, rtol=1e-6)
 
 
 @every
