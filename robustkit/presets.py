@@ -124,9 +124,10 @@ def _free(norm: str, budget: int) -> Cascade:
     """Where any class will do."""
     if norm != "l0":
         last = budget // 25
-        # The first question of `Polish` is about what is known.
-        ends = (Polish(steps=last),) if last > 1 else ()
-        return _in_turn(budget - sum(end.steps for end in ends), 0, *ends)
+        if last < 2:
+            # The first question of `Polish` is about what is known.
+            return _in_turn(budget, 0)
+        return _in_turn(budget - last, 0, Polish(steps=last))
     many = budget >= _MANY
     middle, last = budget // 5 if many else 0, max(budget // (10 if many else 4), 1)
     return _in_turn(budget - middle - last, middle, Greedy(steps=last))
