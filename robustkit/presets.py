@@ -12,7 +12,7 @@ from robustkit.attacks.gradient import apgd, momentum
 from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.fab import TargetedFAB
 from robustkit.attacks.gradient.greedy import Greedy
-from robustkit.attacks.gradient.legs import Leg
+from robustkit.attacks.gradient.legs import last_walks
 from robustkit.attacks.gradient.momentum import MIFGSM
 from robustkit.attacks.gradient.pdgd import PDPGD
 from robustkit.attacks.gradient.polish import Polish
@@ -50,11 +50,10 @@ _AMPLE = 1_000_000
 # where any class will do, and where a certain one is to be reached, which is far away.
 # (In L1 with fewer the relay would be left too few to find something everywhere.)
 _MANY, _AIMED = 600, {"l1": 600, "l0": 100}
-# Of them for the relay, at least.
+# Where a certain class is to be reached, the relay gets so many at least.
 _FEWEST = 40
-# The first step of that descent, which is to leave the valley, and the walks after it.
+# The first step of that descent, which is to leave the valley.
 _STRIDE = 0.2
-_WALKS = Leg(1, start="best", along=0.5), Leg(1, start="best", along=0.2)
 
 
 def auto(
@@ -139,7 +138,7 @@ def _aimed(norm: str, budget: int) -> Cascade:
         first, last = max(budget // 4, _FEWEST), budget // 10
         return _in_turn(first, budget - first - last, Greedy(steps=last))
     first, last, polish = budget // 3, budget // 5, budget // 25
-    walks = Relay(legs=_WALKS).within(last - polish)
+    walks = Relay(legs=last_walks(norm)).within(last - polish)
     return _in_turn(first, budget - first - last, walks, Polish(steps=polish))
 
 

@@ -3,7 +3,7 @@
 import functools
 from dataclasses import dataclass
 
-__all__ = ["Leg", "plan"]
+__all__ = ["Leg", "last_walks", "plan"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def plan(norm: str, steps: int) -> tuple[Leg, ...]:
     if norm in _RICH and steps >= _MANY:
         rounds = min(round(steps / _RICH[norm]), _MOST)
         legs = _rich_linf(rounds, wide) if norm == "linf" else _rich_l2(rounds, wide)
-        return _ended(legs, wide)
+        return _ended(legs, norm)
     if steps < _SHORT[norm]:
         return _dash(norm, steps, wide)
     rounds = min(max(round(steps / _ROUND), 1), _MOST)
@@ -101,17 +101,22 @@ def plan(norm: str, steps: int) -> tuple[Leg, ...]:
                 legs.append(_exchange(10, "best"))
         elif place:
             legs.append(Leg(12, start="best", along=wide / 2))
-    return tuple(legs) if norm == "l0" else _ended(legs, wide)
+    return tuple(legs) if norm == "l0" else _ended(legs, norm)
 
 
-def _ended(legs: list[Leg], wide: float) -> tuple[Leg, ...]:
+def last_walks(norm: str, length: float = 1.0) -> tuple[Leg, Leg]:
+    """On from the best point, the second more cautious; of such a length each."""
+    wide = _WIDE[norm]
+    return (
+        Leg(length, start="best", along=wide / 2),
+        Leg(length, start="best", along=wide / 5),
+    )
+
+
+def _ended(legs: list[Leg], norm: str) -> tuple[Leg, ...]:
     """The legs, and the last two."""
     half = sum(leg.length for leg in legs) * _LAST / (1 - _LAST) / 2
-    return (
-        *legs,
-        Leg(half, start="best", along=wide / 2),
-        Leg(half, start="best", along=wide / 5),
-    )
+    return (*legs, *last_walks(norm, half))
 
 
 def _straight(norm: str, wide: float) -> tuple[Leg, ...]:

@@ -24,6 +24,27 @@ class Laws:
         problem = Problem(planted.model(), x, criterion, get_norm(norm))
         return run(attack, problem)
 
+    @staticmethod
+    def asked(attack, problem):
+        """Margins and distances (n,) of what it asked about, one after another."""
+        answers = []
+
+        class Listening:
+            def before_step(self, p, step):
+                pass
+
+            def after_step(self, p, step):
+                pass
+
+            def after_question(self, p, margin, distance, rows):
+                answers.append((margin, distance))
+
+            def after_gradient(self, p, point, loss, gradient, rows):
+                pass
+
+        run(attack, problem, observers=(Listening(),))
+        return answers
+
     @classmethod
     def any_bounds_and_units(cls, attack, planted, norm, rtol=1e-6):
         """Rescaled inputs give the rescaled result."""

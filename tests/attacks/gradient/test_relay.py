@@ -254,28 +254,16 @@ def test_a_search_for_starts_wakes_units_that_no_descent_meets(norm):
     assert (found <= 1.02 * exact).all()
 
 
-def test_goes_on_from_the_nearer_of_the_walks_that_are_kept(plant):
+def test_goes_on_from_the_nearer_of_the_walks_that_are_kept(plant, laws):
     planted = plant(seed=7, classes=4, samples=12)
     criterion = Misclassification(as_tensor(planted.y))
     walk = Leg(6, start="noise", along=0.5, keep=True)
     legs = (Leg(2), walk, walk, Leg(6, start="kept", along=0.25))
     problem = Problem(planted.model(), as_tensor(planted.x), criterion, get_norm("l2"))
-    asked = []
-
-    class Listening:
-        def before_step(self, p, step):
-            pass
-
-        def after_step(self, p, step):
-            pass
-
-        def after_question(self, p, margin, distance, rows):
-            asked.append(np.where(margin < 0, distance, np.inf))
-
-        def after_gradient(self, p, point, loss, gradient, rows):
-            pass
-
-    run(Relay(20, legs), problem, observers=(Listening(),))
+    asked = [
+        np.where(margin < 0, distance, np.inf)
+        for margin, distance in laws.asked(Relay(20, legs), problem)
+    ]
     assert len(asked) == 21
     # Before the walks there is the original, and two steps.
     walks, kept = asked[3:15], asked[15]
