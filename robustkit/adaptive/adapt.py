@@ -16,7 +16,7 @@ from robustkit.adaptive.beginning import (
 from robustkit.adaptive.catalogue import REMEDIES
 from robustkit.adaptive.remedy import Case, Remedy
 from robustkit.adaptive.symptoms import first_found
-from robustkit.checks.finding import Finding, about
+from robustkit.checks.finding import Finding
 from robustkit.engine.criteria import Criterion
 from robustkit.evaluation.goals import make_criterion
 from robustkit.evaluation.opening import check_evaluated, reopened
@@ -161,7 +161,7 @@ def adapt(
             random=random,
             seed=config["seed"],
             criterion=make,
-            findings={f.id: f for f in plain if name in about(f, results.norms)},
+            findings={f.id: f for f in plain if name in (f.norms or results.norms)},
         )
         best[name] = answered[name].run(case, remedies)
     all_of_them = answered.values()

@@ -160,6 +160,7 @@ def found_without_gradients(
             "left",
             "estimate gradients, and descend other losses",
             {"robust accuracy lost": gap},
+            norms=(norm,),
         )
     ]
 

@@ -69,6 +69,7 @@ def _falls_with_size(results: Results, norm: str) -> list[Finding]:
                     "chance": worst,
                 },
                 _at(results.index, few & ~more),
+                norms=(norm,),
             )
         )
     return found
@@ -105,6 +106,7 @@ def _half_the_steps(results: Results, norm: str) -> list[Finding]:
                 "epsilon": float(sizes[best]),
             },
             _at(index, gain),
+            norms=(norm,),
         )
     ]
 

@@ -1,11 +1,11 @@
 """What a check says: how bad, the evidence, and what to do."""
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Finding", "Severity", "about", "as_json", "of_samples"]
+__all__ = ["Finding", "Severity", "as_json", "of_samples"]
 
 
 class Severity(enum.IntEnum):
@@ -29,12 +29,14 @@ class Finding:
     Attributes:
         id: Of the check, as in docs/explanation/checks.md.
         severity: How bad it is.
-        diagnosis: What it means, in a sentence or two; begins with its norms if it is
-            about some only.
+        diagnosis: What it means, in a sentence or two.
         remedy: What to do.
         evidence: The numbers that it rests on.
         samples: Positions in the data of the samples it was seen at; empty where it is
             not about single samples.
+        norms: Those that it is about; empty: all.
+        attack: The one of a run's that it is about; None: no single one.
+        trial: Whether it is about an attack that the check tried, not the run's.
     """
 
     id: str
@@ -43,6 +45,9 @@ class Finding:
     remedy: str
     evidence: Mapping[str, float]
     samples: tuple[int, ...] = ()
+    norms: tuple[str, ...] = ()
+    attack: str | None = None
+    trial: bool = False
 
 
 def of_samples(some: int, total: int) -> str:
@@ -54,17 +59,6 @@ def of_samples(some: int, total: int) -> str:
     return f"{some} of {total} sample{'s' if total != 1 else ''}"
 
 
-def about(finding: Finding, norms: Sequence[str]) -> tuple[str, ...]:
-    """Which of a run's norms a finding is about; all, if it begins with none.
-
-    >>> note = Finding("S4", Severity.NOTE, "l2: nothing was found", "more passes", {})
-    >>> about(note, ["linf", "l2"])
-    ('l2',)
-    """
-    named = finding.diagnosis.partition(": ")[0].split(", ")
-    return tuple(named if set(named) <= set(norms) else norms)
-
-
 def as_json(finding: Finding) -> dict[str, Any]:
     """A finding as plain data."""
     return {
@@ -74,4 +68,7 @@ def as_json(finding: Finding) -> dict[str, Any]:
         "remedy": finding.remedy,
         "evidence": dict(finding.evidence),
         "samples": list(finding.samples),
+        "norms": list(finding.norms),
+        "attack": finding.attack,
+        "trial": finding.trial,
     }

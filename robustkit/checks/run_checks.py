@@ -1,6 +1,5 @@
 """Checks of what a run found: attacks held against each other, and against reason."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -18,17 +17,11 @@ from robustkit.models.base import Access, as_access
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.tensors import Array
 
-__all__ = ["Side", "check_run", "gives_up_gradients", "half_the_width", "sides"]
+__all__ = ["Side", "check_run", "half_the_width", "sides"]
 
 _Choice: TypeAlias = Callable[[str | None, Access], bool]
 """Whether an attack that is such a baseline, with that access, belongs to a side."""
 
-_RELAY = r"\(Relay\([^()]*\),(?: \w+\([^()]*\),?)*\)"
-# Another one for criteria that aim at a class.
-_EITHER = rf"\(ByAim\(aimed=Cascade\(.*?\), free=Cascade\(attacks={_RELAY}, .*?\)\),\)"
-_AUTO = re.compile(
-    rf"Cascade\(attacks=(?:{_RELAY}|{_EITHER}), epsilon=0.0, successor=Part\("
-)
 # Nearer by less is rounding and luck.
 _NEARER = 0.99
 _SIDES: dict[str, tuple[_Choice, _Choice]] = {
@@ -111,6 +104,7 @@ def _nothing_found(results: Results, norm: str) -> list[Finding]:
             f"give them more passes, start from other samples (--pool){without}",
             {"share": share},
             _at(results, missing),
+            norms=(norm,),
         )
     ]
 
@@ -159,6 +153,7 @@ def _better_than_chance(results: Results, norm: str) -> list[Finding]:
             "have failed",
             "look for masked gradients (robustkit check); attack without gradients",
             {"robust accuracy": left.estimate, "chance": chance},
+            norms=(norm,),
         )
     ]
 
@@ -192,27 +187,15 @@ def _without_gradients(results: Results, norm: str) -> list[Finding]:
     )
 
 
-def gives_up_gradients(shown: str) -> bool:
-    """Whether an attack is what `auto` is with gradients.
-
-    Only that one's own successor gets the samples whose gradients it gives up.
-
-    Args:
-        shown: The attack and its settings, as run.json has them.
-    """
-    return _AUTO.match(shown) is not None
-
-
 def _given_up(results: Results, norm: str) -> list[Finding]:
     """C5 as well: an attack itself went on without gradients."""
-    plans = results.run["config"]["attacks"][norm]
     found = []
     for name in results.attacks(norm):
-        if not gives_up_gradients(plans.get(name, "")):
-            continue
         forwards = results.forward_passes(name, norm)
-        backwards = results.passes(name, norm) - forwards
-        lost = (backwards > 0) & (backwards < forwards)
+        # Gradients made of scores take no backward passes; that few of these make poor
+        # ones is known.
+        lost = results.blind_steps(name, norm) > 0
+        lost &= results.passes(name, norm) > forwards
         if lost.sum() <= max(0.05 * (forwards > 0).sum(), 1):
             continue
         found.append(
@@ -228,6 +211,8 @@ def _given_up(results: Results, norm: str) -> list[Finding]:
                 "report the nearest of all",
                 {"share": float(lost.sum() / (forwards > 0).sum())},
                 _at(results, lost),
+                norms=(norm,),
+                attack=name,
             )
         )
     return found
@@ -336,6 +321,7 @@ def _nearer(
                 "robust accuracy lost": gap,
             },
             _at(results, wins),
+            norms=(norm,),
         )
     ]
 
@@ -358,6 +344,7 @@ def _little_variety(results: Results) -> list[Finding]:
                 f"{', '.join(weak)}: only {', '.join(ran)} was run, which says little",
                 "run auto, and an attack without gradients beside it",
                 {"attacks": len(ran)},
+                norms=tuple(weak),
             )
         )
     if alike:
@@ -370,6 +357,7 @@ def _little_variety(results: Results) -> list[Finding]:
                 "hides them, none can tell",
                 f"add an attack without gradients: {beside_auto(alike, blind=True)}",
                 {"attacks": len(ran)},
+                norms=tuple(alike),
             )
         )
     return found
@@ -397,6 +385,7 @@ def _one_attack_is_not_all(results: Results, norm: str) -> list[Finding]:
             "report the nearest of all attacks, as robustkit does; never the best "
             "attack's own number",
             {"gap": gap},
+            norms=(norm,),
         )
     ]
 
@@ -440,6 +429,7 @@ def _unwarranted(results: Results, norm: str) -> list[Finding]:
                 for name, rate in zip(failed, rates, strict=True)
                 if rate is not None
             },
+            norms=(norm,),
         )
     ]
 
@@ -464,6 +454,7 @@ def _does_not_hold(results: Results, norm: str) -> list[Finding]:
             "gradients over them (EOT); attack the model as it is used, end to end",
             {"share": share},
             _at(results, undone),
+            norms=(norm,),
         )
     ]
 

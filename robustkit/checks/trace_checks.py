@@ -34,12 +34,15 @@ def check_traces(results: Results) -> list[Finding]:
         for name in results.attacks(norm):
             traced = results.traced(name, norm)
             # Noise tries one point after another: no way to speak of. (And whatever
-            # follows no gradients asks about proposals, which may be far off to the
-            # end.)
+            # follows no gradients, to the end, asks about proposals, which may be far
+            # off then.)
             if len(traced) == 0 or kinds.get(name) == "noise":
                 continue
             if access.get(name) == "gradient":
-                found += lost(traced, name, norm, min(len(results.index), TRACED))
+                blind = results.blind_steps(name, norm) > 0
+                place = np.searchsorted(results.index, traced.index)
+                sighted = traced.at(np.flatnonzero(~blind[place]))
+                found += lost(sighted, name, norm, min(len(results.index), TRACED))
             found += unfinished(_where_nearest(results, norm, name), name, norm)
     return found
 
@@ -94,6 +97,8 @@ def lost(traced: Traced, attack: str, norm: str, samples: int) -> list[Finding]:
             "last",
             {"share": share, "last not adversarial": of_all},
             _at(traced, away),
+            norms=(norm,),
+            attack=attack,
         )
     ]
 
@@ -129,6 +134,8 @@ def unfinished(traced: Traced, attack: str, norm: str) -> list[Finding]:
                 "steps": steps,
             },
             _at(traced, still),
+            norms=(norm,),
+            attack=attack,
         )
     ]
 

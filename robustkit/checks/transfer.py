@@ -146,5 +146,6 @@ def check_transfer(t: Transfer) -> list[Finding]:
             remedy,
             evidence,
             tuple(int(i) for i in t.index[lost]),
+            norms=(t.norm,),
         )
     ]

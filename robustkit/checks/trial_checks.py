@@ -65,6 +65,8 @@ def _falls_with_size(t: Trials) -> list[Finding]:
             "(minimum-norm attacks do), and attack without gradients too",
             {"success small": few, "success large": more, "chance": worst},
             _at(t, lost),
+            norms=(t.norm,),
+            trial=True,
         )
     ]
 
@@ -89,6 +91,8 @@ def _steps_help(t: Trials) -> list[Finding]:
                 "epsilon": float(t.epsilons[t.at]),
             },
             _at(t, gained),
+            norms=(t.norm,),
+            trial=True,
         )
     ]
 
@@ -108,6 +112,8 @@ def _fails_when_fixed(t: Trials) -> list[Finding]:
             "(EOT)",
             {"success": float(t.fixed.mean())},
             _at(t, ~t.fixed),
+            norms=(t.norm,),
+            trial=True,
         )
     ]
 
@@ -138,6 +144,8 @@ def _fails_undefended(t: Trials) -> list[Finding]:
             "sizes, another loss; and compare at sizes at which that model breaks",
             {"success": near, "success anywhere": anywhere, "epsilon": size},
             _at(t, ~t.undefended[:, 0]),
+            norms=(t.norm,),
+            trial=True,
         )
     ]
 
@@ -164,6 +172,8 @@ def _targets_help(t: Trials) -> list[Finding]:
                 "chance": chance,
             },
             _at(t, better),
+            norms=(t.norm,),
+            trial=True,
         )
     ]
 
@@ -187,6 +197,8 @@ def _unbounded_fails(t: Trials) -> list[Finding]:
             "(--pool), or attack without gradients (--access decision)",
             {"share": float(left.mean())},
             _at(t, left),
+            norms=(t.norm,),
+            trial=True,
         )
     ]
 

@@ -48,6 +48,8 @@ class Ledger:
         backwards: (n,) int64 backward passes.
         decisions: (n,) int64 forward passes of which only the decision was shown.
         steps: (n,) int64 steps taken.
+        blind: (n,) int64 those of the steps that a successor took without gradients,
+            after the attack had given up following them.
         unknown: (n,) int64 answers that were not a number.
         seconds: (n,) a sample's share of the time its batches took.
     """
@@ -57,6 +59,7 @@ class Ledger:
     backwards: Array
     decisions: Array
     steps: Array
+    blind: Array
     unknown: Array
     seconds: Array
 
@@ -335,4 +338,4 @@ def _nobody(count: int) -> Array:
 
 # Made once, since NumPy takes longer for it than for a whole question's bill.
 _UNLIMITED = np.iinfo(np.int64).max
-_COUNTS = ("forwards", "backwards", "decisions", "steps", "unknown")
+_COUNTS = ("forwards", "backwards", "decisions", "steps", "blind", "unknown")

@@ -10,6 +10,7 @@ from robustkit.arguments import as_whole
 from robustkit.engine.attack import Attack
 from robustkit.engine.ledger import Ledger
 from robustkit.engine.problem import Listener, Problem
+from robustkit.models.base import Access
 from robustkit.numerics.fused import compiling
 from robustkit.numerics.tensors import Array, any_true, take, to_numpy
 
@@ -75,7 +76,8 @@ def run(
                 problem.drop(known)
             step, turn = 0, attack
             while problem.size:
-                step, waiting = _work(turn, problem, step, observers)
+                blind = turn.access < Access.GRADIENT <= attack.access
+                step, waiting = _work(turn, problem, step, observers, blind)
                 if turn.successor is None or not len(waiting):
                     break
                 turn = turn.successor
@@ -86,7 +88,11 @@ def run(
 
 
 def _work(
-    attack: Attack[Any], problem: Problem, first: int, observers: tuple[Observer, ...]
+    attack: Attack[Any],
+    problem: Problem,
+    first: int,
+    observers: tuple[Observer, ...],
+    blind: bool,
 ) -> tuple[int, Array]:
     """One attack's steps.
 
@@ -95,6 +101,7 @@ def _work(
         problem: With at least one sample.
         first: Number of the first step for the observers.
         observers: They.
+        blind: Whether it goes on without the gradients that another one gave up.
 
     Returns:
         The number of the next step, and who was given up (as `Ledger.rows`).
@@ -113,6 +120,7 @@ def _work(
         with _Clock(ledger):
             state = attack.step(problem, state, turn)
         ledger.steps += 1
+        ledger.blind += blind
         for observer in observers:
             observer.after_step(problem, step)
         step += 1

@@ -120,17 +120,24 @@ def _check_row(claim: Claim, row: dict[str, str], at: str, results: Results) -> 
 
 
 def _check_counts(claim: Claim, row: dict[str, str], at: str) -> None:
-    forward, backward, decisions, steps = (
-        int(row[name])
-        for name in ("forward_passes", "backward_passes", "decision_queries", "steps")
+    forward, backward, decisions, steps, blind = (
+        int(row.get(name, 0))
+        for name in (
+            "forward_passes",
+            "backward_passes",
+            "decision_queries",
+            "steps",
+            "blind_steps",
+        )
     )
     claim.expect(
-        min(forward, backward, steps, decisions) >= 0
+        min(forward, backward, steps, decisions, blind) >= 0
         and decisions <= forward
+        and blind <= steps
         # A Jacobian takes several backward passes for one forward pass.
         and (forward > 0 or backward == 0),
         f"{at}: {forward} forward and {backward} backward passes, {decisions} for "
-        f"decisions, {steps} steps",
+        f"decisions, {steps} steps, {blind} of them without gradients",
     )
     claim.expect(
         forward > 0 or row["status"] != "found",

@@ -35,7 +35,15 @@ T = TypeVar("T")
 
 _NO_START = "the attack took no step; it found nothing to start from"
 
-_COUNTS = ("forwards", "backwards", "decisions", "steps", "unknown", "seconds")
+_COUNTS = (
+    "forwards",
+    "backwards",
+    "decisions",
+    "steps",
+    "blind",
+    "unknown",
+    "seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -452,6 +460,7 @@ def _rows(
                 "backward_passes": int(outcome.counts["backwards"][row]),
                 "decision_queries": int(outcome.counts["decisions"][row]),
                 "steps": int(outcome.counts["steps"][row]),
+                "blind_steps": int(outcome.counts["blind"][row]),
                 "seconds": outcome.counts["seconds"][row],
                 "status": status,
                 "reason": outcome.reasons[row],

@@ -21,7 +21,7 @@ from robustkit.evaluation.results import (
 )
 from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import SCHEMA, RunFolder, read_json
-from robustkit.evaluation.tables import COLUMNS, as_csv
+from robustkit.evaluation.tables import ADDED, are_columns, as_csv
 from robustkit.evaluation.traces import TRACES, Traced, read_traces
 from robustkit.numerics.tensors import Array
 
@@ -219,11 +219,11 @@ class _Part:
                 ) as queries,
             ):
                 reader = csv.DictReader(file)
-                if tuple(reader.fieldnames or ()) != COLUMNS:
+                if not are_columns(reader.fieldnames or ()):
                     raise ValueError(f"its columns are {reader.fieldnames}")
                 next(queries)
                 for row, line in zip(reader, queries, strict=True):
-                    yield {**row, _QUERIES: line}
+                    yield {ADDED: 0, **row, _QUERIES: line}
         except (OSError, ValueError, csv.Error) as error:
             raise BadInput(
                 f"cannot read the tables of the run in '{path}': {error}"

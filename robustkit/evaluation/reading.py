@@ -9,7 +9,7 @@ import numpy as np
 from robustkit.errors import BadInput
 from robustkit.evaluation.archive import inside
 from robustkit.evaluation.description import printable
-from robustkit.evaluation.tables import COLUMNS, QUERIES, QUERY_COLUMNS
+from robustkit.evaluation.tables import QUERIES, QUERY_COLUMNS, are_columns
 from robustkit.evaluation.verify import UNDONE
 from robustkit.numerics.tensors import Array
 
@@ -23,6 +23,7 @@ _INTEGERS = (
     "backward_passes",
     "decision_queries",
     "steps",
+    "blind_steps",
 )
 _NUMBERS = ("distance", "seconds")
 _WORDS = ("attack", "norm", "status", "found")
@@ -65,15 +66,16 @@ def read_table(path: Path) -> dict[str, Array]:
     try:
         with open(inside(path), newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
+            names = reader.fieldnames or ()
+            if not are_columns(names):
                 raise ValueError(f"its columns are {reader.fieldnames}")
             for row in reader:
-                if None in row or row[COLUMNS[-1]] is None:
+                if None in row or row[names[-1]] is None:
                     raise ValueError(
-                        f"line {reader.line_num} has not {len(COLUMNS)} values"
+                        f"line {reader.line_num} has not {len(names)} values"
                     )
                 for name in _INTEGERS:
-                    integers[name].append(int(row[name]))
+                    integers[name].append(int(row.get(name, 0)))
                 for name in _NUMBERS:
                     numbers[name].append(float(row[name]))
                 for name in _WORDS:

@@ -214,6 +214,13 @@ class Results:
         backward = self._per_sample("backward_passes", attack, norm)
         return self._per_sample("forward_passes", attack, norm) + backward
 
+    def blind_steps(self, attack: str, norm: str | Norm | None = None) -> Array:
+        """(n,) steps without gradients, after an attack gave up following them.
+
+        0 where it did not run, and in runs of before.
+        """
+        return self._per_sample("blind_steps", attack, norm)
+
     def _per_sample(self, column: str, attack: str, norm: str | Norm | None) -> Array:
         rows = self._rows(attack, self._norm(norm))
         values = np.zeros(len(self.index), dtype=np.int64)

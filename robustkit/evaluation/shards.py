@@ -18,7 +18,7 @@ from robustkit.numerics.tensors import Array
 
 __all__ = ["Shard", "ShardKey", "Shards", "write_atomically"]
 
-_MAGIC = b"robustkit shard 3 "
+_MAGIC = b"robustkit shard 4 "
 _ARRAYS = ("prediction", "index", "label", "distance", "points")
 
 

@@ -21,9 +21,11 @@ from robustkit.evaluation.traces import TRACED, TRACES, Traced, write_traces
 from robustkit.numerics.tensors import Array
 
 __all__ = [
+    "ADDED",
     "COLUMNS",
     "QUERIES",
     "QUERY_COLUMNS",
+    "are_columns",
     "as_csv",
     "queries_as_csv",
     "write_tables",
@@ -41,10 +43,14 @@ COLUMNS = (
     "backward_passes",
     "decision_queries",
     "steps",
+    "blind_steps",
     "seconds",
     "status",
     "reason",
 )
+ADDED = "blind_steps"
+"""A column that runs of before do not have; 0 then."""
+
 QUERIES = tuple(
     step * 10**power
     for power in range(6)
@@ -61,6 +67,12 @@ QUERY_COLUMNS = (
     *(f"after_{count}_with_backward" for count in QUERIES),
 )
 """Of forward passes, then of forward and backward passes together."""
+
+
+def are_columns(names: Iterable[str]) -> bool:
+    """Whether these are the columns of samples.csv, now or before."""
+    given = tuple(names)
+    return given in (COLUMNS, tuple(name for name in COLUMNS if name != ADDED))
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

@@ -24,9 +24,6 @@ _ROOM = 84
 _THIN = 12
 # Off the scale of a picture, in the direction of its sign.
 _FARTHEST = 3.0
-# In diagnoses of a run's own attacks, by checks that are made by trials as well.
-_HALVES = "the second half of the steps"
-_OF_RUNS = ("no adversarial of any size", "run at several sizes")
 
 
 def picture(
@@ -112,11 +109,12 @@ def _success(
 ) -> Markup:
     """C1, C4, C7, C8, S4: success of the trials, or of the run, against epsilon."""
     kept = measured.get("trials")
-    # C1, C4 and S4 are findings about a run's own attacks, too.
-    if _HALVES in finding["diagnosis"]:
-        return _halves(results, finding)
-    if not kept or any(told in finding["diagnosis"] for told in _OF_RUNS):
-        return _accuracy(results, finding, measured)
+    if not finding.get("trial"):
+        # C1, C4 and S4 are findings about a run's own attacks, too.
+        of_run = _halves if finding["id"] == "C4" else _accuracy
+        return of_run(results, finding, measured)
+    if not kept:
+        return Markup()
     sizes = np.array(kept["epsilons"], dtype=float)
     success = np.array(kept["success"], dtype=float)
     low, high = float(sizes[0]) / 1.3, float(sizes[-1]) * 1.3
@@ -146,7 +144,9 @@ def _success(
     return _figure([_svg(body, label, "samples broken")], says)
 
 
-def _halves(results: Results, finding: Mapping[str, Any]) -> Markup:
+def _halves(
+    results: Results, finding: Mapping[str, Any], measured: Mapping[str, Any]
+) -> Markup:
     """C4: success against size after half of a run's steps, and after all."""
     norm, _ = _subject(results, finding)
     known = after_half(results, norm) if norm else None
@@ -253,12 +253,12 @@ _PICTURES: dict[str, _Draw] = {
 
 
 def _subject(results: Results, finding: Mapping[str, Any]) -> tuple[str, str]:
-    """The norm and the attack that a finding's diagnosis begins with; empty: none."""
-    norm, _, rest = finding["diagnosis"].partition(": ")
-    if norm not in results.norms:
+    """The one norm of the run, and the attack, that a finding is about; empty: none."""
+    norms = finding.get("norms", ())
+    if len(norms) != 1 or norms[0] not in results.norms:
         return "", ""
-    names = [n for n in results.attacks(norm) if rest.startswith(f"{n} ")]
-    return norm, max(names, key=len, default="")
+    attack = finding.get("attack")
+    return norms[0], attack if attack in results.attacks(norms[0]) else ""
 
 
 @dataclass(frozen=True)

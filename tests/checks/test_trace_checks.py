@@ -10,6 +10,7 @@ from robustkit.checks.run_checks import check_run
 from robustkit.checks.trace_checks import check_traces
 from robustkit.checks.transfer import Transfer, ask_again, check_transfer
 from robustkit.evaluation.store import write_json
+from robustkit.models.base import as_access
 from robustkit.models.torch import TorchModel
 
 
@@ -118,6 +119,32 @@ def test_an_attack_that_loses_what_it_found(planted):
     assert finding.severity is Severity.NOTE
     assert finding.evidence["share"] == 1
     assert "S1" not in found(run(planted, {"creep": Creep(1.02, 1.01)}))
+
+
+@pytest.mark.parametrize("access", ["decision", "gradient"])
+def test_who_goes_on_without_gradients_may_ask_far_away(planted, access):
+    @dataclass(frozen=True)
+    class Home(rk.Attack):
+        norms = frozenset({"linf"})
+        steps: int = 3
+
+        def init(self, p):
+            return None
+
+        def step(self, p, s, t):
+            p.decide(p.x)
+
+    @dataclass(frozen=True)
+    class HandsOn(Creep):
+        successor: rk.Attack | None = None
+
+        def given_up(self, p, s):
+            return p.ledger.found
+
+    last = Home()
+    object.__setattr__(last, "access", as_access(access))
+    attacks = {"hands-on": HandsOn(1.2, 1.1, successor=last)}
+    assert ("S1" in found(run(planted, attacks))) is (access == "gradient")
 
 
 def test_what_losing_adversarials_costs_is_a_share_of_all_samples(planted):

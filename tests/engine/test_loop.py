@@ -239,6 +239,16 @@ def test_a_successor_goes_on_with_samples_that_are_given_up(plant):
     assert np.array_equal(ledger.distance_after(99), ledger.distance.numpy())
 
 
+def test_steps_without_gradients_that_were_given_up_are_counted(plant):
+    planted = plant()
+    last = Wander(steps=4)
+    for first, blind in ((Access.GRADIENT, 4), (Access.SCORE, 0)):
+        attack = Wander(despair=3, successor=last)
+        object.__setattr__(attack, "access", first)
+        ledger = run(attack, problem_of(planted))
+        assert np.array_equal(ledger.blind, np.where(planted.y > 0, blind, 0))
+
+
 def test_company_changes_nothing_for_who_is_given_up(plant):
     planted = plant()
     attack = Wander(despair=3, successor=Wander(steps=5, patience=4))

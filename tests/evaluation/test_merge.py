@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import pytest
 import robustkit as rk
 from robustkit.errors import BadInput
 from robustkit.evaluation.lower import write_lower
+from robustkit.evaluation.tables import ADDED
 from tests.evaluation.folders import contents
 
 
@@ -63,6 +65,20 @@ def test_joined_parts_are_one_run_to_the_byte(runs, planted, tmp_path):
     audit = rk.verify(tmp_path / "out", planted.model(), (planted.x, planted.y))
     assert audit.holds
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_tables_of_before_have_a_column_less(runs, tmp_path):
+    shutil.copytree(runs, tmp_path / "runs")
+    parts = [tmp_path / "runs" / f"part-{part}" for part in (1, 2, 3)]
+    for part in parts:
+        table = (part / "samples.csv").read_text()
+        lines = [line.split(",") for line in table.splitlines()]
+        place = lines[0].index(ADDED)
+        kept = [",".join(line[:place] + line[place + 1 :]) for line in lines]
+        (part / "samples.csv").write_text("\n".join(kept) + "\n")
+        assert (rk.Results(part).blind_steps("fmn", "linf") == 0).all()
+    rk.merge(parts, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(runs / "whole")
 
 
 def test_missing_and_doubled_parts_are_named(runs, tmp_path):

@@ -190,7 +190,7 @@ def test_a_line_that_was_cut_off_is_told(run):
     text = (run / "samples.csv").read_text()
     for cut in (text[:-30], f"{text[:-1]},more\n"):
         (run / "samples.csv").write_text(cut)
-        with pytest.raises(BadInput, match=r"line \d+ has not 14 values"):
+        with pytest.raises(BadInput, match=r"line \d+ has not 15 values"):
             rk.Results(run)
 
 

@@ -47,14 +47,10 @@ MEASURED = {
 }
 
 
-def finding(id, diagnosis="linf: something", samples=(0, 1, 2, 3)):
-    told = Finding(id, Severity.NOTE, diagnosis, "do it", {"share": 0.5}, samples)
-    return as_json(told)
-
-
-def drawn(results, *arguments, measured=MEASURED):
+def drawn(results, id, samples=(0, 1, 2, 3), measured=MEASURED, **about):
     """The figure, read as XML, which it must be."""
-    figure = picture(results, finding(*arguments), measured)
+    told = Finding(id, Severity.NOTE, "so", "do it", {"share": 0.5}, samples, **about)
+    figure = picture(results, as_json(told), measured)
     return ElementTree.fromstring(str(figure)) if figure else None
 
 
@@ -64,7 +60,7 @@ def shapes(figure, tag, kind):
 
 def test_traces_are_drawn_for_the_samples_of_the_finding(results):
     attacked = results.traced(ODD).index[:4].tolist()
-    figure = drawn(results, "S2", f"linf: {ODD} was still getting nearer", attacked)
+    figure = drawn(results, "S2", attacked, norms=("linf",), attack=ODD)
     margins, distances = figure.iter("svg")
     for panel in (margins, distances):
         assert len(shapes(panel, "path", "best")) == 1
@@ -75,13 +71,13 @@ def test_traces_are_drawn_for_the_samples_of_the_finding(results):
 def test_the_last_question_is_drawn(results):
     traced = results.traced(ODD)
     one = traced.index[:1].tolist()
-    figure = drawn(results, "S1", f"linf: {ODD} had an adversarial and lost it", one)
+    figure = drawn(results, "S1", one, norms=("linf",), attack=ODD)
     line = shapes(next(figure.iter("svg")), "path", "attack")[0].get("d")
     assert line.count("L") == traced.trace.points()[0]
 
 
 def test_gradients_against_finite_differences(results):
-    figure = drawn(results, "G3", "the gradients are noisy")
+    figure = drawn(results, "G3")
     places = [float(c.get("cy")) for c in shapes(figure, "circle", "pip")]
     # Five that are known; the one at -9 is at the lower end.
     assert len(places) == 5
@@ -89,20 +85,19 @@ def test_gradients_against_finite_differences(results):
 
 
 def test_success_against_epsilon(results):
-    figure = drawn(results, "C1", "linf: PGD succeeds less often")
+    figure = drawn(results, "C1", norms=("linf",), trial=True)
     heights = [float(c.get("cy")) for c in shapes(figure, "circle", "dot")]
     expected = [250 - 234 * share for share in (0.25, 0.125, 1.0)]
     assert heights == pytest.approx(expected, abs=0.051)
     # Twice the steps, targets, held still, and twice the undefended model.
     assert len(shapes(figure, "circle", "attack")) == 5
-    own = drawn(results, "S4", "linf: no adversarial of any size was found")
+    own = drawn(results, "S4", norms=("linf",))
     assert not shapes(own, "circle", "dot")
     assert len(shapes(own, "path", "attack")) == 4
 
 
 def test_success_after_half_of_the_steps(results):
-    told = "linf: the second half of the steps (fgsm) broke 9 of 30 samples more"
-    figure = drawn(results, "C4", told)
+    figure = drawn(results, "C4", norms=("linf",))
     (thin,), (thick,) = (shapes(figure, "path", kind) for kind in ("attack", "best"))
     assert thin.get("d") != ""
     assert "30 samples with traces" in "".join(figure.itertext())
@@ -113,23 +108,23 @@ def test_success_after_half_of_the_steps(results):
 
 @pytest.mark.parametrize("id", ["C3", "C5", "C6"])
 def test_weaker_against_stronger(results, id):
-    figure = drawn(results, id, "linf: attacks come nearer")
+    figure = drawn(results, id, norms=("linf",))
     marks = shapes(figure, "circle", "pip") + shapes(figure, "circle", "ring")
     assert len(marks) >= (results.distance > 0).sum() - 3
 
 
 def test_findings_without_a_picture(results):
-    assert drawn(results, "R1", "the model is random") is None
+    assert drawn(results, "R1") is None
     assert drawn(results, "G3", measured={}) is None
-    assert drawn(results, "S2", "linf: nobody was still getting nearer") is None
-    assert drawn(results, "C5", "l2: of another run") is None
+    assert drawn(results, "S4", measured={}, norms=("linf",), trial=True) is None
+    assert drawn(results, "S2", norms=("linf",), attack="nobody") is None
+    assert drawn(results, "C5", norms=("l2",)) is None
+    assert drawn(results, "C10", norms=("linf", "l2")) is None
 
 
 def test_the_page_has_them(results):
     told = [
-        Finding(
-            "C5", Severity.SUSPICIOUS, "linf: without come nearer", "x", {"a": 1.0}
-        ),
+        Finding("C5", Severity.SUSPICIOUS, "nearer", "x", {"a": 1.0}, norms=("linf",)),
         Finding("R2", Severity.NOTE, "rugged", "x", {"a": 1.0}),
     ]
     Findings(tuple(told), 30, MEASURED).save(results.path)
