@@ -46,12 +46,13 @@ class Client:
 
     Attributes:
         requests: How many have been sent, repetitions included.
+        place: The address without its query, which may hold a key.
 
     Raises:
         BadInput: Not such an address, or a setting is out of range.
     """
 
-    url: str
+    url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     rate: float | None = None
     timeout: float = 30.0
@@ -59,6 +60,7 @@ class Client:
     pause: float = 0.5
     longest: float = 60.0
     requests: int = field(default=0, init=False)
+    place: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         try:
@@ -92,7 +94,7 @@ class Client:
         self.pause = as_number(self.pause, "the pause", least=0)
         if self.longest != math.inf:
             self.longest = as_number(self.longest, "the longest pause", least=0)
-        self._parts = parts
+        self._parts, self.place = parts, self.url.partition("?")[0]
         self._connection: http.client.HTTPConnection | None = None
         self._next = 0.0
 
@@ -120,8 +122,9 @@ class Client:
                 trouble = f"status {status}: {_excerpt(answer)}"
                 if status not in _AGAIN:
                     if "Location" in headers:
-                        trouble += f"; it moved to {headers['Location']}"
-                    raise BadInput(f"{self.url} refuses the request with {trouble}")
+                        moved = headers["Location"].partition("?")[0]
+                        trouble += f"; it moved to {moved}"
+                    raise BadInput(f"{self.place} refuses the request with {trouble}")
                 asked = _seconds(headers.get("Retry-After"))
             if attempt == self.retries:
                 break
@@ -133,7 +136,7 @@ class Client:
                 break
             time.sleep(wait)
         raise Unreachable(
-            f"{self.url} gave no answer to a request sent {attempt + 1} times; last "
+            f"{self.place} gave no answer to a request sent {attempt + 1} times; last "
             f"{trouble}"
         )
 
@@ -179,7 +182,7 @@ class Client:
             return json.loads(answer)
         except ValueError as error:
             raise BadInput(
-                f"{self.url} did not answer with JSON ({error}): {_excerpt(answer)}"
+                f"{self.place} did not answer with JSON ({error}): {_excerpt(answer)}"
             ) from error
 
 

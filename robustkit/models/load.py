@@ -135,7 +135,8 @@ def load_model(
             `.pth`, `.ts`, `.torchscript`); `path/to/file.py:name` or
             `package.module:name`, where the name is anything that `as_model` accepts.
             Modules beside a Python file can be imported by it. An address (http:// or
-            https://) is that of a remote model with the documented format.
+            https://) is that of a remote model with the documented format; keys in
+            it are the environment's (`filled_address`).
         bounds: Of valid inputs, in input units.
         example: See `as_model`; as are `device`, `mean` and `std`.
         device: Where torch models run.
@@ -261,11 +262,11 @@ def _remote(
     cache: str | os.PathLike[str] | None,
     headers: Mapping[str, str] | None,
 ) -> Model:
-    from robustkit.models.remote import RemoteModel, filled_headers
+    from robustkit.models.remote import RemoteModel, filled_address, filled_headers
 
     kept = None if cache is None else os.fspath(cache)
     filled = filled_headers(headers or {})
-    model = RemoteModel(url, bounds, cache=kept, headers=filled)
+    model = RemoteModel(filled_address(url), bounds, cache=kept, headers=filled)
     if example is None:
         raise ExampleNeeded(
             f"whether {url} answers with labels or with scores is found out by asking; "

@@ -24,13 +24,17 @@ from robustkit.models.labels import Classes
 from robustkit.numerics.bounds import BoundsLike, as_bounds
 from robustkit.numerics.tensors import Array, Batch, Tensor, as_tensor, like, to_numpy
 
-__all__ = ["RemoteModel", "Template", "filled_headers"]
+__all__ = ["RemoteModel", "Template", "filled_address", "filled_headers"]
 
 _INPUTS, _INPUT = "{inputs}", "{input}"
 # Where an answer may stand that follows the documented format.
 _KINDS = ("scores", "labels", "top")
 # Where a header's value holds that of a variable of the environment.
 _VARIABLE = re.compile(r"ENV:([A-Za-z_][A-Za-z0-9_]*)")
+# Names in an address's query that may be followed by a key.
+_SECRET = re.compile(
+    r"[?&][^=&]*(?:key|token|secret|passw|auth|sig)[^=&]*=([^&#]*)", re.IGNORECASE
+)
 # In place of an input, for the cache.
 _CLASSES = "classes"
 
@@ -46,23 +50,47 @@ def filled_headers(headers: Mapping[str, str]) -> dict[str, str]:
     >>> filled_headers({"Authorization": "Bearer ENV:API_KEY"})
     {'Authorization': 'Bearer secret'}
     """
-    filled = {}
     for name, value in headers.items():
-        variables = _VARIABLE.findall(value)
-        if not variables:
+        if not _VARIABLE.search(value):
             raise BadInput(
                 f"the value of the header '{name}' must come from the environment, "
                 "since run.json keeps what was given: write ENV: and the name of a "
                 f"variable, such as '{name}=Bearer ENV:API_KEY'"
             )
-        for variable in variables:
-            if not os.environ.get(variable):
-                raise BadInput(
-                    f"the header '{name}' needs the environment variable {variable}, "
-                    "which is not set"
-                )
-        filled[name] = _VARIABLE.sub(lambda match: os.environ[match[1]], value)
-    return filled
+    return {
+        name: _from_environment(value, f"the header '{name}'")
+        for name, value in headers.items()
+    }
+
+
+def filled_address(url: str) -> str:
+    """An address with the environment's values in place of `ENV:VARIABLE`.
+
+    Raises:
+        BadInput: A value by a name such as `api_key` holds no such place, and so may be
+            a key itself, which would be written down; or there is no such variable.
+
+    >>> os.environ["API_KEY"] = "secret"
+    >>> filled_address("https://example.org/predict?version=2&key=ENV:API_KEY")
+    'https://example.org/predict?version=2&key=secret'
+    """
+    if not all(_VARIABLE.search(value) for value in _SECRET.findall(url)):
+        raise BadInput(
+            f"a key in the query of {url.partition('?')[0]} must come from the "
+            "environment, since run.json keeps what was given: write ENV: and the name "
+            "of a variable in its place, such as '?key=ENV:API_KEY'"
+        )
+    return _from_environment(url, "the address")
+
+
+def _from_environment(text: str, whose: str) -> str:
+    """Text with the environment's values in place of `ENV:VARIABLE`."""
+    for variable in _VARIABLE.findall(text):
+        if not os.environ.get(variable):
+            raise BadInput(
+                f"{whose} needs the environment variable {variable}, which is not set"
+            )
+    return _VARIABLE.sub(lambda match: os.environ[match[1]], text)
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,14 @@ class Server:
         requests: The content of each request that was answered.
         times: When each request came, answered or not.
         inputs: The inputs of the requests answered, as arrays.
+        paths: The path and query of each of them.
     """
 
     def __init__(self, answer=None, script=(), read=None, port=0):
         self.answer = answer or (lambda scores: {"scores": scores.tolist()})
         self.script, self.read = list(script), read or (lambda body: body["inputs"])
         self.requests, self.times, self.inputs, self.headers = [], [], [], []
+        self.paths = []
         self.dead = False
         self.weights = np.random.default_rng(0).normal(size=(16, 3))
         self.weights -= self.weights.mean(axis=0)
@@ -88,6 +90,7 @@ class Server:
                     status, body = 200, json.loads(body)
                     server.requests.append(body)
                     server.headers.append(dict(self.headers))
+                    server.paths.append(self.path)
                     x = np.stack([server._array(one) for one in server.read(body)])
                     server.inputs.append(x)
                     content = json.dumps(server.answer(server.scores(x))).encode()

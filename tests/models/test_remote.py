@@ -21,7 +21,7 @@ from robustkit.models.encodings import Picture
 from robustkit.models.http import Unreachable
 from robustkit.models.isolated import isolated
 from robustkit.models.load import ExampleNeeded, load_model
-from robustkit.models.remote import RemoteModel, Template
+from robustkit.models.remote import RemoteModel, Template, filled_address
 from robustkit.models.wrappers import Preprocessed, WithStrategy
 from robustkit.numerics.bounds import Bounds
 from robustkit.numerics.norms import get_norm
@@ -540,6 +540,48 @@ class TestWhole:
             assert CliRunner().invoke(main, verified).exit_code == 0
             sent = {headers["Authorization"] for headers in server.headers}
             assert sent == {"sesame-4711"}
+
+    def test_keys_in_an_address_come_from_the_environment(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("SOME_KEY", "sesame-4711")
+        with Server() as server:
+            x, y = data(server)
+            np.savez(tmp_path / "data.npz", x=x, y=y)
+            run, asked = tmp_path / "run", f"{server.url}?v=2&api_key=ENV:SOME_KEY"
+            arguments = ["eval", asked, "--data", str(tmp_path / "data.npz")]
+            arguments += ["--attacks", "gaussian-noise", "--budget", "20"]
+            done = CliRunner().invoke(main, [*arguments, "--out", str(run)])
+            assert done.exit_code == 0, done.output
+            assert set(server.paths) == {"/predict?v=2&api_key=sesame-4711"}
+            assert rk.Results(run).run["config"]["model"] == asked
+            for path in tmp_path.rglob("*"):
+                assert path.is_dir() or b"sesame" not in path.read_bytes(), path
+
+    @pytest.mark.parametrize(
+        ("query", "refused"),
+        [
+            ("?api_key=sesame", True),
+            ("?v=2&Access-Token=sesame", True),
+            ("?key=ENV:NO_KEY", True),
+            ("?v=2&model=monkey", False),
+        ],
+    )
+    def test_keys_in_an_address_are_not_repeated(self, monkeypatch, query, refused):
+        monkeypatch.delenv("NO_KEY", raising=False)
+        address = f"http://127.0.0.1:1/{query}"
+        if refused:
+            with pytest.raises(BadInput, match="environment") as told:
+                load_model(address)
+            assert "sesame" not in str(told.value)
+        else:
+            assert filled_address(address) == address
+
+    @pytest.mark.parametrize("act", [404, (301, {"Location": "/?key=sesame"}), "drop"])
+    def test_troubles_do_not_repeat_the_query(self, act):
+        with Server(script=[act] * 3) as server:
+            model = RemoteModel(f"{server.url}?key=sesame", retries=1, **QUICK)
+            with pytest.raises((BadInput, Unreachable), match="/predict") as told:
+                model.logits(as_tensor(np.zeros((1, 1, 4, 4), np.float32)))
+        assert "sesame" not in str(told.value)
 
     def test_keys_that_would_be_kept_are_refused_and_not_repeated(self, monkeypatch):
         monkeypatch.delenv("NO_KEY", raising=False)
