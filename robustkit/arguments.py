@@ -7,9 +7,28 @@ from typing import Any, TypeVar
 
 from robustkit.errors import BadInput
 
-__all__ = ["as_function", "as_number", "as_seconds", "as_seed", "as_whole"]
+__all__ = ["as_flag", "as_function", "as_number", "as_seconds", "as_seed", "as_whole"]
 
 F = TypeVar("F")
+
+
+def as_flag(value: Any, what: str) -> bool:
+    """True or False, also as NumPy has them.
+
+    Args:
+        value: One of them.
+        what: It is, for the message.
+
+    Raises:
+        BadInput: It is something else, which Python would take for one.
+
+    >>> as_flag(True, "stop")
+    True
+    """
+    plain = _plain(value)
+    if not isinstance(plain, bool):
+        raise BadInput(f"{what} must be True or False; got {value!r}")
+    return plain
 
 
 def as_function(value: F, what: str) -> F:

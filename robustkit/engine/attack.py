@@ -4,7 +4,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from robustkit.arguments import as_number, as_whole
+from robustkit.arguments import as_flag, as_number, as_whole
 from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput, suggestion
 from robustkit.models.base import Access, Model
@@ -96,7 +96,8 @@ class Attack(ABC, Generic[S]):
 
         Raises:
             BadInput: It cannot minimise the norm, the model shows too little, or a
-                setting that its class annotates as a number is none, or too small.
+                setting that its class annotates as a number, or as True or False, is
+                none, or too small.
         """
         name = type(self).__name__
         if p.norm.name not in self.norms:
@@ -111,7 +112,7 @@ class Attack(ABC, Generic[S]):
                 "another attack (robustkit attacks lists them) or an adapter that "
                 "shows more"
             )
-        self._check_numbers()
+        self._check_settings()
         if self.steps < 1:
             raise BadInput(f"{name} needs at least 1 step; got {self.steps}")
         for setting in self.positive:
@@ -119,7 +120,7 @@ class Attack(ABC, Generic[S]):
             if not value > 0:
                 raise BadInput(f"{name} needs its {setting} to be above 0; got {value}")
 
-    def _check_numbers(self) -> None:
+    def _check_settings(self) -> None:
         # These have messages of their own.
         free = {"steps", *self.positive, *self.signed}
         for field in getattr(self, "__dataclass_fields__", {}).values():
@@ -129,9 +130,11 @@ class Attack(ABC, Generic[S]):
                 plain: float = as_whole(value, what, least)
             elif field.type in (float, "float"):
                 plain = as_number(value, what, least=least)
+            elif field.type in (bool, "bool"):
+                plain = as_flag(value, what)
             else:
                 continue
-            if type(value) not in (int, float):
+            if type(value) not in (int, float, bool):
                 # Numbers of NumPy's do not mix with tensors of others.
                 object.__setattr__(self, field.name, plain)
 

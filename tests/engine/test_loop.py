@@ -438,6 +438,8 @@ def test_a_decision_attack_gets_decisions_only(plant, question):
         (Square(1.0, share="1"), "the share of Square must be a number; got '1'"),
         (Evolution(population="7"), "the population of Evolution must be a whole"),
         (MIFGSM(1.0, decay=None), "the decay of MIFGSM must be a number; got None"),
+        (PGD(1.0, random_start="no"), "the random_start of PGD must be True or False"),
+        (PGD(1.0, stop=1), "the stop of PGD must be True or False; got 1"),
         (FMN(loss=3), "unknown loss '3'"),
         (FMN(loss=["dlr"]), r"unknown loss '\['dlr'\]'"),
     ],

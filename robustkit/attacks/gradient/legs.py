@@ -3,6 +3,10 @@
 import functools
 from dataclasses import dataclass
 
+from robustkit.arguments import as_flag, as_number, as_whole
+from robustkit.errors import BadInput, suggestion
+from robustkit.numerics.norms import get_norm
+
 __all__ = ["Leg", "last_walks", "plan"]
 
 
@@ -31,6 +35,9 @@ class Leg:
             known or not, as a start.
         tries: 0: a walk. Else a search for a start to keep, in the problem's norm, with
             so many questions for each try; `way` is then by margin at the best point.
+
+    Raises:
+        BadInput: One of them is something else.
     """
 
     length: float
@@ -44,7 +51,27 @@ class Leg:
     keep: bool = False
     tries: int = 0
 
+    def __post_init__(self) -> None:
+        as_number(self.length, "the length of a leg", above=0)
+        if self.norm is not None:
+            get_norm(self.norm)
+        if self.start not in _STARTS:
+            raise BadInput(
+                f"unknown start '{self.start}' of a leg; "
+                f"{suggestion(self.start, _STARTS)}"
+            )
+        if self.way is not None:
+            as_whole(self.way, "the way of a leg", least=0)
+        if self.along is not None:
+            as_number(self.along, "the first trust radius of a leg", above=0)
+        as_number(self.stepsize, "the stepsize of a leg", above=0)
+        as_number(self.gamma, "the gamma of a leg", above=0)
+        as_flag(self.exchange, "the exchange of a leg")
+        as_flag(self.keep, "the keep of a leg")
+        as_whole(self.tries, "the tries of a leg", least=0)
 
+
+_STARTS = ("origin", "noise", "middle", "best", "here", "kept")
 # First trust radius. Few and large changes of single features need most.
 _WIDE = {"linf": 0.5, "l2": 0.5, "l1": 1.0, "l0": 1.0}
 # Steps that a round is worth, and the most rounds; then legs get longer. The first

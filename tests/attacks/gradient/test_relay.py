@@ -107,6 +107,26 @@ def test_what_are_no_legs(legs):
         Relay(legs=legs)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"length": 0}, "the length of a leg must be more than 0; got 0"),
+        ({"norm": "l3"}, "unknown norm 'l3'"),
+        ({"start": "orign"}, "unknown start 'orign' of a leg; did you mean 'origin'"),
+        ({"way": -1}, "the way of a leg must be at least 0; got -1"),
+        ({"along": "far"}, "the first trust radius of a leg must be a number"),
+        ({"stepsize": 0}, "the stepsize of a leg must be more than 0; got 0"),
+        ({"gamma": None}, "the gamma of a leg must be a number; got None"),
+        ({"exchange": "no"}, "the exchange of a leg must be True or False; got 'no'"),
+        ({"keep": 1}, "the keep of a leg must be True or False; got 1"),
+        ({"tries": 1.5}, "the tries of a leg must be a whole number; got 1.5"),
+    ],
+)
+def test_what_is_no_leg(setting, message):
+    with pytest.raises(BadInput, match=message):
+        Leg(**{"length": 1.0, **setting})
+
+
 def test_legs_may_be_a_list():
     assert Relay(legs=[Leg(1.0)]) == Relay(legs=(Leg(1.0),))
 
