@@ -22,6 +22,7 @@ from robustkit.numerics.glide import glide
 from robustkit.numerics.norms import Norm, get_norm
 from robustkit.numerics.schedules import cosine
 from robustkit.numerics.tensors import (
+    Array,
     Batch,
     Mask,
     PerSample,
@@ -127,7 +128,8 @@ class Relay(Attack[State]):
     the boundary takes the steps of `BrendelBethge`; those of problems in L2 start from
     what the step before taught. For L0, some legs exchange features as `Greedy` does.
     Where the first leg found nothing, as it may if the class to be reached is far away,
-    the others begin with large steps by the gradient's signs anywhere in the box.
+    the others begin with large steps by the gradient's signs anywhere in the box; and
+    so do those from the original once every way has been gone from there.
 
     A search for starts looks where no descent comes by. Parts of a model may be silent
     wherever descents begin and end, such as rectified units below zero, and then no
@@ -241,10 +243,12 @@ class Relay(Attack[State]):
         radius = norm.scale_down(radius, _NEARER if leg.tries else 1 - leg.gamma / 2)
         if leg.tries or leg.start == "kept":
             kept = Start.none(p)
-        if t > 0 and not p.ledger.all_found:
-            # The way from the original was tried, and led nowhere.
-            delta = where(p.ledger.found, delta, _noise(p, t))
-            radius = where(p.ledger.found, radius, largest / 2)
+        again = _again(ways, leg)
+        if t > 0 and (again.any() or not p.ledger.all_found):
+            # The way from the original was tried; or all were, and led nowhere.
+            elsewhere = p.ledger.found.logical_not().logical_or(like(p.x, again))
+            delta = where(elsewhere, _noise(p, t), delta)
+            radius = where(elsewhere, largest / 2, radius)
         if not leg.along and not leg.tries:
             delta = norm.project_box(delta, radius, p.low, p.high)
         way = _choose(ways, leg.way)
@@ -451,9 +455,19 @@ def _anywhere(p: Problem, t: int) -> Batch:
 def _choose(ways: Tensor, place: int | None) -> Tensor:
     """(n,) the way that comes at a place by margin, among those that are open."""
     order = np.argsort(to_numpy(ways), axis=1, kind="stable")
-    count = np.isfinite(to_numpy(ways)).sum(axis=1)
-    column = (place or 0) % np.maximum(count, 1)
+    column = (place or 0) % _count(ways)
     return like(ways, order[np.arange(len(order)), column])
+
+
+def _again(ways: Tensor, leg: Leg) -> Array:
+    """(n,) whose way from the original an earlier leg has taken: there are no more."""
+    tour = leg.start == "origin" and not leg.tries
+    return np.asarray(tour & (_count(ways) <= (leg.way or 0)))
+
+
+def _count(ways: Tensor) -> Array:
+    """(n,) how many ways are open; one at least."""
+    return np.asarray(np.isfinite(to_numpy(ways)).sum(axis=1).clip(1))
 
 
 def _towards(way: Tensor) -> Loss:
