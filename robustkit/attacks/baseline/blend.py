@@ -80,6 +80,9 @@ class Blend(Attack[State]):
         return State(like(p.x, order), full(p.x, 0.0))
 
     def step(self, p: Problem, s: State, t: int) -> State:
+        if t >= s.order.shape[1]:
+            # In a cascade nobody leaves before all steps are over.
+            return s
         approach(p, take(_pool(p), to_numpy(s.order)[:, t]))
         return State(s.order, s.tried + 1)
 

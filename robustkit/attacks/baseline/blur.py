@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from robustkit.engine.attack import Attack, check_images
 from robustkit.engine.problem import Problem
+from robustkit.errors import BadInput
 from robustkit.models.base import Access
 from robustkit.numerics.tensors import (
     Array,
@@ -46,12 +47,12 @@ class GaussianBlur(Attack[State]):
     Args:
         steps: How many standard deviations to try; 1 question each.
         first: The least standard deviation, in pixels.
-        growth: From each to the next.
+        growth: From each to the next, above 1.
         precision: To which share of itself the standard deviation is found.
         channels_last: Whether images are (height, width, channels).
 
     Raises:
-        BadInput: The inputs are not images.
+        BadInput: The inputs are not images, or the growth is none.
 
     Source:
         Rauber, Brendel, Bethge: Foolbox, ICML workshop 2017 (Gaussian blur).
@@ -74,6 +75,7 @@ class GaussianBlur(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l0", "l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward"
     source: ClassVar[str] = "Rauber, Brendel, Bethge, 2017"
+    positive: ClassVar[tuple[str, ...]] = ("first",)
 
     steps: int = 50
     first: float = 0.2
@@ -83,6 +85,11 @@ class GaussianBlur(Attack[State]):
 
     def check(self, p: Problem) -> None:
         super().check(p)
+        if not self.growth > 1:
+            raise BadInput(
+                f"GaussianBlur needs a growth above 1; got {self.growth}: its standard "
+                "deviations would never grow"
+            )
         check_images(self, p, ". Choose a noise attack instead")
 
     def init(self, p: Problem) -> State:
@@ -91,10 +98,13 @@ class GaussianBlur(Attack[State]):
     def step(self, p: Problem, s: State, t: int) -> State:
         found = s.enough < np.inf
         further = where(s.least > 0, s.least * self.growth, self.first)
+        # In a cascade nobody leaves before all steps are over.
+        active = self.finished(p, s).logical_not()
         deviation = where(found, (s.least + s.enough) / 2, further)
-        passed = p.decide(like(p.x, self._blurred(p, to_numpy(deviation))))
+        deviation = where(active, deviation, 0.0)
+        passed = p.decide(like(p.x, self._blurred(p, to_numpy(deviation))), active)
         return State(
-            least=where(passed, s.least, deviation),
+            least=where(active.logical_and(passed.logical_not()), deviation, s.least),
             enough=where(passed, deviation, s.enough),
         )
 

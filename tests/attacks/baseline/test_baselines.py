@@ -5,6 +5,7 @@ from robustkit.attacks.baseline.blend import Blend
 from robustkit.attacks.baseline.contrast import Contrast
 from robustkit.attacks.baseline.noise import GaussianNoise, UniformNoise
 from robustkit.attacks.baseline.salt_and_pepper import SaltAndPepper
+from robustkit.combine import Cascade
 from robustkit.engine.criteria import Misclassification
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
@@ -144,6 +145,11 @@ def test_a_pool_is_used_up_once_and_samples_in_it_are_passed_over():
     same = attacked(Blend(), model, x[:1], pool=x[:1])
     assert not same.found.any()
     assert same.forwards[0] == 0
+    # In a cascade nobody leaves before all steps are over.
+    cascade = attacked(Cascade((Blend(steps=100),)), model, x, pool=pool)
+    alone = attacked(Blend(), model, x, pool=pool)
+    assert np.array_equal(cascade.forwards, alone.forwards)
+    assert np.array_equal(cascade.best.raw, alone.best.raw)
 
 
 @pytest.mark.parametrize("pool", [None, np.zeros((0, 8))])

@@ -6,6 +6,7 @@ from scipy import ndimage
 
 from robustkit.attacks.baseline.blur import GaussianBlur
 from robustkit.attacks.baseline.spatial import Spatial
+from robustkit.combine import Cascade
 from robustkit.engine.criteria import Misclassification
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
@@ -69,6 +70,25 @@ def test_images_without_a_blur_that_does_are_given_up():
     ledger = attacked(GaussianBlur(), middle(), x)
     assert ledger.found.raw.tolist() == [False, True, True, True, True]
     assert ledger.forwards[0] < 40
+
+
+def test_nothing_is_asked_once_no_blur_is_left_to_try():
+    x = images()
+    x[0] = 0.9
+    alone = attacked(GaussianBlur(), middle(), x)
+    # In a cascade nobody leaves before all steps are over.
+    cascade = attacked(Cascade((GaussianBlur(steps=1000),)), middle(), x)
+    assert np.array_equal(cascade.forwards, alone.forwards)
+    assert np.array_equal(cascade.best.raw, alone.best.raw)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"first": 0.0}, "its first to be above 0"), ({"growth": 1.0}, "growth above 1")],
+)
+def test_a_blur_that_never_grows_is_refused(settings, message):
+    with pytest.raises(BadInput, match=message):
+        attacked(GaussianBlur(**settings), middle(), images())
 
 
 @pytest.mark.parametrize("turn", [(0.5, 0.0, 0.0), (0.0, 0.3, -0.2), (1.0, 1.0, 0.5)])
