@@ -174,7 +174,7 @@ def bound_below(
                     x[row], label, norm, target, float(upper[norm][at])
                 )
         start += len(x)
-    check_evaluated(results, opened, dataset)
+    check_evaluated(results, None, dataset)
     write_lower(results, lower, method, closed=method != "exact")
     return results
 

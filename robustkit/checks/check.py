@@ -138,6 +138,7 @@ def check(
     size = 8 / 255 * opened.bounds.width
     if epsilon is not None:
         size = as_number(epsilon, "epsilon", above=0)
+    fingerprint = opened.fingerprint()
     examined = examine(opened, dataset.example)
     opened = isolated(opened, examined.classes)
     x, y = next(dataset.batches(samples))
@@ -158,7 +159,7 @@ def check(
         found += check_model(seen)
         measured["gradients"] = _gradients(seen)
     if results is not None:
-        for transfer in ask_again(opened, results, samples):
+        for transfer in ask_again(opened, results, samples, fingerprint):
             found += check_transfer(transfer)
     blind = attack is not None and attack.access < Access.GRADIENT
     if seen is not None and trials and (blind or not seen.no_gradient):

@@ -43,7 +43,9 @@ class Transfer:
     same: bool
 
 
-def ask_again(model: Model, results: Results, samples: int) -> list[Transfer]:
+def ask_again(
+    model: Model, results: Results, samples: int, fingerprint: str | None = None
+) -> list[Transfer]:
     """Ask a model about the first adversarials of a run, five forward passes each.
 
     One that lies at the boundary counts as adversarial on either side of it: up to a
@@ -53,6 +55,8 @@ def ask_again(model: Model, results: Results, samples: int) -> list[Transfer]:
         model: To be asked; the run's own, or another.
         results: Of a run on the wish for any wrong class, or for one and the same.
         samples: How many to ask about, per norm.
+        fingerprint: Of the model before it was asked anything, since questions may
+            change what it keeps. None: it was not, or has none.
 
     Returns:
         One for each norm; none for runs with another wish, which its table does not
@@ -62,7 +66,8 @@ def ask_again(model: Model, results: Results, samples: int) -> list[Transfer]:
     target = config["target"]
     if config["criterion"] or isinstance(target, str):
         return []
-    said, seen = results.run["model"]["fingerprint"], model.fingerprint()
+    said = results.run["model"]["fingerprint"]
+    seen = fingerprint or model.fingerprint()
     same = None in (said, seen) or said == seen
     precise = isolated(model).precise()
 

@@ -121,6 +121,8 @@ def verify(
             "verify it from Python, with criterion=..."
         )
     opened, dataset = reopened(results, model, data, device=device, headers=headers)
+    # Before it is asked, which may change what it keeps.
+    same = _same("the model is the one that was evaluated", "model", results, opened)
     precise = opened.precise()
     classes = examine(opened, dataset.example).classes
     make = make_criterion(precise, config["target"], criterion, classes, config["seed"])
@@ -138,7 +140,7 @@ def verify(
         start += len(x)
     auditor.count(start, np.concatenate(wanted))
     claims = [
-        _same("the model is the one that was evaluated", "model", results, opened),
+        same,
         _same("the data are those that were evaluated", "data", results, dataset),
         *rows_claims(results, furthest_move(opened)),
         *auditor.claims(rounded),

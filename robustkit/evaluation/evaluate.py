@@ -179,6 +179,8 @@ def evaluate(
         progress,
         trackers,
     )
+    # Questions may change what the model keeps, such as averages over batches.
+    fingerprint = adapted.fingerprint()
     examined = examine(adapted, dataset.example)
     hindrance = no_compiler(adapted, dataset.example) if compiled else None
     # Here too, so that what is wrong with it is said before there is a run folder.
@@ -201,7 +203,7 @@ def evaluate(
         pool_classes=others_classes,
         random=examined.random,
         time_limit=time_limit,
-        fingerprint=adapted.fingerprint(),
+        fingerprint=fingerprint,
         compiled=compiled and hindrance is None,
         cache=cache,
         headers=headers,

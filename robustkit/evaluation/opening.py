@@ -138,7 +138,7 @@ def open_pool(
 
 
 def check_evaluated(
-    results: Results, model: Model, data: DataSet | None = None
+    results: Results, model: Model | None, data: DataSet | None = None
 ) -> None:
     """Whether these are the model and the data of a run, as far as can be seen.
 
@@ -147,14 +147,17 @@ def check_evaluated(
 
     Args:
         results: Of the run.
-        model: As it is to be used.
+        model: As it is to be used, before it is asked, since questions may change what
+            it keeps. None: it was looked at already.
         data: Gone through, to its end. None: only the first of it are used, of which
             the run has no fingerprint.
 
     Raises:
         BadInput: They are others.
     """
-    parts: list[tuple[str, Model | DataSet]] = [("model", model)]
+    parts: list[tuple[str, Model | DataSet]] = []
+    if model is not None:
+        parts.append(("model", model))
     if data is not None and results.run["status"] == "complete":
         parts.append(("data", data))
     for part, opened in parts:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import robustkit as rk
@@ -85,3 +86,37 @@ def test_classes_of_a_pool_without_names_are_numbers(folders):
     assert open_pool((x, y), model, data)[1].tolist() == [2, 0]
     assert open_pool(folders / "pool", model, as_data((x, y)))[1].tolist() == [0, 1, 2]
     assert open_pool(x, model, data)[1] is None
+
+
+class Counting(torch.nn.Module):
+    """Keeps how often it was asked, as batch statistics keep their averages."""
+
+    def __init__(self, noise=0.0):
+        super().__init__()
+        self.inner, self.noise = rk.load_model("digits").module, noise
+        self.register_buffer("calls", torch.zeros(()))
+        self.draws = torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        self.calls += 1
+        if self.noise:
+            x = x + self.noise * torch.randn(x.shape, generator=self.draws)
+        return self.inner(x)
+
+
+def test_a_model_is_known_again_by_what_it_was_before_it_was_asked(tmp_path):
+    rk.evaluate(
+        Counting().eval(), "digits", samples=3, attacks=["fgsm"], out=tmp_path / "run"
+    )
+    bounded = rk.bound_below(tmp_path / "run", Counting().eval(), "digits", "interval")
+    assert (bounded.lower() <= bounded.distance).all()
+    assert rk.verify(tmp_path / "run", Counting().eval(), "digits").holds
+
+
+def test_lucky_draws_of_a_model_that_changes_are_not_said_to_be_another_s():
+    noisy = {"samples": 12, "attacks": ["fmn"], "budget": 40}
+    results = rk.evaluate(Counting(0.1).eval(), "digits", **noisy)
+    found = rk.check(Counting(0.1).eval(), "digits", run=results, samples=12, trials=0)
+    said = [f.diagnosis for f in found.findings if f.id == "S3"]
+    assert any("lucky draws" in text for text in said)
+    assert not any("another model" in text for text in said)
