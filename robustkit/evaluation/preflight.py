@@ -142,6 +142,13 @@ def check_logits(model: Model, logits: Array, count: int) -> Array:
     Raises:
         BadInput: It is not one row of two or more numbers for each.
     """
+    if logits.shape in ((count,), (count, 1)):
+        raise BadInput(
+            f"the model '{model.name}' returns one number per input; expected one per "
+            "class. Of two classes return the columns (0, s) of a score s that is "
+            "above 0 for the second one, or (1 - p, p) of a probability p; the score "
+            "is better, without a sigmoid behind it"
+        )
     if logits.ndim != 2 or logits.shape[0] != count:
         inputs = "one input" if count == 1 else f"{count} inputs"
         raise BadInput(
@@ -150,8 +157,8 @@ def check_logits(model: Model, logits: Array, count: int) -> Array:
         )
     if logits.shape[1] < 2:
         raise BadInput(
-            f"the model '{model.name}' returns one number per input; expected one per "
-            "class. For a binary score s, return the columns (0, s)"
+            f"the model '{model.name}' returned an output of shape {logits.shape}; "
+            "expected two or more numbers for each input, one per class"
         )
     if logits.dtype.kind not in "fiu":
         raise BadInput(
@@ -202,11 +209,18 @@ def _probability_note(model: Model, logits: Array) -> tuple[str, ...]:
         return ()
     if logits.min() < -1e-5 or logits.max() > 1 + 1e-5 or not off < 1e-4:
         return ()
+    harm = (
+        "their gradients vanish where it is confident, which makes it look more robust "
+        "than it is. Return logits: leave out the softmax"
+    )
+    if model.access < Access.GRADIENT:
+        harm = (
+            "where it is confident all but one are next to zero, so that attacks by "
+            "scores see little change. Return logits, if it has any"
+        )
     return (
         f"the model '{model.name}' seems to return probabilities (all values within "
-        f"[0, 1], rows sum to 1 within {off:.1g}); their gradients vanish where it is "
-        "confident, which makes it look more robust than it is. Return logits: leave "
-        "out the softmax",
+        f"[0, 1], rows sum to 1 within {off:.1g}); {harm}",
     )
 
 

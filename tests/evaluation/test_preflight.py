@@ -30,6 +30,20 @@ def test_probabilities_are_recognised_with_evidence():
     (note,) = examined(softmax).notes
     assert "probabilities" in note
     assert "sum to 1 within" in note
+    # There are no gradients that could vanish.
+    assert "gradient" not in note
+    assert "the softmax" not in note
+    (note,) = examine(TorchModel(lambda x: torch.softmax(x, 1)), X).notes
+    assert "gradients vanish" in note
+
+
+@pytest.mark.parametrize("last", [np.s_[:1], 0], ids=["column", "flat"])
+def test_what_is_advised_for_one_output_decides_as_it_did(last):
+    """The columns (0, p) of a probability p name the second class for every input."""
+    with pytest.raises(BadInput) as raised:
+        examined(lambda x: 1 / (1 + np.exp(-x[:, last])))
+    assert "(0, s) of a score s" in str(raised.value)
+    assert "(1 - p, p) of a probability p" in str(raised.value)
 
 
 def _raises(x):
