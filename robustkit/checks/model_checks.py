@@ -428,7 +428,8 @@ def _few_classes(p: Probe) -> list[Finding]:
             Severity.NOTE,
             f"with {classes} outputs, of the loss by the difference of logits ratio "
             f"{lost} defined",
-            "use attacks on the margin; AutoAttack's cascade does not apply",
+            "use attacks on the margin; AutoAttack's cascade does not apply as it was "
+            "published",
             {"classes": classes},
         )
     ]

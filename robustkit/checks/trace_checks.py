@@ -119,11 +119,13 @@ def unfinished(traced: Traced, attack: str, norm: str) -> list[Finding]:
     if share <= _MANY:
         return []
     steps = int(np.median(traced.trace.steps))
+    # Of fewer than ten the last one is more than that.
+    last = "tenth of its steps" if steps >= 1 / _LAST else "of its steps"
     return [
         Finding(
             "S2",
             Severity.SUSPICIOUS,
-            f"{norm}: {attack} was still getting nearer in the last tenth of its steps "
+            f"{norm}: {attack} was still getting nearer in the last {last} "
             f"({steps} in the median), at {of_samples(still.sum(), len(traced))}: it "
             "was stopped before it was done",
             "give it more steps (--budget), or a larger first step",
@@ -142,6 +144,8 @@ def unfinished(traced: Traced, attack: str, norm: str) -> list[Finding]:
 
 def falls(trace: Trace) -> tuple[Array, Array]:
     """(n,) each, how much fell in the last tenth of the steps; 0 where it does not say.
+
+    Of fewer than ten steps it is the last one that counts.
 
     Of samples without an adversarial the lowest margin, as a share of all that it fell
     from the first question on; of the others the best distance, as a share of what it

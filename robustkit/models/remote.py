@@ -373,8 +373,10 @@ class RemoteModel(Model):
             self._classes = None if said is None else _checked(said, self.name)
         if self._classes is None:
             raise BadInput(
-                f"{self.name} names classes but does not show all scores, so give the "
-                "classes themselves: their names in order, or how many there are"
+                f"{self.name} names classes but does not show all scores, so they must "
+                "be known, their names in order or how many there are: let the answer "
+                'say them ("classes": 10), or make the model in a Python file, by '
+                "robustkit.RemoteModel(..., classes=...)"
             )
         classes = Classes(self._classes, self.name)
         self._others = classes.others

@@ -84,6 +84,14 @@ def test_no_distance_falls_by_more_than_all_of_it(planted):
     assert 0.5 < finding.evidence["largest fall of the distance"] <= 1
 
 
+@pytest.mark.parametrize(("steps", "part"), [(4, "of its"), (20, "tenth of its")])
+def test_the_last_of_few_steps_is_no_tenth(planted, steps, part):
+    finding = found(run(planted, {"creep": Creep(3.0, 1.0, steps=steps)}))["S2"]
+    assert f"nearer in the last {part} steps ({steps} in the median)" in (
+        finding.diagnosis
+    )
+
+
 def test_of_a_few_samples_nothing_is_said(planted):
     for count in (1, 4):
         results = rk.evaluate(
