@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from robustkit import __version__
+from robustkit.engine.attack import Attack
 from robustkit.evaluation.data import DataSet
 from robustkit.evaluation.engines import Engine
 from robustkit.evaluation.monitor import Monitor
@@ -105,7 +106,7 @@ def describe(
         },
         "attack_access": {name: a.access.name.lower() for name, a in attacks},
         "attack_baseline": {name: attack.baseline for name, attack in attacks},
-        "sources": {name: attack.source for name, attack in attacks},
+        "sources": _sources(attacks),
         "model": {
             "name": model.name,
             "adapter": type(model).__name__,
@@ -120,6 +121,14 @@ def describe(
         "engine": engine.describe(),
         "notes": list(notes),
     }
+
+
+def _sources(attacks: Sequence[tuple[str, Attack[Any]]]) -> dict[str, str]:
+    """By name, where attacks come from: in another norm one may be made of others."""
+    parts: dict[str, dict[str, None]] = {}
+    for name, attack in attacks:
+        parts.setdefault(name, {}).update(dict.fromkeys(attack.source.split("; ")))
+    return {name: "; ".join(each) for name, each in parts.items()}
 
 
 @contextmanager

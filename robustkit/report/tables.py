@@ -420,9 +420,9 @@ def _optimality(found: Comparison) -> Tabular:
 
 def _by_class(
     runs: Sequence[Named], norm: str, label: int, epsilon: float
-) -> tuple[float, list[Cell]]:
-    """The first run's robust accuracy in a class, and the cells of its row."""
-    cells, first = [], 2.0
+) -> tuple[tuple[float, float], list[Cell]]:
+    """The first run's robust accuracy and median in a class, and its row's cells."""
+    cells, first = [], (2.0, 0.0)
     for place, run in enumerate(runs):
         results = run.results
         rows = results.label == label
@@ -431,7 +431,7 @@ def _by_class(
         curve = Curve(distance)
         robust = curve.robust_accuracy(epsilon)
         if place == 0 and count:
-            first = robust.estimate
+            first = robust.estimate, curve.quantile(0.5)
         if len(runs) > 1:
             cells.append(_share(robust, count) if count else Cell(words.DASH))
             continue

@@ -39,7 +39,7 @@ _NORMS = {
     "l2": ("L", "2", "Euclidean length of the change, in input units"),
     "l1": ("L", "1", "sum of the changes of all values, in input units"),
     "l0": ("L", "0", "number of values changed"),
-    "l0-pixels": ("L", "0", "number of pixels changed"),
+    "l0-pixels": ("L", "0 (pixels)", "number of pixels changed"),
 }
 
 

@@ -4,6 +4,7 @@ from PIL import Image
 
 import robustkit as rk
 from robustkit import demo
+from robustkit.evaluation.curve import Curve
 from robustkit.evaluation.envelope import envelope
 from robustkit.evaluation.originals import drawn
 from robustkit.evaluation.power_law import fit_power_law
@@ -123,6 +124,18 @@ def test_classes_are_counted_by_themselves(run):
         )
         median = np.sort(distance[rows])[(rows.sum() + 1) // 2 - 1]
         assert float(row[4].text) == pytest.approx(median, rel=6e-3)
+
+
+def test_classes_that_stand_alike_are_in_the_order_of_their_medians(run):
+    results = rk.Results(run.results.path)
+    results.run["config"]["epsilons"] = {"linf": [1e-6], "l2": [1e-6]}
+    for part in gather([results]).norms:
+        order = [int(row[0].text) for row in part.classes.rows]
+        curves = [
+            Curve(results.distances(part.norm)[results.label == k]) for k in order
+        ]
+        standing = [(c.robust_accuracy(1e-6).estimate, c.quantile(0.5)) for c in curves]
+        assert standing == sorted(standing)
 
 
 def test_the_nearest_of_each_class_and_of_all_are_at_hand(run):

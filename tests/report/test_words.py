@@ -1,4 +1,4 @@
-from robustkit.report.words import evidence, warrants
+from robustkit.report.words import evidence, norm_name, warrants
 
 
 def test_a_test_without_a_witness_has_no_rates():
@@ -17,3 +17,8 @@ def test_a_test_without_a_witness_has_no_rates():
 def test_numbers_that_are_not_known_are_said_to_be():
     finding = {"evidence": {"share": 0.25, "largest": None}, "samples": [3]}
     assert evidence(finding) == "share 0.25; largest not known; at 1 samples: 3"
+
+
+def test_no_two_norms_have_one_name():
+    norms = ("l0", "l0-pixels", "l1", "l2", "linf")
+    assert len({norm_name(norm) for norm in norms}) == len(norms)
