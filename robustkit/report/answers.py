@@ -34,6 +34,7 @@ __all__ = [
     "interval",
     "judged",
     "kinds",
+    "labelled",
     "left_open",
     "noise",
     "per_sample",
@@ -270,6 +271,20 @@ def curve(asked: Asked) -> Answer:
     )
 
 
+def labelled(asked: Asked) -> Answer:
+    """Whether labels are the model's; of few samples chance may look like either."""
+    said = without("C11")(asked)
+    clean, results = asked.results.clean_accuracy, asked.results
+    if said[0] == YES and clean.lower <= 1 / results.run["model"]["classes"]:
+        count = len(results.index)
+        return OPEN, (
+            f"the clean accuracy of {words.percent(clean.estimate, count)} (interval "
+            f"{words.interval(clean, count)}) is not surely above chance; say what it "
+            "is on more samples"
+        )
+    return said
+
+
 def reaches_zero(asked: Asked) -> Answer:
     """Whether every sample has an adversarial of some size."""
     left = {}
@@ -307,6 +322,11 @@ def kinds(asked: Asked) -> Answer:
     said = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in by.items())
     if "gradient" not in by and asked.config["access"] == "gradient":
         return NO, f"No attack followed gradients ({said})."
+    if asked.access is Access.DECISION and len(strong) > 1:
+        return OPEN, (
+            f"only decisions were shown, so every attack goes by them ({said}); say "
+            "how else they differ"
+        )
     if len(by) < 2 or not strong:
         return NO, f"Attacks of one kind only ({said}); try others beside them."
     return YES, f"{said} (run.json)."

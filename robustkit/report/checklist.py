@@ -106,7 +106,7 @@ _SECTIONS: dict[str, list[tuple[str, Callable[[Asked], Answer]]]] = {
         ),
         (
             "Are labels, bounds and normalisation those of the model?",
-            answers.without("C11"),
+            answers.labelled,
         ),
         (
             "If it may reject inputs: is the detector's ROC curve shown, and is it "

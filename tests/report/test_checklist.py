@@ -151,6 +151,27 @@ def test_chance_is_told_of_where_it_was_looked_at_only(run, planted):
     assert told_of(results)[question][0] == OPEN
 
 
+@pytest.mark.parametrize(("right", "expected"), [(2, OPEN), (18, YES)])
+def test_an_accuracy_that_may_be_chance_says_nothing_of_labels(
+    planted, tmp_path, right, expected
+):
+    labels = planted.y.copy()
+    labels[right:] = (labels[right:] + 1) % 3
+    results = rk.evaluate(
+        planted.model(), (planted.x, labels), attacks="fgsm", out=tmp_path / "run"
+    )
+    write_json(results.path / "findings.json", {"findings": [], "samples": 0})
+    told = answers(results)["Are labels, bounds and normalisation those of the model"]
+    assert told[0] == expected
+    assert ("above chance" in told[1]) == (expected == OPEN)
+
+
+def test_where_only_decisions_are_shown_no_other_kind_is_asked_for(run):
+    results = run(["rays", "boundary"], access="decision")
+    mark, said = answers(results)["Are they of different kinds"]
+    assert (mark, "try others" in said) == (OPEN, False)
+
+
 def test_texts_of_findings_stay_texts(run):
     odd = a_finding("R2", diagnosis="rugged\n- [x] sound <img src=x>\x1b[2J")
     _, said = told_of(run(), odd)["Is the loss smooth enough to be followed"]
