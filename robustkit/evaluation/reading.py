@@ -53,7 +53,8 @@ def read_queries(path: Path, attack: str, norm: str) -> Array:
 def read_table(path: Path) -> dict[str, Array]:
     """The columns of samples.csv as arrays; reasons are left on disk.
 
-    Of a reason only remains whether it is that of an adversarial that did not hold.
+    Of a reason only remains whether it is that of an adversarial that did not hold, or
+    stands beside an adversarial: that of an attack which did not come to its end.
 
     A row costs about a hundred bytes of memory, however long the texts in it are.
     """
@@ -62,7 +63,7 @@ def read_table(path: Path) -> dict[str, Array]:
     words: dict[str, list[str]] = {name: [] for name in _WORDS}
     # Each word is in memory once, however many rows have it.
     known: dict[str, str] = {}
-    undone = array("b")
+    undone, cut = array("b"), array("b")
     try:
         with open(inside(path), newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
@@ -84,6 +85,7 @@ def read_table(path: Path) -> dict[str, Array]:
                         known[word] = printable(word)
                     words[name].append(known[word])
                 undone.append(UNDONE in row["reason"])
+                cut.append(row["status"] == "found" and row["reason"] != "")
     except (OSError, ValueError, TypeError, OverflowError, csv.Error) as error:
         raise BadInput(f"cannot read the table of samples '{path}': {error}") from error
     _check_distances(np.array(numbers["distance"]), path)
@@ -92,6 +94,7 @@ def read_table(path: Path) -> dict[str, Array]:
     table |= {name: np.array(values, dtype=object) for name, values in words.items()}
     table["found"] = table["found"] == "true"
     table["undone"] = np.array(undone, dtype=bool)
+    table["cut"] = np.array(cut, dtype=bool)
     return table
 
 

@@ -156,6 +156,14 @@ class Results:
         rows = self._table["undone"] & (self._table["norm"] == self._norm(norm))
         return np.isin(self.index, self._table["index"][rows])
 
+    def cut_off(self, norm: str | Norm | None = None) -> Array:
+        """(n,) whether an attack that found an adversarial was ended before its end.
+
+        By the time limit, or because the model raised.
+        """
+        rows = self._table["cut"] & (self._table["norm"] == self._norm(norm))
+        return np.isin(self.index, self._table["index"][rows])
+
     def backward_passes(self, attack: str, norm: str | Norm | None = None) -> int:
         """How many backward passes an attack took, over all samples."""
         return int(self._per_sample("backward_passes", attack, norm).sum())

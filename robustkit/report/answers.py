@@ -192,6 +192,8 @@ def undefended(asked: Asked) -> Answer:
 
 def converged(asked: Asked) -> Answer:
     """Whether the traces of the run had come to rest."""
+    if stopped := _cut_off(asked):
+        return NO, f"No. Attacks were ended before they were done ({stopped})."
     if not ends_seen(asked.results):
         return OPEN, (
             "the run has traces of too few samples; show that more steps change nothing"
@@ -385,7 +387,7 @@ def interval(asked: Asked) -> Answer:
 
 
 def errors(asked: Asked) -> Answer:
-    """Whether the run is complete, without samples that ended in an error."""
+    """Whether the run is complete, no sample an error, and no attack cut short."""
     failed = {
         n: int(np.isnan(asked.results.distances(n)).sum()) for n in asked.results.norms
     }
@@ -394,7 +396,18 @@ def errors(asked: Asked) -> Answer:
     if any(failed.values()):
         said = ", ".join(f"{norm}: {count}" for norm, count in failed.items())
         return NO, f"Samples that ended in an error ({said}); samples.csv says why."
+    if stopped := _cut_off(asked):
+        return NO, (
+            f"Samples on which attacks were ended before they were done ({stopped}); "
+            "samples.csv says why."
+        )
     return YES, "The run is complete, and no sample ended in an error."
+
+
+def _cut_off(asked: Asked) -> str:
+    """On how many samples, by norm; empty: on none."""
+    counts = {n: int(asked.results.cut_off(n).sum()) for n in asked.results.norms}
+    return ", ".join(f"{norm}: {count}" for norm, count in counts.items() if count)
 
 
 def warranted(asked: Asked) -> Answer:

@@ -315,6 +315,9 @@ def _warnings(results: Results, summary: dict[str, Any]) -> list[str]:
             )
             + f". {reasons}"
         )
+    for norm in results.norms:
+        if stopped := words.cut_off(int(results.cut_off(norm).sum())):
+            warnings.append(f"{words.norm_name(norm)}: {stopped}")
     return warnings + list(run["notes"])
 
 

@@ -44,6 +44,8 @@ def print_results(results: Results, console: Console) -> None:
                 "samples.csv has the reasons",
                 style="bold red",
             )
+        if stopped := words.cut_off(int(results.cut_off(norm).sum())):
+            console.print(stopped, style="yellow", highlight=False)
     for note in results.run["notes"]:
         # Text of others: brackets in it are no markup.
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False)

@@ -12,6 +12,7 @@ __all__ = [
     "SPACE",
     "axis_label",
     "class_name",
+    "cut_off",
     "epsilon",
     "evidence",
     "explanation",
@@ -56,6 +57,21 @@ def norm_name(norm: str) -> str:
 def explanation(norm: str) -> str:
     """What a norm measures, and its unit."""
     return _NORMS[norm][2] if norm in _NORMS else "norm units"
+
+
+def cut_off(count: int) -> str:
+    """That attacks on so many samples did not come to their end; of none nothing.
+
+    >>> cut_off(0)
+    ''
+    """
+    if count == 0:
+        return ""
+    return (
+        f"on {count:,} sample{'s' if count > 1 else ''} attacks were ended before they "
+        "were done, by the time limit or as the model raised; what they had found "
+        "counts, and samples.csv has the reasons"
+    )
 
 
 def axis_label(norm: str) -> str:

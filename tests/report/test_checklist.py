@@ -1,9 +1,11 @@
 import csv
+import io
 import json
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 import robustkit as rk
 from robustkit.checks.model_checks import VARIES
@@ -11,6 +13,7 @@ from robustkit.cli import main
 from robustkit.errors import BadInput
 from robustkit.evaluation.store import write_json
 from robustkit.report.checklist import checklist
+from robustkit.report.terminal import print_results
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +276,33 @@ def test_samples_that_end_in_an_error_are_not_broken(run):
         "error)."
     )
     assert answers(results)[question] == (NO, said)
+
+
+def test_attacks_that_were_stopped_had_not_come_to_their_end(run):
+    """As a time limit leaves them: with an adversarial, and the reason beside it."""
+    results = run(["fmn"], norm=["linf", "l2"])
+    write_json(results.path / "findings.json", {"findings": [], "samples": 20})
+    for question in ("Had the attacks converged", "Did everything go through"):
+        assert answers(results)[question][0] == YES
+    assert "were ended" not in checklist(results.path)
+    samples = results.path / "samples.csv"
+    lines = samples.read_text().splitlines(keepends=True)
+    late = [
+        line.replace(",found,", ",found,stopped after 5 seconds")
+        if ",l2," in line else line for line in lines
+    ]  # fmt: skip
+    samples.write_text("".join(late))
+    for question in ("Had the attacks converged", "Did everything go through"):
+        mark, said = answers(results)[question]
+        assert mark == NO
+        assert "before they were done (l2: 20)" in said
+    results = rk.Results(results.path)
+    assert "L2: on 20 samples attacks were ended" in (
+        results.report().read_text(encoding="utf-8")
+    )
+    text = io.StringIO()
+    print_results(results, Console(file=text, width=200))
+    assert text.getvalue().count("on 20 samples attacks were ended") == 1
 
 
 def test_old_runs_and_broken_files(run):
