@@ -152,9 +152,12 @@ class Minimise(Attack[State[S]], Generic[S]):
 
         Where the first radius is estimated, one question is about the original.
         """
-        steps, rest = max(budget - self.aside, 1), budget - 1
-        length = max(min(self.attack.steps, rest // 5), 1)
-        attack = dataclasses.replace(self.attack, steps=length)  # type: ignore[type-var]
+        # An attack's own plan has room for questions after its last step.
+        last = self.attack.aside
+        steps = self.attack.within(max(budget - self.aside, 1) + last).steps
+        attack = self.attack.within(max((budget - 1) // 5, 1) + last)
+        if attack.steps > self.attack.steps:
+            attack = self.attack
         return dataclasses.replace(self, attack=attack, steps=steps)
 
     def _wider(self, p: Problem, s: State[S], t: int) -> PerSample:

@@ -111,10 +111,22 @@ def test_plans_rounds_within_a_budget():
     assert (plan.steps, plan.attack.steps) == (1000, 199)
     plan = Minimise(PGD(1.0), first=0.1).within(1000)
     assert (plan.steps, plan.attack.steps) == (1000, 40)
+    # A step may take several passes, and a target one step at least.
+    plan = Minimise(APGD(1.0, steps=20, passes=20)).within(1000)
+    assert (plan.steps, plan.attack.steps) == (49, 9)
+    plan = Minimise(APGD(1.0, steps=90, targets=9, loss="dlr")).within(30)
+    assert (plan.steps, plan.attack.steps, plan.attack.targets) == (29, 5, 5)
 
 
 @pytest.mark.parametrize(
-    "attack", [Minimise(Square(1.0)), minimum_norm_pgd(), Minimise(PGD(1.0), first=9.0)]
+    "attack",
+    [
+        Minimise(Square(1.0)),
+        minimum_norm_pgd(),
+        Minimise(PGD(1.0), first=9.0),
+        Minimise(APGD(1.0, passes=5)),
+        Minimise(APGD(1.0, targets=9, loss="dlr")),
+    ],
 )
 def test_asks_as_many_questions_as_it_may(plant, attack):
     problem = Problem(

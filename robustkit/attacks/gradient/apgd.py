@@ -153,6 +153,7 @@ class APGD(FixedBudget[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward + 1 backward; 1 forward at the end"
     source: ClassVar[str] = "Croce, Hein, ICML 2020, algorithm 1"
+    aside: ClassVar[int] = 1
     positive: ClassVar[tuple[str, ...]] = ("passes",)
 
     epsilon: float
@@ -210,7 +211,7 @@ class APGD(FixedBudget[State]):
 
     def within(self, budget: int) -> Self:
         """The last question is about the point that the last step leads to."""
-        steps = max((budget - 1) // self.passes, 1)
+        steps = max((budget - self.aside) // self.passes, 1)
         targets = min(self.targets, steps)
         return dataclasses.replace(self, steps=steps, targets=targets)
 
