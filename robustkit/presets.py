@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from robustkit.arguments import as_whole
 from robustkit.attacks.decision.compass import Compass
 from robustkit.attacks.decision.pointwise import Pointwise
 from robustkit.attacks.decision.rays import RayS
@@ -87,7 +88,7 @@ def auto(
             that is searched, for as long as success there is likely. None: none.
 
     Raises:
-        BadInput: No such norm or access.
+        BadInput: No such norm or access, or the budget is no whole number above zero.
 
     >>> attack = auto("l2", budget=100)
     >>> [type(part).__name__ for part in attack.attacks], attack.steps
@@ -97,6 +98,8 @@ def auto(
     ('RayS', 1000)
     """
     name, access = get_norm(norm).name, as_access(access)
+    if budget is not None:
+        budget = as_whole(budget, "the budget", least=1)
     if access < Access.GRADIENT:
         attack: Attack[Any] = (
             _DECISIONS[name]()

@@ -159,7 +159,7 @@ def choose_attacks(
         raise BadInput("no attack was named; name one, or say 'auto'")
     for name, attack in chosen.items():
         # Names stand in tables, a row to a line.
-        fits = 0 < len(name) <= 64 and name.isprintable()
+        fits = isinstance(name, str) and 0 < len(name) <= 64 and name.isprintable()
         if not isinstance(attack, Attack) or not fits:
             raise BadInput(
                 "expected attacks by names of 1 to 64 printable characters, such as "

@@ -110,6 +110,11 @@ def test_bad_settings():
         autoattack(0.1, "l0")
     with pytest.raises(BadInput, match="did you mean 'decision'"):
         auto("l2", 100, "decisions")
+    for access in Access:
+        with pytest.raises(BadInput, match="the budget must be at least 1; got 0"):
+            auto("l2", 0, access)
+        with pytest.raises(BadInput, match="budget must be a whole number"):
+            auto("l2", 99.5, access)
 
 
 def test_access_has_a_name():

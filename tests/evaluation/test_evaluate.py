@@ -188,7 +188,7 @@ def test_an_attack_that_lies_is_demoted_and_said_so(planted):
     assert results.robust_accuracy(0.0).estimate == 0
 
 
-@pytest.mark.parametrize("name", ["", "x" * 65, "a\nb", "a\u2028b", "a\0"])
+@pytest.mark.parametrize("name", ["", "x" * 65, "a\nb", "a\u2028b", "a\0", 1])
 def test_names_of_attacks_fit_into_tables(planted, name):
     with pytest.raises(BadInput, match="names of 1 to 64 printable characters"):
         rk.evaluate(
