@@ -291,3 +291,17 @@ def test_a_whole_row_and_the_page_it_is_written_to(tmp_path, monkeypatch, capsys
     assert text.startswith("before")
     assert text.endswith("after\n")
     assert "straight-through" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", [None, "no marks"])
+def test_a_page_without_marks_is_refused_before_the_table_is_made(
+    text, tmp_path, capsys
+):
+    page = tmp_path / "page.md"
+    if text is not None:
+        page.write_text(text)
+    with pytest.raises(SystemExit):
+        main(["--only", "honest", "--write", str(page)])
+    said = capsys.readouterr()
+    assert "must be a page that has the marks" in said.err
+    assert said.out == ""

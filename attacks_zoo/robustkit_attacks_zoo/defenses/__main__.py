@@ -17,6 +17,7 @@ from robustkit_attacks_zoo.defenses.table import HEADER, Row, row
 __all__ = ["main"]
 
 _MARKS = ("<!-- table: begin -->", "<!-- table: end -->")
+_TABLE = re.compile(".*?".join(_MARKS), re.DOTALL)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,6 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = [n for n in DEFENSES if not words or any(word in n for word in words)]
     if not names:
         parser.error(f"no defense is called {asked.only}; there are {list(DEFENSES)}")
+    if asked.write is not None and not _marked(asked.write):
+        # Before the table is made, which takes long.
+        parser.error(
+            f"{asked.write} must be a page that has the marks {' and '.join(_MARKS)} "
+            "once"
+        )
     torch.set_num_threads(1)
     lines = [_line(HEADER), _line(["---"] * len(HEADER))]
     print("\n".join(lines), flush=True)
@@ -65,17 +72,17 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def _marked(page: Path) -> bool:
+    """Whether a page has the table's two marks, once."""
+    if not page.is_file():
+        return False
+    return len(_TABLE.findall(page.read_text(encoding="utf-8"))) == 1
+
+
 def _write(page: Path, table: str) -> None:
     begin, end = _MARKS
     old = page.read_text(encoding="utf-8")
-    new, count = re.subn(
-        f"{begin}.*?{end}",
-        lambda _: f"{begin}\n\n{table}\n\n{end}",
-        old,
-        flags=re.DOTALL,
-    )
-    if count != 1:
-        raise SystemExit(f"{page} must have the marks {begin} and {end} once")
+    new = _TABLE.sub(lambda _: f"{begin}\n\n{table}\n\n{end}", old)
     page.write_text(new, encoding="utf-8")
 
 
