@@ -107,10 +107,12 @@ class ALMA(Attack[State]):
         keep = 1 - 1 / min(max(self.memory * self.steps, 2.0), 10.0)
         width = p.bounds.width
         a = p.gradient(p.place(s.delta * width))
-        scale, stepsize = s.scale, s.stepsize
+        margin, scale, stepsize = a.margin, s.scale, s.stepsize
         if t == 0:
-            scale = nonzero(a.margin) / self.constraint
-        value = minimum(a.margin / scale + _TOLERANCE, _MOST)
+            # An answer that is no number, or infinite, says nothing of the scale.
+            margin = where(margin < math.inf, margin, 1.0)
+            scale = nonzero(margin) / self.constraint
+        value = minimum(margin / scale + _TOLERANCE, _MOST)
         slope = a.gradient * expand(width / scale, a.gradient)
         penalty, checked, multiplier = s.penalty, s.checked, s.multiplier
         if t == 0:

@@ -6,6 +6,7 @@ from robustkit.attacks.gradient.alma import ALMA
 from robustkit.engine.criteria import Misclassification, Targeted, TopK
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
+from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor
@@ -51,6 +52,27 @@ def test_serves_other_criteria(plant, laws, norm):
     logits = planted.logits(ledger.best.numpy())
     own = logits[np.arange(len(logits)), planted.y]
     assert ((logits > own[:, None]).sum(axis=1) >= 2).all()
+
+
+@both
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_an_original_without_an_answer_leads_to_no_point_that_is_no_number(
+    norm, broken
+):
+    x, asked = np.array([[0.6, 0.4], [0.7, 0.2]]), []
+
+    def scores(points):
+        asked.append(points)
+        logits = points.copy()
+        logits[(points == x[0]).all(axis=1), 0] = broken
+        return logits
+
+    model = NumPyModel(scores, gradient=lambda points, slopes: slopes)
+    criterion = Misclassification(as_tensor(np.zeros(2, dtype=np.int64)))
+    problem = Problem(model, as_tensor(x), criterion, get_norm(norm))
+    ledger = run(ALMA(steps=40), problem)
+    assert np.isfinite(np.concatenate(asked)).all()
+    assert ledger.found.numpy().all()
 
 
 @both
