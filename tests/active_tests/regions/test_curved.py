@@ -138,7 +138,9 @@ def test_out_of_a_ball(seed, norm, boxed):
     expected = least(
         x, norm, lambda z: (z - centre) @ (z - centre) - radius**2, box, starts
     )
-    assert size(point - x, norm) == pytest.approx(expected, rel=1e-4)
+    # Of a point that is out and in the box, less is no mistake: the solver's start is.
+    assert size(point - x, norm) <= expected * (1 + 1e-4)
+    assert (np.abs(point) <= box.upper).all()
     assert np.linalg.norm(point - centre) == pytest.approx(radius, rel=1e-9)
 
 
