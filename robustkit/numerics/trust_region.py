@@ -48,6 +48,8 @@ __all__ = ["smallest_near"]
 
 _EUCLIDEAN = L2()
 _MOST_TURNS = 200
+# How many of them are leaps, in L1.
+_LEAPS = 8
 
 
 def smallest_near(
@@ -96,7 +98,7 @@ def smallest_near(
     if not bool(cut.any()):
         return result
     path = _Path(norm, center, gradient, level, low, high, start, end)
-    numbers = known, short, over, depth, reach, guess
+    numbers = known, start, short, over, depth, reach, guess
     inner, outer = path.leave(nearest, smallest, cut, numbers, tolerance, turns)
     if isinstance(norm, L0):
         return where(cut, inner, result)
@@ -243,6 +245,9 @@ class _Path:
         kept between two forces known to lie on either side, looks for the force that
         pushes the present share to the boundary. Each time it is found, false position
         (the end that stays counts half, the Illinois rule) goes on to the next share.
+        In L1 a few leaps to where both would be right come first: near a minimum force
+        and price are many times what the ball leaves of them together, and the two
+        searches take many turns to get there.
 
         Args:
             nearest: (n, ...) where the path starts; the rows of those who are active
@@ -258,6 +263,10 @@ class _Path:
         # One value per sample: NumPy is several times faster than any framework.
         begin = (v.astype(np.float64) for v in together(*numbers))
         s = _Search.begin(to_numpy(active), *begin)
+        guess, leaps = s.share, _LEAPS if isinstance(self.norm, L1) else 0
+        if leaps:
+            # From the center itself.
+            s.share, s.force = 0 * s.share, 0 * s.force
         # Where a force does not push too far, a share is known to be inside; where it
         # does before the boundary, to be outside. That decides what only counts.
         decisive = isinstance(self.norm, L0 | Linf)
@@ -269,28 +278,34 @@ class _Path:
             if (size := 1 << (count - 1).bit_length()) < len(s.row):
                 kept = np.argsort(~s.active, kind="stable")[:size]
                 path, s = take(path, kept), take(s, kept)
+            if turn == leaps > 0:
+                s.share, s.force = guess[s.row], s.radius
             share, force = (
                 like(self.center, v).astype(self.center.dtype)
                 for v in (s.share, s.force)
             )
             delta, *sums = path.at(share, force)
-            excess, value, slope = (v.astype(np.float64) for v in together(*sums))
-            enters, leaves = s.turn(
-                excess, value - s.radius, slope, turn, rough, tolerance, decisive
-            )
+            excess, distance, *slopes = (v.astype(np.float64) for v in together(*sums))
+            if turn < leaps:
+                enters = s.leap(excess, distance, slopes, rough, tolerance)
+                leaves = np.zeros_like(enters)
+            else:
+                value, slope = distance - s.radius, slopes[0]
+                enters, leaves = s.turn(
+                    excess, value, slope, turn, rough, tolerance, decisive
+                )
             if len(better := np.flatnonzero(enters)):
                 inner = put_rows(inner, s.row[better], delta, better, reuse=True)
             if len(worse := np.flatnonzero(leaves)):
                 outer = put_rows(outer, s.row[worse], delta, worse, reuse=True)
         return inner, outer
 
-    def at(
-        self, share: PerSample, force: PerSample
-    ) -> tuple[Batch, PerSample, PerSample, PerSample]:
+    def at(self, share: PerSample, force: PerSample) -> tuple[Tensor, ...]:
         """Points (n, ...) at shares (n,) of the path, under forces (n,).
 
-        And of each how far it lies before the boundary, how far from the center, and
-        how fast it goes down the gradient with the force.
+        And of each (n,) how far it lies before the boundary, how far from the center,
+        and how fast it goes down the gradient with the force; for L1 how fast it goes
+        up the gradient with the price, and how many of its features move with it.
         """
         return _at(
             self.norm,
@@ -318,9 +333,9 @@ def _at(
     end: PerSample,
     share: PerSample,
     force: PerSample,
-) -> tuple[Batch, PerSample, PerSample, PerSample]:
+) -> tuple[Tensor, ...]:
     """As `_Path.at`."""
-    push, kept = times(gradient, expand(force, gradient)), None
+    push = times(gradient, expand(force, gradient))
     if isinstance(norm, L2):
         free = minus(times(center, expand(1 - share, center)), push, reuse=True)
     else:
@@ -332,28 +347,28 @@ def _at(
     elif isinstance(norm, L1):
         edge = expand(_price(start, share), free)
         free = minus(free, clip(free, -edge, edge))
-        delta, kept = clip(free, low, high), differs(free, 0.0)
+        delta = clip(free, low, high)
     else:
         delta = clip(free, low, high)
+    moves = 1 - differs(free, delta)
     if isinstance(norm, L0):
         saving = norm.summed(free.square() - (free - delta).square())
         kept = reaches(saving, expand(_price(start, share).square(), saving))
-        moved, delta = _moving(gradient, free, delta, kept), delta * kept
-    else:
-        moved = _moving(gradient, free, delta, kept)
+        moves, delta = moves * kept, delta * kept
+    elif isinstance(norm, L1):
+        # With the sign by which the price moves it; it holds what is zero.
+        moves = times(free.sign(), moves, reuse=True)
+    moved = times(gradient, moves)
     before = inner_product(gradient, delta) - level
-    return delta, before, magnitude(delta - center, 2), inner_product(moved, moved)
+    sums = [before, magnitude(delta - center, 2), inner_product(moved, moved)]
+    if isinstance(norm, L1):
+        sums += [-inner_product(gradient, moves), inner_product(moves, moves)]
+    return delta, *sums
 
 
 def _price(start: PerSample, share: PerSample) -> PerSample:
     """Of a changed feature, or of each unit of its change."""
     return start * share / maximum(1 - share, 1e-6)
-
-
-def _moving(gradient: Batch, free: Batch, delta: Batch, kept: Batch | None) -> Batch:
-    """The gradient where points move with the force, zero where they are held."""
-    moves = 1 - differs(free, delta)
-    return gradient * (moves if kept is None else moves * kept)
 
 
 @dataclass
@@ -364,6 +379,7 @@ class _Search:
         row: Which sample each entry speaks of.
         active: Whose search goes on.
         radius: Of the ball.
+        start: The largest change of where the path starts.
         depth: How far from the boundary the center is.
         length: Of center and radius together; what rounding errors are measured by.
         short: Distance from the center less the radius, at `left`.
@@ -380,6 +396,7 @@ class _Search:
     row: Array
     active: Array
     radius: Array
+    start: Array
     depth: Array
     length: Array
     short: Array
@@ -397,6 +414,7 @@ class _Search:
         cls,
         active: Array,
         radius: Array,
+        start: Array,
         short: Array,
         over: Array,
         depth: Array,
@@ -408,6 +426,7 @@ class _Search:
             row=np.arange(len(radius)),
             active=active,
             radius=radius,
+            start=start,
             depth=depth,
             length=length,
             short=short,
@@ -420,6 +439,61 @@ class _Search:
             strong=one * math.inf,
             force=radius,
         )
+
+    def leap(
+        self,
+        excess: Array,
+        distance: Array,
+        slopes: list[Array],
+        rough: float,
+        tolerance: float,
+    ) -> Array:
+        """Go on by one turn in L1, to where share and force would both be right.
+
+        They would be if the features that move stayed the same: then the excess is
+        linear in force and price, and the squared distance from the center quadratic.
+
+        Args:
+            excess: (n,) as in `turn`.
+            distance: (n,) of the present points from the center.
+            slopes: (n,) how fast the excess falls with the force, and how fast it grows
+                with the price; (n,) how many features move.
+            rough: As in `turn`.
+            tolerance: As there.
+
+        Returns:
+            (n,) whose search ends at the present points.
+        """
+        slope, tilt, count = slopes
+        with np.errstate(all="ignore"):
+            price = self.start * self.share / (1 - self.share)
+            flat = excess + slope * self.force - tilt * price
+            moved = slope * self.force**2 - 2 * tilt * self.force * price
+            fixed = distance**2 - moved - count * price**2
+            room = self.radius**2 - fixed
+            after = _root((room - flat**2 / slope) / (count - tilt**2 / slope))
+            force = (flat + tilt * after) / slope
+            idle = ~(force > 0)
+            force = np.where(idle, 0.0, force)
+            after = np.where(idle, _root(room / count), after)
+            share = np.minimum(after / (after + self.start), 0.999)
+        close = self._meets(excess, rough, tolerance)
+        close &= np.abs(distance - self.radius) <= tolerance * self.radius
+        close &= self.active
+        self.active = self.active & ~close
+        # One feature that moves cannot do both; another force may move more.
+        known = np.isfinite(share + force)
+        self.share = np.where(known, share, self.share)
+        force = np.where(known, force, self.radius)
+        self.force = np.where(self.active, force, 0.0)
+        return close
+
+    def _meets(self, excess: Array, rough: float, tolerance: float) -> Array:
+        """Whose point is as good as on the boundary, or beyond it without any force."""
+        noise = 8 * rough * (self.length + self.force)
+        near = np.abs(excess) <= np.maximum(noise, tolerance / 4 * self.depth)
+        met: Array = near | (self.force == 0) & (excess <= 0)
+        return met
 
     def turn(
         self,
@@ -444,9 +518,7 @@ class _Search:
         """
         inside = value <= tolerance * self.radius
         jump = self.weak >= self.strong * (1 - 4 * rough)
-        root = (jump | (self.force == 0)) & (excess <= 0)
-        noise = 8 * rough * (self.length + self.force)
-        root |= np.abs(excess) <= np.maximum(noise, tolerance / 4 * self.depth)
+        root = jump & (excess <= 0) | self._meets(excess, rough, tolerance)
         close = root & (np.abs(value) <= tolerance * self.radius)
         if decisive:
             root |= (excess <= 0) == inside
@@ -491,3 +563,8 @@ class _Search:
         # Of the others it would grow without limit.
         self.force = np.where(self.active, force, 0.0)
         return enters, leaves
+
+
+def _root(square: Array) -> Array:
+    root: Array = np.sqrt(np.maximum(square, 0.0))
+    return root

@@ -79,7 +79,7 @@ _WIDE = {"linf": 0.5, "l2": 0.5, "l1": 1.0, "l0": 1.0}
 _ROUND, _MOST = 45, 12
 _BRISK = 32
 # Fewer are too few for a round and what follows it.
-_SHORT = {"linf": 46, "l2": 46, "l1": 40, "l0": 29}
+_SHORT = {"linf": 46, "l2": 46, "l1": 68, "l0": 29}
 # Fewer are too few for more than one start.
 _FEW = {"linf": 5, "l2": 14, "l1": 16, "l0": 12}
 # Of them in the Linf ball, on the way to L1 and L0.
@@ -184,11 +184,14 @@ def _dash(norm: str, steps: int, wide: float) -> tuple[Leg, ...]:
             Leg(0.28 * rest, start="middle", along=wide),
             _exchange(0.11 * rest, "here"),
         )
+    # The longer a walk, the smaller its first steps may be and still come home.
+    share = min(max((30 - rest) / 12, 0.4), 1.0)
+    cautious = (0.6 + 0.4 * share) * wide
     return (
         Leg(first, "linf"),
-        Leg(0.3 * rest, start="here", along=wide),
-        Leg(0.3 * rest, start="middle", along=wide),
-        Leg(0.4 * rest, start="best", along=wide / 2),
+        Leg(0.3 * rest, start="here", along=cautious),
+        Leg(0.3 * rest, start="middle", along=share * wide),
+        Leg(0.4 * rest, start="best", along=cautious / 2),
     )
 
 

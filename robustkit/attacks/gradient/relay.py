@@ -44,7 +44,7 @@ __all__ = ["Leg", "Relay"]
 _NARROWED, _MOMENTUM = 0.05, 0.7
 # How many points to look at for each step of it: more do not bring it further. Problems
 # in L2 need no such search (`glide`), but walks in L2 on the way to other norms do.
-_TURNS = {"linf": 5, "l2": 3, "l1": 12, "l0": 24}
+_TURNS = {"linf": 5, "l2": 3, "l1": 8, "l0": 24}
 # Of the best distance, the ball in which starts are compared: a start that leads to no
 # more than what is known shall not win.
 _NEARER = 0.99

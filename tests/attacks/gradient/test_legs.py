@@ -12,7 +12,7 @@ TOURS = {
 
 @pytest.mark.parametrize("norm", TOURS)
 def test_a_tour_comes_by_way_of_denser_norms(norm):
-    legs = plan(norm, 60)[: len(TOURS[norm])]
+    legs = plan(norm, 96)[: len(TOURS[norm])]
     assert [leg.norm for leg in legs] == TOURS[norm]
     assert [leg.start for leg in legs] == ["origin"] + ["here"] * (len(legs) - 1)
 
@@ -60,7 +60,7 @@ def test_the_best_point_is_walked_on_from_in_the_end(norm):
 
 @pytest.mark.parametrize("norm", ["l1", "l0"])
 def test_few_steps_are_not_spent_on_long_ways(norm):
-    for steps in (16, 22, 28):
+    for steps in (16, 22, 28, *([60] if norm == "l1" else [])):
         legs = plan(norm, steps)
         assert [leg.start for leg in legs[:2]] == ["origin", "here"]
         assert [leg.start for leg in legs].count("middle") == 1
@@ -68,6 +68,13 @@ def test_few_steps_are_not_spent_on_long_ways(norm):
         assert legs[0].length <= 5
         # As many as there are: none is stretched.
         assert sum(leg.length for leg in legs) == pytest.approx(steps)
+
+
+def test_the_longer_a_walk_in_l1_the_smaller_its_first_steps():
+    walks = [[leg.along for leg in plan("l1", steps)[1:]] for steps in (20, 29, 60)]
+    assert walks[0] == [1.0, 1.0, 0.5]
+    assert all(shorter > longer for shorter, longer in zip(*walks[:2], strict=True))
+    assert min(walks[2]) > 0.3
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
