@@ -78,8 +78,10 @@ _WIDE = {"linf": 0.5, "l2": 0.5, "l1": 1.0, "l0": 1.0}
 # three are worth less in the norms that are walked in without a detour.
 _ROUND, _MOST = 45, 12
 _BRISK = 32
-# Fewer are too few for a round and what follows it.
+# Fewer are too few for a round and what follows it; and where there is a single way,
+# which every round would have to begin anew.
 _SHORT = {"linf": 46, "l2": 46, "l1": 68, "l0": 29}
+_SHORT_ALONE = {"linf": 250, "l2": 120, "l1": 250, "l0": 100}
 # Fewer are too few for more than one start.
 _FEW = {"linf": 5, "l2": 14, "l1": 16, "l0": 12}
 # Of them in the Linf ball, on the way to L1 and L0.
@@ -92,8 +94,10 @@ _MANY, _RICH = 600, {"linf": 120, "l2": 96}
 
 
 @functools.cache
-def plan(norm: str, steps: int) -> tuple[Leg, ...]:
+def plan(norm: str, steps: int, alone: bool = False) -> tuple[Leg, ...]:
     """The legs that suit a norm and so many steps.
+
+    `alone`: there is a single way to meet the criterion.
 
     Each round is a tour (by way of a ball in Linf, and then of L2 or L1 for the sparser
     norms) to another way, and a walk from another end of the box. In the end the best
@@ -109,7 +113,7 @@ def plan(norm: str, steps: int) -> tuple[Leg, ...]:
         rounds = min(round(steps / _RICH[norm]), _MOST)
         legs = _rich_linf(rounds, wide) if norm == "linf" else _rich_l2(rounds, wide)
         return _ended(legs, norm)
-    if steps < _SHORT[norm]:
+    if steps < (_SHORT_ALONE if alone else _SHORT)[norm]:
         return _dash(norm, steps, wide)
     rounds = min(max(round(steps / _ROUND), 1), _MOST)
     if norm in _RICH:

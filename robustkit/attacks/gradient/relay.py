@@ -144,7 +144,8 @@ class Relay(Attack[State]):
 
     Args:
         steps: How many; 1 forward and 1 backward pass each, and one more at the start.
-        legs: None: a plan that suits the norm and the steps.
+        legs: None: a plan that suits the norm, the steps and whether there is one way
+            to meet the criterion or several.
 
     Raises:
         BadInput: The legs are none.
@@ -185,13 +186,13 @@ class Relay(Attack[State]):
 
     def init(self, p: Problem) -> State:
         a, ways = _surveyed(p, p.x)
-        leg, _, length = self._turn(p.norm, 0)
+        leg, _, length = self._turn(p.norm, ways, 0)
         trust, kept = Trust.unknown(p), Start.none(p)
         s = self._start(p, leg, -1, a.delta, ways, trust, kept)
         return self._next(p, s, a, leg, 0, length, -1)
 
     def step(self, p: Problem, s: State, t: int) -> State:
-        leg, turn, length = self._turn(p.norm, t)
+        leg, turn, length = self._turn(p.norm, s.ways, t)
         if turn == 0 and t > 0:
             trust = s.trust.silent()
             s = self._start(p, leg, t, s.delta, s.ways, trust, s.kept)
@@ -394,9 +395,9 @@ class Relay(Attack[State]):
         blind = s.trust.flat.logical_or(s.trust.kept < 0)
         return where(p.ledger.found.logical_or(blind), s.delta, far)
 
-    def _turn(self, norm: Norm, t: int) -> tuple[Leg, int, int]:
+    def _turn(self, norm: Norm, ways: Tensor, t: int) -> tuple[Leg, int, int]:
         """The leg of step `t`, which of its steps that is, and how many it has."""
-        legs = self.legs or plan(norm.name, self.steps)
+        legs = self.legs or plan(norm.name, self.steps, ways.shape[1] == 1)
         total = sum(leg.length for leg in legs)
         ends = itertools.accumulate(leg.length * self.steps / total for leg in legs)
         first = 0

@@ -70,6 +70,14 @@ def test_few_steps_are_not_spent_on_long_ways(norm):
         assert sum(leg.length for leg in legs) == pytest.approx(steps)
 
 
+@pytest.mark.parametrize("norm", TOURS)
+def test_a_single_way_is_gone_once_before_there_are_many_steps(norm):
+    few = [leg.start for leg in plan(norm, 90, True)]
+    assert [few.count(start) for start in ("origin", "middle", "noise")] == [1, 1, 0]
+    assert plan(norm, 20, True) == plan(norm, 20)
+    assert plan(norm, 500, True) == plan(norm, 500)
+
+
 def test_the_longer_a_walk_in_l1_the_smaller_its_first_steps():
     walks = [[leg.along for leg in plan("l1", steps)[1:]] for steps in (20, 29, 60)]
     assert walks[0] == [1.0, 1.0, 0.5]
