@@ -5,11 +5,16 @@ import numpy as np
 import pytest
 import torch
 
+from robustkit.attacks.gradient.alma import ALMA
 from robustkit.attacks.gradient.apgd import APGD
+from robustkit.attacks.gradient.carlini_wagner import CarliniWagnerL2
+from robustkit.attacks.gradient.carlini_wagner_l0 import CarliniWagnerL0
 from robustkit.attacks.gradient.ddn import DDN
+from robustkit.attacks.gradient.ead import EAD
 from robustkit.attacks.gradient.fmn import FMN
 from robustkit.attacks.gradient.momentum import MIFGSM
 from robustkit.attacks.gradient.pgd import PGD
+from robustkit.attacks.gradient.sigma_zero import SigmaZero
 from robustkit.attacks.gradient.vfga import VFGA
 from robustkit.attacks.score.evolution import Evolution
 from robustkit.attacks.score.square import Square
@@ -426,12 +431,13 @@ def test_a_decision_attack_gets_decisions_only(plant, question):
 @pytest.mark.parametrize(
     ("attack", "message"),
     [
-        (FMN(stepsize=-1.0), "the stepsize of FMN must be at least 0; got -1"),
+        (FMN(gamma=-1.0), "the gamma of FMN must be at least 0; got -1"),
         (FMN(gamma=np.nan), "the gamma of FMN must be a finite number; got nan"),
         (FMN(gamma="x"), "the gamma of FMN must be a number; got 'x'"),
         (FMN(steps=2.5), "the steps of FMN must be a whole number; got 2.5"),
         (FMN(steps=None), "the steps of FMN must be a whole number; got None"),
         (FMN(steps=-1), "FMN needs at least 1 step; got -1"),
+        (ALMA(constraint=0.0), "ALMA needs its constraint to be above 0; got 0"),
         (VFGA(candidates=-1), "VFGA needs its candidates to be above 0; got -1"),
         (VFGA(candidates=1.5), "the candidates of VFGA must be a whole number"),
         (APGD(1.0, targets=None), "the targets of APGD must be a whole number"),
@@ -445,6 +451,26 @@ def test_a_decision_attack_gets_decisions_only(plant, question):
     ],
 )
 def test_settings_are_numbers_within_their_range(plant, attack, message):
+    with pytest.raises(BadInput, match=message):
+        run(attack, problem_of(plant(), sorted(attack.norms)[0]))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        ALMA(stepsize=0.0),
+        CarliniWagnerL0(stepsize=0.0),
+        CarliniWagnerL2(stepsize=0.0),
+        DDN(stepsize=0.0),
+        EAD(stepsize=0.0),
+        FMN(stepsize=0.0),
+        PGD(1.0, stepsize=0.0),
+        SigmaZero(stepsize=0.0),
+    ],
+)
+def test_steps_that_lead_nowhere_are_refused(plant, attack):
+    name = type(attack).__name__
+    message = f"{name} needs its stepsize to be above 0; got 0"
     with pytest.raises(BadInput, match=message):
         run(attack, problem_of(plant(), sorted(attack.norms)[0]))
 

@@ -90,7 +90,7 @@ class ALMA(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2"})
     cost: ClassVar[str] = "1 forward + 1 backward"
     source: ClassVar[str] = "Rony et al., ICCV 2021, algorithm 1"
-    positive: ClassVar[tuple[str, ...]] = ("decay",)
+    positive: ClassVar[tuple[str, ...]] = ("stepsize", "decay", "constraint")
 
     steps: int = 100
     stepsize: float = 0.1

@@ -71,7 +71,7 @@ class CarliniWagnerL2(Attack[StateL2]):
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
     cost: ClassVar[str] = "1 forward + 1 backward"
     source: ClassVar[str] = "Carlini, Wagner, S&P 2017, section VI-A"
-    positive: ClassVar[tuple[str, ...]] = ("rounds",)
+    positive: ClassVar[tuple[str, ...]] = ("rounds", "stepsize")
 
     steps: int = 900
     rounds: int = 9

@@ -86,6 +86,7 @@ class DDN(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
     cost: ClassVar[str] = "1 forward + 1 backward"
     source: ClassVar[str] = "Rony et al., CVPR 2019, algorithm 1"
+    positive: ClassVar[tuple[str, ...]] = ("stepsize",)
 
     steps: int = 100
     stepsize: float = 1.0

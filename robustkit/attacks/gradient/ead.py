@@ -58,7 +58,7 @@ class EAD(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l1"})
     cost: ClassVar[str] = "1 forward + 1 backward"
     source: ClassVar[str] = "Chen et al., AAAI 2018, algorithm 1"
-    positive: ClassVar[tuple[str, ...]] = ("rounds",)
+    positive: ClassVar[tuple[str, ...]] = ("rounds", "stepsize")
 
     steps: int = 900
     rounds: int = 9

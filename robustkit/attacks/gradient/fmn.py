@@ -75,6 +75,7 @@ class FMN(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l0", "l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward + 1 backward"
     source: ClassVar[str] = "Pintor et al., NeurIPS 2021, algorithm 1"
+    positive: ClassVar[tuple[str, ...]] = ("stepsize",)
 
     steps: int = 100
     stepsize: float = 1.0

@@ -64,6 +64,7 @@ class PGD(FixedBudget[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward + 1 backward; 1 forward at the end"
     source: ClassVar[str] = "Madry et al., ICLR 2018"
+    positive: ClassVar[tuple[str, ...]] = ("stepsize",)
     aside: ClassVar[int] = 1
 
     epsilon: float

@@ -76,7 +76,7 @@ class SigmaZero(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l0"})
     cost: ClassVar[str] = "1 forward + 1 backward"
     source: ClassVar[str] = "Cina et al., ICLR 2025, algorithm 1"
-    positive: ClassVar[tuple[str, ...]] = ("smoothing",)
+    positive: ClassVar[tuple[str, ...]] = ("stepsize", "smoothing")
 
     steps: int = 100
     stepsize: float = 1.0
