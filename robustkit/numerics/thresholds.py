@@ -278,11 +278,15 @@ def shrink_by_root(size: Tensor, weight: Tensor) -> Tensor:
         Cao, Sun, Xu: Fast image deconvolution using closed-form thresholding formulas
         of Lq (q = 1/2, 2/3) regularization, J. Vis. Commun. Image R. 2013, theorem 1.
     """
+    # By roots, since torch rounds other powers differently at the end of its memory, and
+    # a sample's result would depend on its place in the batch.
     double = 2 * weight
+    half = double.sqrt()
+    quarter = half.sqrt()
     # Zero is a minimum too, and below this size the lower one.
-    kept = size > 2 / 3 * 3**0.25 * double**0.75
-    steep = maximum(27 / 16 * size.square() / double**1.5, 1.0)
-    root = (steep + ((steep - 1).sqrt() * (steep + 1).sqrt())) ** (1 / 3)
-    shift = 2 / 3**0.5 * double**0.25 * ((root + 1 / root) / 2).sqrt()
+    kept = size > 2 / 3 * 3**0.25 * half * quarter
+    steep = maximum(27 / 16 * size.square() / (double * half), 1.0)
+    root = ((steep + ((steep - 1).sqrt() * (steep + 1).sqrt())).log() / 3).exp()
+    shift = 2 / 3**0.5 * quarter * ((root + 1 / root) / 2).sqrt()
     rest = maximum(2 * size / shift - shift.square(), 0.0).sqrt()
     return where(kept, ((shift + rest) / 2) ** 3, 0.0)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
@@ -100,3 +101,15 @@ def test_units_are_summed_where_pixels_count():
     summed = L0(channel_axis=1).summed(values).numpy()
     np.testing.assert_array_equal(summed, [[[3.0, 5.0, 7.0]]])
     np.testing.assert_array_equal(L0().summed(values).numpy(), values.numpy())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_root_does_not_depend_on_its_place(dtype):
+    size = torch.linspace(0.1, 9.0, 101, dtype=dtype)[:, None]
+    weight = 0.5 + size.flip(0) / 4
+    whole = shrink_by_root(as_tensor(size), as_tensor(weight)).numpy()
+    single = [
+        shrink_by_root(as_tensor(one[None]), as_tensor(other[None])).numpy()[0]
+        for one, other in zip(size, weight, strict=True)
+    ]
+    assert np.array_equal(whole, np.stack(single))
