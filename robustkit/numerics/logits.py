@@ -1,5 +1,6 @@
 """Rows of logits beside labels: who is ahead, by how much, and the slopes of that."""
 
+import functools
 import math
 
 import eagerpy
@@ -19,6 +20,8 @@ __all__ = ["ahead", "at_label", "lead", "one_hot", "one_less_another"]
 
 # Numbers that Python goes through faster than NumPy is called.
 _FEW = 128
+# Infinity less infinity is no number, which is an answer and no reason to warn.
+_SILENT = functools.partial(np.errstate, invalid="ignore")
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
@@ -32,14 +35,14 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
 def ahead(logits: Tensor, labels: Tensor) -> PerSample:
     """How far each row's entry at its label is above the best other one (n,)."""
     if logits.shape[0] > _FEW or not on_host(logits):
-        return at_label(logits, labels) - _best_other(logits, labels)[0]
+        with _SILENT():
+            return at_label(logits, labels) - _best_other(logits, labels)[0]
     values, own = to_numpy(logits), to_numpy(labels)
     rows, others = np.arange(len(values)), values.copy()
     others[rows, own] = -math.inf
     # Column by column: NumPy takes long for the maximum of short rows.
     best = np.maximum.reduce(others.T.copy())
-    # Infinity less infinity is no number, which is an answer and no reason to warn.
-    with np.errstate(invalid="ignore"):
+    with _SILENT():
         return like(logits, values[rows, own] - best)
 
 
@@ -104,7 +107,8 @@ def _lead_of_many(logits: Tensor, labels: Tensor) -> tuple[PerSample, Tensor]:
     slopes = np.zeros_like(values)
     slopes[rows, own] = 1
     slopes[rows, rival] = -1
-    gap = values[rows, own] - others[rows, rival]
+    with _SILENT():
+        gap = values[rows, own] - others[rows, rival]
     return like(logits, gap), like(logits, slopes)
 
 

@@ -1,5 +1,7 @@
 """Every function in every framework against NumPy."""
 
+import warnings
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -64,6 +66,16 @@ def test_lead_of_few_and_of_many(convert, count):
     logits[1, (labels[1] + 3) % 7] = np.nan
     gap, _ = lead(convert(logits), convert(labels))
     assert np.isnan(to_numpy(gap)).tolist() == [n == 1 for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [2, 400])
+def test_infinite_scores_are_no_reason_to_warn(convert, count):
+    logits = convert(np.full((count, 3), np.inf, dtype=np.float32))
+    labels = convert(np.zeros(count, dtype=np.int64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        gaps = lead(logits, labels)[0], ahead(logits, labels)
+    assert np.isnan([to_numpy(gap) for gap in gaps]).all()
 
 
 @pytest.mark.parametrize("count", [3, 300])
