@@ -25,6 +25,9 @@ from robustkit.numerics.tensors import (
 
 __all__ = ["CarliniWagnerL0"]
 
+# The largest weight of the margin, and how often one weighs ten times more at most.
+_HEAVIEST, _MOST = 1e10, 27
+
 
 @dataclass(frozen=True)
 class State:
@@ -86,6 +89,7 @@ class CarliniWagnerL0(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l0"})
     cost: ClassVar[str] = "1 forward + 1 backward"
     source: ClassVar[str] = "Carlini, Wagner, S&P 2017, section VI-B"
+    positive: ClassVar[tuple[str, ...]] = ("stepsize",)
 
     steps: int = 1000
     patience: int = 16
@@ -121,10 +125,12 @@ class CarliniWagnerL0(Attack[State]):
         held = where(a.adversarial, s.free, s.held)
         start = where(a.adversarial, s.variables, s.start)
         tired = a.adversarial.logical_not().logical_and(s.age + 1 >= self.patience)
-        failed = tired.logical_and(weight >= first * 10.0 ** (self.tries - 1))
+        # No weight is larger, so whoever is there has tried all.
+        most = minimum(first * 10.0 ** min(self.tries - 1, _MOST), _HEAVIEST)
+        failed = tired.logical_and(weight >= most)
         # Before the first success there is nothing to give back.
         failed = failed.logical_and(p.ledger.found)
-        weight = where(tired, minimum(10 * weight, 1e10), weight)
+        weight = where(tired, minimum(10 * weight, _HEAVIEST), weight)
         weight = where(failed.logical_or(a.adversarial), first, weight)
 
         lost = held - s.free

@@ -70,6 +70,14 @@ def test_l0_ends_where_no_unit_can_be_spared(plant, laws):
             assert planted.logits(fewer[None])[0].argmax() == y
 
 
+@pytest.mark.parametrize("tries", [28, 400])
+def test_l0_gives_units_back_once_no_weight_is_larger(plant, laws, tries):
+    planted = plant(seed=8, classes=2)
+    few = laws.attack(CarliniWagnerL0(steps=500), planted, "l0")
+    many = laws.attack(CarliniWagnerL0(steps=500, tries=tries), planted, "l0")
+    assert np.array_equal(many.distance.numpy(), few.distance.numpy())
+
+
 def test_l0_counts_pixels_where_they_count(plant):
     """The first pixel wins by two channels that alone are weak."""
     weight = np.array([[1.0, 0.2, 0.0, 0.6], [1.0, 0.0, 0.6, 0.0]]).reshape(1, 2, 4)
