@@ -44,6 +44,8 @@ _TOLERANCE, _TURNS = 0.1, 40
 # Farther than any step leads, and its square is a number: where gradients vanish, and
 # where an answer was no number, the plane is at no distance that is one.
 _FAR = 1e9
+# Fewer questions are too few for a search and what follows it.
+_FEW = 50
 # How many steps without a gain of a hundred-thousandth end the last walk.
 _PATIENCE = 25
 
@@ -165,10 +167,17 @@ class BrendelBethge(Attack[State]):
         p.score(p.x + s.delta)
 
     def within(self, budget: int) -> Self:
-        """A fifth of the questions at most goes to the search for the first start."""
+        """With fewer than 50 questions, no start is searched for.
+
+        A search takes a dozen as a rule, and walks from the original and from the
+        middle of the box lead nearer with these.
+        """
+        if budget < _FEW:
+            steps = max(budget - 1, 1)
+            return dataclasses.replace(self, steps=steps, walks=2, tries=0)
         tries = min(self.tries, max(budget // 20, 1))
-        steps = max(budget - min(tries + 7, budget // 5) - 1, 1)
-        walks = 2 if budget < 50 else self.walks + budget // 300
+        steps = budget - min(tries + 7, budget // 5) - 1
+        walks = self.walks + budget // 300
         return dataclasses.replace(self, steps=steps, walks=walks, tries=tries)
 
     def _walk(self, t: int) -> tuple[int, int, int]:

@@ -100,6 +100,18 @@ def test_a_budget_is_kept_and_mostly_used(plant):
         assert 0.7 * budget <= planned.steps < budget
 
 
+@pytest.mark.parametrize("norm", ["l0", "l1", "l2", "linf"])
+@pytest.mark.parametrize("budget", [2, 10, 30])
+def test_few_questions_are_not_spent_on_a_start(plant, norm, budget):
+    planted = plant(seed=8, classes=2)
+    x, criterion = as_tensor(planted.x), Misclassification(as_tensor(planted.y))
+    problem = Problem(planted.model(), x, criterion, get_norm(norm))
+    ledger = run(BrendelBethge().within(budget), problem)
+    assert (ledger.forwards <= budget).all()
+    exact = planted.exact(norm)
+    assert np.median(ledger.distance.numpy() / exact) <= (2.0 if norm == "l0" else 1.2)
+
+
 def test_a_walk_that_gains_nothing_more_ends(plant):
     planted = plant(seed=8, classes=2)
     steps = attack(planted, "l2", steps=400).steps
