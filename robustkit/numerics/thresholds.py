@@ -278,8 +278,8 @@ def shrink_by_root(size: Tensor, weight: Tensor) -> Tensor:
         Cao, Sun, Xu: Fast image deconvolution using closed-form thresholding formulas
         of Lq (q = 1/2, 2/3) regularization, J. Vis. Commun. Image R. 2013, theorem 1.
     """
-    # By roots, since torch rounds other powers differently at the end of its memory, and
-    # a sample's result would depend on its place in the batch.
+    # By roots, since torch rounds other powers differently at the end of its memory,
+    # and a sample's result would depend on its place in the batch.
     double = 2 * weight
     half = double.sqrt()
     quarter = half.sqrt()

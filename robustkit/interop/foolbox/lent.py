@@ -8,6 +8,7 @@ from foolbox.attacks import base
 from foolbox.distances import Distance
 from foolbox.models.base import Model as GuestModel
 
+from robustkit.arguments import as_seed, as_whole
 from robustkit.engine.attack import Attack
 from robustkit.errors import BadInput
 from robustkit.evaluation.single import run
@@ -40,7 +41,8 @@ def as_foolbox(
             own.
 
     Raises:
-        BadInput: foolbox has no distance for the norm.
+        BadInput: foolbox has no distance for the norm, or the seed or the budget is
+            none.
 
     >>> from robustkit import FMN
     >>> as_foolbox(FMN(steps=20), "l2").distance
@@ -52,7 +54,9 @@ def as_foolbox(
             f"foolbox has no distance for the norm {chosen}; it has "
             f"{', '.join(DISTANCES)}"
         )
-    return _Lent(attack, chosen, seed, budget)
+    if budget is not None:
+        budget = as_whole(budget, "the budget", least=1)
+    return _Lent(attack, chosen, as_seed(seed), budget)
 
 
 class _Lent(base.MinimizationAttack):
@@ -74,8 +78,7 @@ class _Lent(base.MinimizationAttack):
         return DISTANCES[self._norm.name]
 
     def repeat(self, times: int) -> "_Lent":
-        if times < 1:
-            raise BadInput(f"an attack is repeated at least once; got {times} times")
+        times = as_whole(times, "how often an attack is repeated", least=1)
         times *= self._times
         return _Lent(self._attack, self._norm, self._seed, self._budget, times)
 
@@ -102,7 +105,7 @@ class _Lent(base.MinimizationAttack):
                 ours,
                 norm=self._norm,
                 budget=self._budget,
-                seed=self._seed + turn,
+                seed=(self._seed + turn) % 2**63,
                 starts=starting_points,
             )
             best = where(result.distance < distance, result.x_adversarial, best)

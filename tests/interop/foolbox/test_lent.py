@@ -84,8 +84,15 @@ def test_repeat_keeps_the_nearest_of_several_seeds(digits, guest_model):
     each = [distances(as_foolbox(attack, "l2", seed=seed)) for seed in range(3)]
     assert torch.equal(thrice, torch.stack(each).amin(0))
     assert torch.equal(distances(as_foolbox(attack, "l2").repeat(3).repeat(1)), thrice)
-    with pytest.raises(rk.BadInput, match="at least once"):
-        as_foolbox(attack, "l2").repeat(0)
+    for times in (0, 1.5, True):
+        with pytest.raises(rk.BadInput, match="how often an attack is repeated must be"):
+            as_foolbox(attack, "l2").repeat(times)
+
+
+@pytest.mark.parametrize("settings", [{"seed": "x"}, {"seed": -1}, {"budget": 2.5}])
+def test_settings_that_are_none_are_refused_at_once(settings):
+    with pytest.raises(rk.BadInput, match="must be"):
+        as_foolbox(rk.FMN(), "l2", **settings)
 
 
 def test_starting_points_and_budget_reach_a_lent_attack(digits, guest_model):
