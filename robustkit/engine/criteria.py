@@ -162,7 +162,8 @@ class Misclassification(Criterion):
 
     def cross_entropy(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         own = one_hot(self.labels, logits.shape[1]).astype(logits.dtype)
-        likelihood = (logits.log_softmax(axis=-1) * own).sum(axis=1)
+        # Not a product with zeros, which is no number where a class has no chance.
+        likelihood = at_label(logits.log_softmax(axis=-1), self.labels)
         return likelihood, own - logits.softmax(axis=-1)
 
     def cross_entropy_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:

@@ -161,6 +161,18 @@ def frameworks():
     yield lambda values: astensor(jax.asarray(values))
 
 
+@pytest.mark.parametrize("kind", [Misclassification, Targeted])
+@pytest.mark.parametrize("convert", [np.asarray, torch.tensor])
+def test_cross_entropy_where_a_class_has_no_chance(kind, convert):
+    labels = as_tensor(convert([0]))
+    scores = [[1.0, 2.0, -math.inf]]
+    value, slopes = kind(labels).cross_entropy(as_tensor(convert(scores)))
+    fewer = as_tensor(convert([scores[0][:2]]))
+    expected, other = kind(labels).cross_entropy(fewer)
+    assert value.item() == pytest.approx(expected.item())
+    assert slopes.numpy()[0].tolist() == pytest.approx([*other.numpy()[0], 0.0])
+
+
 def test_custom_margins_in_every_framework():
     """The label's probability against one half, with labels as per-sample data."""
     logits = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
