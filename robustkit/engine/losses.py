@@ -65,7 +65,8 @@ def get_loss(name: str) -> Loss:
     third, the ratio is constant, and a descent of it would stay there for ever: the
     slopes given there are those of the margin over the present gap, though the value
     does not follow them. With three classes the targeted gap is the plain one; of two
-    logits no ratio is left that would not be constant, so it is the margin then.
+    logits no ratio is left that would not be constant, so it is the margin then, and
+    where the gap is infinite, since a model gives minus infinity to some classes.
 
     "joint" is the sum of what is still missing of each condition, for criteria that
     have several (`AllOf`, `Undetected`), so that meeting one does not undo another; for
@@ -130,9 +131,11 @@ def _spread(logits: Tensor, targeted: bool) -> tuple[PerSample, Tensor]:
 def _ratio(
     margin: PerSample, slopes: Tensor, spread: PerSample, spread_slopes: Tensor
 ) -> tuple[PerSample, Tensor]:
-    # A spread of zero makes the margin zero too, or as good as.
-    spread = nonzero(spread)
+    # A spread of zero makes the margin zero too, or as good as; and an infinite one, of
+    # too few classes that have a chance, would make each ratio zero.
+    known = spread < math.inf
+    spread = where(known, nonzero(spread), 1.0)
     ratio = margin / spread
-    change = slopes - ratio.expand_dims(1) * spread_slopes
+    change = slopes - where(known, ratio, 0.0).expand_dims(1) * spread_slopes
     constant = magnitude(change, math.inf) == 0
     return ratio, where(constant, slopes, change) / spread.expand_dims(1)

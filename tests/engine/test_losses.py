@@ -118,6 +118,19 @@ def test_slopes_of_a_single_way(loss, row, way):
     assert value.item() == pytest.approx(gap / spread)
 
 
+@pytest.mark.parametrize("kind", [Misclassification, Targeted])
+def test_dlr_is_the_margin_where_too_few_classes_have_a_chance(kind):
+    logits = tensor([[1.0, 3.0, -np.inf, -np.inf]])
+    criterion = kind(tensor([0]))
+    margin, slopes = criterion.slopes(logits)
+    for loss in (get_loss("dlr"), aimed_loss("dlr", tensor([1]))):
+        if kind is Targeted and loss is not LOSSES["dlr"]:
+            continue
+        value, found = loss(criterion, logits)
+        assert value.item() == margin.item()
+        assert found.numpy().tolist() == slopes.numpy().tolist()
+
+
 def test_dlr_by_hand():
     logits = tensor([[5.0, 3.0, 1.0, -1.0]])
     dlr = get_loss("dlr")
