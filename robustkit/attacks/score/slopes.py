@@ -39,6 +39,8 @@ _BLURS, _STRENGTH = (3, 9), 0.3
 _BENT = 1e-3
 # The original's margin in units of the first answer's, until there are two.
 _AT_FIRST = 1.4
+# Answers of other sizes make slopes whose squares are no numbers, or vanish.
+_LEAST, _MOST = 1e-15, 1e15
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,9 @@ def sampled(told: Told, rows: Array, count: Array, drawn: Array) -> Array:
 
     Coefficients are normal with one unknown variance, answers linear in them from an
     unknown margin of the original on, but for a part that a linear model leaves over.
+    Where all answers are the same they say that the slopes lie across what was asked
+    about, and nothing of how steep they are. Slopes of tiny or huge answers are in
+    units of the largest.
 
     Args:
         told: The answers.
@@ -153,7 +158,7 @@ def sampled(told: Told, rows: Array, count: Array, drawn: Array) -> Array:
     for place, (row, many) in enumerate(zip(rows, count, strict=True)):
         answers = told.margins[row, :many]
         valid = np.isfinite(answers)
-        answers, gram = answers[valid], told.products[row, :many, :many]
+        answers, gram = _tamed(answers[valid]), told.products[row, :many, :many]
         gram = gram[valid][:, valid]
         size = gram.trace() / max(len(gram), 1)
         if not size > 0:
@@ -166,12 +171,20 @@ def sampled(told: Told, rows: Array, count: Array, drawn: Array) -> Array:
         if len(answers) == 1:
             at_origin = _AT_FIRST * answers[0]
         change = answers - at_origin
-        scale = math.sqrt((change**2).mean() / size)
+        scale = math.sqrt((change**2).mean() / size) or 1.0
         left = change - scale * (known @ drawn[place])[valid]
         weights = np.zeros(many)
         weights[valid] = np.linalg.solve(gram, left)
         slopes[place] = scale * drawn[place] + weights.astype(known.dtype) @ known
     return slopes
+
+
+def _tamed(answers: Array) -> Array:
+    """In units of the largest, where that is tiny or huge."""
+    largest = abs(answers).max(initial=0)
+    if largest == 0 or _LEAST < largest < _MOST:
+        return answers
+    return np.asarray(answers / largest)
 
 
 def _mixed(coefficients: Array) -> Array:

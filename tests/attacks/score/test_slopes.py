@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from robustkit.attacks.score.slopes import (
     Told,
@@ -66,3 +67,26 @@ def test_answers_that_are_no_numbers_teach_nothing(watched):
     slopes = drawn_from(features, margins, np.array([2, 3]), drawn)
     assert np.isfinite(slopes).all()
     assert np.array_equal(slopes[0], drawn[0])
+
+
+def test_answers_that_are_all_the_same_leave_slopes_across_what_was_asked():
+    rng = np.random.default_rng(0)
+    features, drawn = rng.normal(size=(1, 5, 30)), rng.normal(size=(1, 30))
+    for margin in (0.0, 1.0):
+        margins = np.full((1, 5), margin)
+        (slope,) = drawn_from(features, margins, np.array([5]), drawn)
+        free = np.linalg.svd(features[0])[2][5:]
+        assert np.linalg.norm(slope) > 1
+        assert np.linalg.norm(free @ slope) > 0.999 * np.linalg.norm(slope)
+
+
+@pytest.mark.parametrize("scale", [1e-41, 1e-20, 1e20, 1e36])
+def test_the_scale_of_answers_changes_no_direction_and_leaves_squares(scale):
+    rng = np.random.default_rng(0)
+    features, drawn = rng.normal(size=(1, 4, 30)), rng.normal(size=(1, 30))
+    margins, count = rng.normal(size=(1, 4)), np.array([4])
+    (slope,) = drawn_from(features, margins, count, drawn)
+    (other,) = drawn_from(features, margins * scale, count, drawn)
+    assert 1e-15 < np.linalg.norm(other) < 1e15
+    units = [one / np.linalg.norm(one) for one in (slope, other)]
+    assert np.allclose(*units)

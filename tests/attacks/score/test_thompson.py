@@ -254,3 +254,24 @@ def test_needs_a_third_of_the_features_that_exchanges_alone_leave(shared):
         result = rk.run(attack, module, x[right], y[right], norm="l0", budget=100)
         left[kind] = np.median(result.distance)
     assert left[Thompson] < left[SparseRS] / 3
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_rounded_scores_lead_to_no_question_about_the_originals(watched, norm):
+    images = watched((2, 6, 5))
+    smooth = images.margin
+    images.margin = lambda x: 1.0 + 0 * smooth(x)
+    run(Thompson(1.0, steps=40), images.problem(norm))
+    for point in images.asked:
+        assert (point != images.x).reshape(len(point), -1).any(axis=1).all()
+
+
+def test_huge_logits_in_single_precision_are_as_good_as_others(watched):
+    def found(scale):
+        images = watched((1, 6, 5))
+        margin = images.margin
+        images.margin = lambda x: margin(x.astype(np.float64)) * scale
+        return run(Thompson(1.0, steps=40), images.problem("l2", dtype=np.float32))
+
+    usual, huge = found(1.0), found(1e30)
+    assert np.allclose(usual.distance.numpy(), huge.distance.numpy(), rtol=1e-3)
