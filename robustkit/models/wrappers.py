@@ -195,8 +195,9 @@ class WithStrategy(Wrapper):
         model: To be asked.
         strategy: From a function that asks the model (points (m, ...) to scores (m,
             classes)) and the points asked about (n, ...) to their scores (n, classes).
-            It is called once for each question of an attack, an attack's several points
-            per sample as one batch.
+            It is called once for each question of an attack; where that is about
+            several points per sample, with as many at a time as there are samples, or
+            256 if that is more.
         passes_per_question: Forward passes that it takes for one answer; they are
             billed.
 

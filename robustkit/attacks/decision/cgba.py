@@ -165,7 +165,7 @@ class CGBAH(Circle):
     the search ends in the class also where the circle crosses it only shortly.
 
     Args:
-        steps: How many; each costs the probes and about 10 questions for the search.
+        steps: How many; each costs the probes and 15 to 25 questions for the search.
         tries: How many starting points of each kind to try (see `starting_point`).
         probes: In the first step; the square root of the step's number times as many
             later.

@@ -58,7 +58,8 @@ class GeoDA(Attack[State]):
     with more probes.
 
     Args:
-        steps: How many; each costs the probes and about 12 questions on the way.
+        steps: How many; each costs the probes and about 12 questions on the way, or a
+            few where that is no nearer.
         tries: How many starting points of each kind to try (see `starting_point`).
         probes: In the first step.
         growth: Of the number of probes from step to step.
