@@ -154,8 +154,17 @@ class Evolution(Attack[State]):
 
 
 def _utilities(margin: Array) -> Array:
-    """(n, k) weights by rank, the lowest margin's the highest; each row sums to 0."""
+    """(n, k) weights by rank, the lowest margin's the highest; each row sums to 0.
+
+    Equal margins share theirs, so that a plateau leads nowhere.
+    """
     count = margin.shape[1]
     rank = np.argsort(np.argsort(margin, axis=1, kind="stable"), axis=1)
     raw = np.maximum(0.0, math.log(count / 2 + 1) - np.log(rank + 1.0))
-    return np.asarray(raw / raw.sum(axis=1, keepdims=True) - 1 / count)
+    weights = raw / raw.sum(axis=1, keepdims=True) - 1 / count
+    ordered = np.sort(margin, axis=1)
+    for row in np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1)):
+        group = np.unique(margin[row], return_inverse=True)[1]
+        shared = np.bincount(group, weights[row]) / np.bincount(group)
+        weights[row] = shared[group]
+    return np.asarray(weights)

@@ -59,6 +59,24 @@ def test_utilities_favour_the_lowest_margin():
     assert weights[0, 0] == weights[0, 3] == -0.25
 
 
+def test_equal_margins_have_equal_weights():
+    margins = np.array([[1.0, 1.0, 1.0, 1.0], [2.0, 1.0, 2.0, np.inf]])
+    flat, mixed = _utilities(margins)
+    np.testing.assert_allclose(flat, 0, atol=1e-12)
+    assert mixed[0] == mixed[2] > mixed[3]
+    np.testing.assert_allclose(mixed.sum(), 0, atol=1e-12)
+
+
+def test_a_plateau_leads_nowhere(watched):
+    images = watched()
+    smooth = images.margin
+    images.margin = lambda x: 1.0 + 0 * smooth(x)
+    attack, problem = Evolution(), images.problem("l2")
+    state = attack.step(problem, attack.init(problem), 0)
+    np.testing.assert_allclose(state.mean.numpy(), 0, atol=1e-12)
+    np.testing.assert_allclose(state.spread.numpy(), attack.spread)
+
+
 @pytest.mark.parametrize(
     "settings", [{"population": 3}, {"population": 0}, {"spread": 0.0}, {"rate": -1.0}]
 )
