@@ -81,6 +81,7 @@ class Arc(Attack[State], ABC):
     access: ClassVar[Access] = Access.DECISION
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
     cost: ClassVar[str] = "1 forward"
+    positive: ClassVar[tuple[str, ...]] = ("slope", "slower")
 
     tries: int
     frequencies: float
@@ -151,6 +152,10 @@ class Arc(Attack[State], ABC):
         # Smaller turns shorten the perturbation by less than can be told.
         stuck = s.slope < 1e-4
         return stuck.logical_or(p.ledger.found.logical_not())
+
+    def check(self, p: Problem) -> None:
+        super().check(p)
+        self._subspace(p)
 
     def _point(self, p: Problem, s: State, slope: PerSample) -> Batch:
         """(n, ...) the third corner at an angle of that tangent, within the bounds."""

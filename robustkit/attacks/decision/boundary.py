@@ -91,6 +91,7 @@ class Boundary(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "linf"})
     cost: ClassVar[str] = "1 forward"
     source: ClassVar[str] = "Brendel, Rauber, Bethge, ICLR 2018, algorithm 1"
+    positive: ClassVar[tuple[str, ...]] = ("stepsize",)
 
     steps: int = 5000
     tries: int = 20
@@ -123,6 +124,10 @@ class Boundary(Attack[State]):
     def finished(self, p: Problem, s: State) -> Mask:
         converged = _source_step(s) < self.converged
         return converged.logical_or(p.ledger.found.logical_not())
+
+    def check(self, p: Problem) -> None:
+        super().check(p)
+        low_frequencies(p.x.shape[1:], self.frequencies)
 
     def _turn(self, p: Problem, s: State, rng: Rng) -> Batch:
         """(n, ...) random steps, `stepsize` times as long as delta."""

@@ -61,6 +61,7 @@ class Circle(Attack[State], ABC):
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
     cost: ClassVar[str] = "40 forwards and more"
     source: ClassVar[str] = "Reza, Rahmati, Wu, Dai, ICCV 2023"
+    positive: ClassVar[tuple[str, ...]] = ("probes", "size")
 
     tries: int
     probes: int
@@ -79,6 +80,10 @@ class Circle(Attack[State], ABC):
     def within(self, budget: int) -> Self:
         steps = steps_for(budget, self._count)
         return dataclasses.replace(self, steps=steps)  # type: ignore[type-var]
+
+    def check(self, p: Problem) -> None:
+        super().check(p)
+        subspace_of(p, "frequencies", self.frequencies)
 
     def _count(self, t: int) -> int:
         """How many probes a step has."""

@@ -153,6 +153,7 @@ class Compass(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
     cost: ClassVar[str] = "20 forwards and more"
     source: ClassVar[str] = "ours, with the circle of Reza et al., ICCV 2023"
+    positive: ClassVar[tuple[str, ...]] = ("probes", "size")
 
     steps: int = 60
     tries: int = 20

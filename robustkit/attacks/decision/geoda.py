@@ -93,6 +93,7 @@ class GeoDA(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l1", "l2", "linf"})
     cost: ClassVar[str] = "50 forwards and more"
     source: ClassVar[str] = "Rahmati, Moosavi-Dezfooli, Frossard, Dai, CVPR 2020"
+    positive: ClassVar[tuple[str, ...]] = ("probes", "size")
 
     steps: int = 12
     tries: int = 20
@@ -134,6 +135,10 @@ class GeoDA(Attack[State]):
 
     def within(self, budget: int) -> Self:
         return dataclasses.replace(self, steps=steps_for(budget, self._count))
+
+    def check(self, p: Problem) -> None:
+        super().check(p)
+        subspace_of(p, "frequencies", self.frequencies)
 
     def _count(self, t: int) -> int:
         """How many probes a step has."""

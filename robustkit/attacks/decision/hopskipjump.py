@@ -85,6 +85,7 @@ class HopSkipJump(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l2", "linf"})
     cost: ClassVar[str] = "100 forwards and more"
     source: ClassVar[str] = "Chen, Jordan, Wainwright, S&P 2020"
+    positive: ClassVar[tuple[str, ...]] = ("probes", "most")
 
     steps: int = 40
     tries: int = 20
@@ -127,6 +128,10 @@ class HopSkipJump(Attack[State]):
 
     def within(self, budget: int) -> Self:
         return dataclasses.replace(self, steps=steps_for(budget, self._count))
+
+    def check(self, p: Problem) -> None:
+        super().check(p)
+        subspace_of(p, self.subspace, self.share)
 
     def _count(self, t: int) -> int:
         """How many probes a step has."""

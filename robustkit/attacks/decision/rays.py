@@ -122,7 +122,7 @@ class RayS(Attack[State]):
             allows.
 
     Raises:
-        BadInput: The tolerance is not above 0.
+        BadInput: The tolerance or the stride is not above 0.
 
     Source:
         Chen, Gu: RayS: A Ray Searching Method for Hard-label Adversarial Attack, KDD
@@ -158,7 +158,7 @@ class RayS(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"linf"})
     cost: ClassVar[str] = "1 to 17 forwards"
     source: ClassVar[str] = "Chen, Gu, KDD 2020"
-    positive: ClassVar[tuple[str, ...]] = ("tolerance",)
+    positive: ClassVar[tuple[str, ...]] = ("tolerance", "stride")
 
     steps: int = 5000
     tries: int = 20

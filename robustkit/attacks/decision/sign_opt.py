@@ -93,6 +93,7 @@ class SignOPT(Attack[State]):
     norms: ClassVar[frozenset[str]] = frozenset({"l2"})
     cost: ClassVar[str] = "210 forwards and more"
     source: ClassVar[str] = "Cheng, Singh, Chen, Chen, Liu, Hsieh, ICLR 2020"
+    positive: ClassVar[tuple[str, ...]] = ("probes", "stepsize", "size")
 
     steps: int = 50
     tries: int = 20

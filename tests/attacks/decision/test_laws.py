@@ -1,12 +1,18 @@
-"""What holds for every attack here that goes without estimates of normals."""
+"""What holds for every attack here, mostly for those without estimates of normals."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
+from robustkit.attacks.decision.boundary import Boundary
+from robustkit.attacks.decision.cgba import CGBA, CGBAH
+from robustkit.attacks.decision.compass import Compass
+from robustkit.attacks.decision.geoda import GeoDA
+from robustkit.attacks.decision.hopskipjump import HopSkipJump, qeba
 from robustkit.attacks.decision.pointwise import Pointwise
 from robustkit.attacks.decision.rays import RayS
+from robustkit.attacks.decision.sign_opt import SignOPT
 from robustkit.attacks.decision.surfree import SurFree
 from robustkit.attacks.decision.triangle import Triangle
 from robustkit.engine.criteria import Misclassification, Targeted
@@ -177,3 +183,35 @@ def test_it_sees_decisions_only_and_names_its_norms(attack, norm):
     other = "l0" if norm in ("l2", "linf") else "linf"
     with pytest.raises(BadInput, match="cannot minimise the norm"):
         attacked(attack(), linear(patterns), x, other)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        HopSkipJump(subspace="none"),
+        qeba(share=0.0),
+        CGBA(frequencies=0.0),
+        CGBAH(frequencies=2.0),
+        GeoDA(frequencies=0.0),
+        SurFree(frequencies=0.0),
+        Triangle(frequencies=2.0),
+        Boundary(frequencies=0.0),
+        Boundary(frequencies=2.0),
+        *(kind(probes=0) for kind in (HopSkipJump, CGBA, GeoDA, SignOPT, Compass)),
+        *(kind(size=0.0) for kind in (CGBA, GeoDA, SignOPT, Compass)),
+        HopSkipJump(most=0),
+        SignOPT(stepsize=0.0),
+        SurFree(slope=0.0),
+        Triangle(slower=0.0),
+        Boundary(stepsize=0.0),
+        RayS(stride=0.0),
+    ],
+)
+def test_settings_of_no_use_are_refused_before_anything_is_asked(attack):
+    x, patterns = images(2)
+    log = []
+    model, norm = linear(patterns, log), "linf" if attack.norms == {"linf"} else "l2"
+    labels = np.zeros(2, dtype=np.int64)
+    with pytest.raises(BadInput, match=r"above 0|unknown subspace"):
+        attacked(attack, model, x, norm, labels)
+    assert not log
