@@ -186,8 +186,7 @@ def autoattack(
     Args:
         epsilon: Radius of the ball, in norm units.
         norm: "linf", "l2" or "l1".
-        version: "standard" (up to 6,900 questions per sample; for L1 7,400) or "rand"
-            (4,000).
+        version: "standard" (up to some 6,900 questions per sample) or "rand" (4,000).
 
     Source:
         Croce, Hein: Reliable Evaluation of Adversarial Robustness with an Ensemble of
