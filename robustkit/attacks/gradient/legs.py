@@ -188,7 +188,8 @@ def _dash(norm: str, steps: int, wide: float) -> tuple[Leg, ...]:
             Leg(0.28 * rest, start="middle", along=wide),
             _exchange(0.11 * rest, "here"),
         )
-    # The longer a walk, the smaller its first steps may be and still come home.
+    # The longer a walk, the smaller its first steps may be and still come home: as ever
+    # with 18 steps and fewer, a share of 0.4 of that from the middle with 26 and more.
     share = min(max((30 - rest) / 12, 0.4), 1.0)
     cautious = (0.6 + 0.4 * share) * wide
     return (
