@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from robustkit.attacks.gradient.fmn import FMN
+from robustkit.attacks.gradient.legs import plan
 from robustkit.attacks.gradient.relay import Leg, Relay
 from robustkit.demo import load_data, load_model
 from robustkit.engine.criteria import AnyOf, Misclassification, Targeted
@@ -68,6 +69,19 @@ def test_a_way_that_was_tried_is_not_gone_again(plant, laws, aimed):
     at_the_original = [(asked[place][1] < 1e-3).all() for place in (0, 11, 21)]
     # Two ways are open where any will do, one where it is a certain class.
     assert at_the_original == [True, not aimed, False]
+
+
+def test_a_class_to_be_reached_has_one_round_of_its_own(plant):
+    planted = plant(seed=3, classes=3)
+
+    def found(criterion, legs=None):
+        return attack(planted, "l1", 90, criterion, legs=legs).distance.numpy()
+
+    target = Targeted(as_tensor((planted.y + 1) % 3))
+    assert np.array_equal(found(target), found(target, plan("l1", 90, True)))
+    assert not np.array_equal(found(target), found(target, plan("l1", 90)))
+    label = Misclassification(as_tensor(planted.y))
+    assert np.array_equal(found(label), found(label, plan("l1", 90)))
 
 
 @pytest.mark.parametrize("norm", NORMS)
