@@ -25,7 +25,7 @@ from robustkit.cli.options import (
     two,
 )
 from robustkit.cli.output import prints_aside
-from robustkit.cli.progress import progress_bar, progress_option
+from robustkit.cli.progress import progress_bar, progress_option, say
 from robustkit.cli.vnnlib import TIMEOUT, answer_specs
 from robustkit.errors import BadInput
 
@@ -357,15 +357,11 @@ def _add_bounds_and_verdicts(
     if lower:
         from robustkit.active_tests.lower import bound_below
 
-        bound_below(results, model, data, lower, progress=_say)
+        bound_below(results, model, data, lower, progress=say)
     if warrant:
         from robustkit.active_tests.warrant import warrant as warranted
 
-        warranted(results, model, data, asked["attacks"], progress=_say)
-
-
-def _say(what: str) -> None:
-    click.echo(what, err=True)
+        warranted(results, model, data, asked["attacks"], progress=say)
 
 
 def _findings(results: "Results") -> "Findings":
@@ -435,7 +431,7 @@ def _adapted(results: "Results", total: int | None) -> "Adaptation":
     from robustkit.adaptive.adapt import adapt
 
     asked = results.run["asked"]
-    adapted = adapt(results, asked["model"], asked["data"], total=total, progress=_say)
+    adapted = adapt(results, asked["model"], asked["data"], total=total, progress=say)
     adapted.save(results.path)
     return adapted
 

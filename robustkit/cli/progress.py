@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from robustkit.evaluation.batch import Progress
 
-__all__ = ["progress_bar", "progress_option"]
+__all__ = ["progress_bar", "progress_option", "say"]
 
 _MODES = ("auto", "bar", "lines", "json", "none")
 _KEY = "robustkit.progress"
@@ -35,7 +35,7 @@ progress_option = click.option(
     help="On standard error. auto: a bar on a terminal; elsewhere a line per batch and "
     "attack, or lines of JSON with --json.",
 )
-"""How a command says how far it is; read by `progress_bar`."""
+"""How a command says how far it is; read by `progress_bar` and `say`."""
 
 
 @contextlib.contextmanager
@@ -54,6 +54,12 @@ def progress_bar() -> "Iterator[Callable[[Progress], None] | None]":
             yield update
     else:
         yield _lines() if mode == "lines" else _json()
+
+
+def say(what: str) -> None:
+    """A line about what is done beside the attacks, unless none was wanted."""
+    if click.get_current_context().meta.get(_KEY) != "none":
+        click.echo(what, err=True)
 
 
 def _lines() -> "Callable[[Progress], None]":

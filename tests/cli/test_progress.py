@@ -33,6 +33,13 @@ def test_lines_in_a_pipe_and_nothing_if_asked(tmp_path):
     assert ran("--progress", "none", folder=tmp_path / "none").stderr == ""
 
 
+def test_bounds_are_told_of_unless_nothing_is_asked(tmp_path):
+    few = ("--samples", "2", "--norm", "linf", "--lower", "interval")
+    told = ran(*few, folder=tmp_path / "lines")
+    assert "lower bound of sample 1: linf interval" in told.stderr
+    assert ran(*few, "--progress", "none", folder=tmp_path / "none").stderr == ""
+
+
 def test_json_is_for_tools(tmp_path):
     done = ran("--json", folder=tmp_path / "run")
     assert json.loads(done.stdout)["samples"] == 30
