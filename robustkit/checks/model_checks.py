@@ -129,7 +129,7 @@ def _zero_gradients(p: Probe) -> list[Finding]:
             "there, such as "
             "rounding (int8?), thresholds, a saturated unit or a detached part"
             f"{p.calls.blamed('flat')}, and an attack that starts there does not move",
-            f"start attacks from noise or from other samples (`auto` does); {_BPDA}",
+            f"start attacks from noise or from other samples (auto does); {_BPDA}",
             {"share": share},
             _at(p, p.zero),
         )
