@@ -342,7 +342,10 @@ def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
+    # The first takes a quarter of the time, and is wrong about what is no number.
+    return torch.equal(one, other) or torch.allclose(
+        one, other, rtol=0.0, atol=0.0, equal_nan=True
+    )
 
 
 def _move(module: torch.nn.Module, device: str | torch.device) -> None:
