@@ -109,9 +109,10 @@ class Compass(Attack[State]):
     At the nearest point of the boundary the perturbation is the normal. Elsewhere what
     is missing is the normal's part across the perturbation, so probes are across it
     too: their answers then tell of that part only, however small it is beside the rest.
-    Their sum spans a plane with the perturbation, and in it the boundary is followed
-    around the circle on which it would be nearest if it were flat, from the move of the
-    step before on, to a share of the move.
+    Their sum, in which what several have in common counts once, spans a plane with the
+    perturbation, and in it the boundary is followed around the circle on which it would
+    be nearest if it were flat, from the move of the step before on, to a share of the
+    move.
 
     Probes are smooth or not, whichever kind has brought a sample more per question. All
     are stronger where the perturbation is, because the model looks there. Of those that
@@ -185,6 +186,7 @@ class Compass(Attack[State]):
             p.rng(t),
             _shaped(p, s, kinds),
             kinds,
+            decorrelated=True,
         )
         path = semicircle(p, s.delta, normal.direction)
         old = to_numpy(s.slope)

@@ -50,6 +50,8 @@ __all__ = [
 
 # How many numbers the probes drawn at once may hold, those of one sample or of several.
 _AT_ONCE = 2**20
+# Noise in answers, as a share of what is told in the mean by a probe.
+_NOISE = 1.0
 # Then a place is found or given up.
 _DOUBLINGS = 10
 _HALVINGS = 60
@@ -128,6 +130,8 @@ def estimate_normal(
     rng: Rng,
     draw: Draw,
     kinds: Array | None = None,
+    *,
+    decorrelated: bool = False,
 ) -> Normal:
     """Ask about random points around `center`; sum them up by their answers.
 
@@ -144,6 +148,9 @@ def estimate_normal(
         draw: Draws the probes.
         kinds: (n,) int64; only samples of one kind are drawn for at once. None: all
             are.
+        decorrelated: Count what several probes have in common once, by ridge
+            regression of the answers on the probes. More than a million numbers of a
+            sample, of which only few are in common, are summed up all the same.
     """
     count = np.minimum(count, p.ledger.left())
     kinds = np.zeros(p.size, np.int64) if kinds is None else kinds
@@ -151,7 +158,14 @@ def estimate_normal(
     for rows in _groups(count, kinds, flatten(p.x).shape[1]):
         number = int(count[rows[0]])
         part, passed[rows] = _summed(
-            p, rows, number, take(center, rows), take(size, rows), rng.of(rows), draw
+            p,
+            rows,
+            number,
+            take(center, rows),
+            take(size, rows),
+            rng.of(rows),
+            draw,
+            decorrelated,
         )
         direction = put(direction, rows, part, reuse=True)
     share = like(p.x, passed / np.maximum(count, 1)).astype(p.x.dtype)
@@ -162,7 +176,8 @@ def _groups(count: Array, kinds: Array, features: int) -> Iterator[Array]:
     """The places (m,) of samples with as many probes, some, and all of one kind."""
     for number, kind in sorted(set(zip(count.tolist(), kinds.tolist(), strict=True))):
         rows = np.flatnonzero((count == number) & (kinds == kind) & (count > 0))
-        together = max(_AT_ONCE // (features * max(number, 1)), 1)
+        # Each with every other one, too.
+        together = max(_AT_ONCE // max(features * number, number**2, 1), 1)
         for start in range(0, len(rows), together):
             yield rows[start : start + together]
 
@@ -175,33 +190,59 @@ def _summed(
     size: PerSample,
     rng: Rng,
     draw: Draw,
+    decorrelated: bool,
 ) -> tuple[Batch, Array]:
     """Of the samples `rows` (m,): the sums of their probes, and how many passed (m,).
 
     Probes count by how far their answers, 1 or 0, lie from the mean answer.
     """
-    middle, passed = center.expand_dims(1), np.zeros(len(rows), np.int64)
+    passed = np.zeros(len(rows), np.int64)
     # Of all probes, and of those that passed; none yet.
     sums = 0.0 * stack_columns([flatten(center).expand_dims(1)] * 2)
     chunk = max(_AT_ONCE // sums.shape[2], 1)
+    regressed = decorrelated and number <= chunk
     for start in range(0, number, chunk):
         probes = draw(rng, min(chunk, number - start), rows)
-        shape = probes.shape
-        lengths = magnitude(probes.reshape((-1, *shape[2:])), 2).reshape(shape[:2])
-        scale = size.expand_dims(1) / nonzero(lengths)
-        scale = scale.reshape((*shape[:2], *(1 for _ in shape[2:])))
-        points = times(probes, scale, reuse=True)
-        points = p.clip(plus(points, middle, reuse=True))
-        answers = to_numpy(p.probe(points, rows=rows))
+        moved, answers = _asked(p, rows, probes, center, size)
         passed += answers.sum(axis=1)
-        moved = plus(points, -middle, reuse=True).reshape((*shape[:2], -1))
-        weights = np.stack([np.ones_like(answers), answers], axis=1)
+        counted = _regressed(moved, answers) if regressed else answers
+        weights = np.stack([np.ones_like(counted), counted], axis=1)
         sums = sums + matmul(like(moved, weights).astype(moved.dtype), moved)
-    weights = np.stack([-passed / number, np.ones(len(rows))], axis=1)
+    mean = np.zeros(len(rows)) if regressed else passed / number
+    weights = np.stack([-mean, np.ones(len(rows))], axis=1)
     weights[passed == 0] = (-1, 0)
     weights[passed == number] = (1, 0)
     mixed = matmul(like(sums, weights[:, None]).astype(sums.dtype), sums)
     return mixed.reshape(center.shape), passed
+
+
+def _asked(
+    p: Problem, rows: Array, probes: Tensor, center: Batch, size: PerSample
+) -> tuple[Tensor, Array]:
+    """Probes (m, k, features) as they were shown, of length `size`, and the answers."""
+    shape, middle = probes.shape, center.expand_dims(1)
+    lengths = magnitude(probes.reshape((-1, *shape[2:])), 2).reshape(shape[:2])
+    scale = size.expand_dims(1) / nonzero(lengths)
+    scale = scale.reshape((*shape[:2], *(1 for _ in shape[2:])))
+    points = times(probes, scale, reuse=True)
+    points = p.clip(plus(points, middle, reuse=True))
+    answers = to_numpy(p.probe(points, rows=rows))
+    moved = plus(points, -middle, reuse=True)
+    return moved.reshape((*shape[:2], -1)), answers
+
+
+def _regressed(moved: Tensor, answers: Array) -> Array:
+    """What each probe counts (m, k): by what its answer adds to those of the others."""
+    gram = to_numpy(matmul(moved, moved.transpose((0, 2, 1)))).astype(np.float64)
+    # As if each probe were given less their mean.
+    gram -= gram.mean(axis=1, keepdims=True)
+    gram -= gram.mean(axis=2, keepdims=True)
+    size = np.trace(gram, axis1=1, axis2=2) / gram.shape[1]
+    noise = _NOISE * np.where(size > 0, size, 1)
+    gram += noise[:, None, None] * np.eye(gram.shape[1])
+    apart = answers - answers.mean(axis=1, keepdims=True)
+    counts = np.linalg.solve(gram, apart[:, :, None])[:, :, 0]
+    return np.asarray(counts - counts.mean(axis=1, keepdims=True))
 
 
 def semicircle(p: Problem, delta: Batch, direction: Batch) -> Path:

@@ -94,10 +94,10 @@ def test_probes_learn_where_the_model_looks(monkeypatch):
         return np.median(run(Compass(), p, budget=1500).distance.raw) / exact
 
     assert ratio(corner) < 1.04
-    assert ratio(everywhere) < 1.15
+    assert ratio(everywhere) < 1.1
     monkeypatch.setattr(compass, "_SHARES", compass._SHARES[:3])
     monkeypatch.setattr(compass, "_FIRST", compass._FIRST[:3])
-    assert ratio(everywhere) > 1.2
+    assert ratio(everywhere) > 1.13
 
 
 def test_probes_are_centred_where_both_sides_are_seen(monkeypatch):
@@ -114,8 +114,8 @@ def test_probes_are_centred_where_both_sides_are_seen(monkeypatch):
     shares = []
     estimate = compass.estimate_normal
 
-    def noted(*args):
-        normal = estimate(*args)
+    def noted(*args, **more):
+        normal = estimate(*args, **more)
         shares.append(normal.share.raw.mean())
         return normal
 

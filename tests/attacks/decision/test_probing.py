@@ -61,10 +61,18 @@ def cosine(x):
     return -flat @ WEIGHTS.ravel() / lengths
 
 
-def estimated(p, center, count, **more):
+def estimated(p, center, count, *, decorrelated=False, **more):
     size = as_tensor(np.full(p.size, 0.1))
     draw = noise(subspace_of(p, "all", 1.0), **more)
-    return estimate_normal(p, center, size, np.array(count), p.rng(0), draw)
+    return estimate_normal(
+        p,
+        center,
+        size,
+        np.array(count),
+        p.rng(0),
+        draw,
+        decorrelated=decorrelated,
+    )
 
 
 @pytest.mark.parametrize("uniform", [False, True])
@@ -131,6 +139,54 @@ def test_in_several_chunks_the_same_normal_comes_out(monkeypatch):
     assert 0 < whole.share.raw[0] < 1
     assert parts.share.raw == whole.share.raw
     assert parts.direction.raw == pytest.approx(whole.direction.raw, abs=1e-9)
+
+
+def test_decorrelated_probes_are_a_ridge_regression():
+    """Noise as strong as a probe's mean square, and a share of answers of its own."""
+    probes = np.random.default_rng(4).normal(size=(3, 8, *WEIGHTS.shape))
+    # Most of a sample's probes point one way, which a sum would take for the normal.
+    probes[1, :6] = probes[1, 0] + 0.1 * probes[1, :6]
+    p = problem()
+    center = at_boundary(p)
+    size, count = as_tensor(np.full(3, 0.1)), np.full(3, 8)
+    normal = estimate_normal(
+        p,
+        center,
+        size,
+        count,
+        p.rng(0),
+        lambda rng, number, rows: as_tensor(probes[rows, :number].copy()),
+        decorrelated=True,
+    )
+    for row in range(3):
+        flat = probes[row].reshape(8, -1)
+        flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+        answers = flat @ WEIGHTS.ravel() < 0
+        assert 0 < answers.sum() < 8
+        apart = flat - flat.mean(axis=0)
+        noise_size = np.sqrt((apart**2).sum() / 8)
+        # By least squares, with one more equation for each feature.
+        stacked = np.concatenate([apart, noise_size * np.eye(12)])
+        wanted = np.concatenate([answers - answers.mean(), np.zeros(12)])
+        solved = np.linalg.lstsq(stacked, wanted, rcond=None)[0]
+        found = normal.direction.raw[row].ravel()
+        assert found == pytest.approx(solved / np.linalg.norm(solved), abs=1e-9)
+
+
+def test_decorrelated_probes_tell_more():
+    p = problem(count=40)
+    plain = cosine(estimated(p, at_boundary(p), [12] * 40).direction)
+    p = problem(count=40)
+    normal = estimated(p, at_boundary(p), [12] * 40, decorrelated=True)
+    assert np.mean(cosine(normal.direction)) > 1.05 * np.mean(plain)
+
+
+def test_decorrelated_probes_that_agree_and_single_ones():
+    p = problem(shift=-1.0)
+    normal = estimated(p, at_boundary(p), [20, 1, 1], decorrelated=True)
+    same = estimated(problem(shift=-1.0), at_boundary(p), [20, 1, 1])
+    assert (normal.share.raw == 0).all()
+    assert normal.direction.raw == pytest.approx(same.direction.raw)
 
 
 def test_short_probes_tell_the_normal_in_single_precision():
