@@ -100,6 +100,26 @@ def test_probes_learn_where_the_model_looks(monkeypatch):
     assert ratio(everywhere) > 1.13
 
 
+def test_what_probes_have_in_common_counts_once(monkeypatch):
+    """As many probes in a step as half the features: sums of them overlap."""
+    shape = (1, 8, 8)
+    weights = np.random.default_rng(0).normal(size=shape)
+
+    def function(x):
+        return two_classes((x * weights).sum(axis=(1, 2, 3)) + 0.5)
+
+    def ratio():
+        keys = np.arange(16, dtype=np.uint64)
+        p = problem(function, np.zeros((16, *shape)), bounds=(-1, 1), keys=keys)
+        exact = 0.5 / np.linalg.norm(weights)
+        return np.median(run(Compass(), p, budget=400).distance.raw) / exact
+
+    assert ratio() < 1.3
+    # With so much noise it is a sum.
+    monkeypatch.setattr(probing, "_NOISE", 1e9)
+    assert ratio() > 1.45
+
+
 def test_probes_are_centred_where_both_sides_are_seen(monkeypatch):
     """The boundary bends away, so that around a point on it no probe is adversarial."""
     shape = (1, 8, 8)
