@@ -196,6 +196,11 @@ class _Auditor:
         self._silent: list[bool] = []
         self._distance = {norm: results.distances(norm) for norm in results.norms}
         self._winner = {norm: _winners(results, norm) for norm in results.norms}
+        # An interrupted run may not have come to all norms of a sample.
+        self._begun = {
+            norm: ~np.isnan(self._distance[norm]) | results.finished(norm)
+            for norm in results.norms
+        }
         self._rows: dict[tuple[str, int], int] = {}
         for row, key in enumerate(_keys(best)):
             self._table.expect(key not in self._rows, f"{_at(*key)}: two rows")
@@ -288,6 +293,8 @@ class _Auditor:
                 said == seen, f"{sample}: prediction {said}, by the model {seen}"
             )
             for norm in run.norms:
+                if not self._begun[norm][place]:
+                    continue
                 zero = self._distance[norm][place] == 0
                 self._originals.expect(
                     zero == start_off[row],

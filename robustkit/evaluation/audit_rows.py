@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import product, zip_longest
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,12 @@ def rows_claims(results: Results, moved: float) -> Iterator[Claim]:
         raise BadInput(
             f"cannot read the tables of the run in '{results.path}': {error}"
         ) from error
+    if results.run["status"] == "complete":
+        for norm, index, attack in _expected(results):
+            rows.expect(
+                (str(index), norm, attack) in seen,
+                f"sample {index}, {norm}, {attack}: no row",
+            )
     yield rows
     yield counts
     yield after
@@ -93,6 +99,13 @@ def _rows(
                 yield printable(row), printable(line)
 
 
+def _expected(results: Results) -> Iterator[tuple[str, int, str]]:
+    """Norm, sample and attack of every row that a complete run has."""
+    attacks = results.run["config"]["attacks"]
+    for norm in results.norms:
+        yield from product([norm], results.index.tolist(), attacks[norm])
+
+
 def _check_row(claim: Claim, row: dict[str, str], at: str, results: Results) -> None:
     """Hold one row of samples.csv against the first of its sample, and itself."""
     place = int(np.searchsorted(results.index, int(row["index"])))
@@ -101,6 +114,10 @@ def _check_row(claim: Claim, row: dict[str, str], at: str, results: Results) -> 
             int(row[name]) == first[place],
             f"{at}: {name} {row[name]}, and {first[place]} in the sample's first row",
         )
+    claim.expect(
+        row["attack"] in results.run["config"]["attacks"].get(row["norm"], ()),
+        f"{at}: not an attack of the run",
+    )
     distance, status = float(row["distance"]), row["status"]
     fits = {
         "found": 0 <= distance < np.inf,

@@ -207,6 +207,29 @@ def test_a_sample_that_has_two_rows_is_named(run, planted, honest):
     assert re.fullmatch(r"sample 0, l2, \S+: two rows", sentence)
 
 
+@pytest.mark.parametrize("other", [None, "uniform-noise"])
+def test_a_row_that_is_missing_is_named(run, planted, honest, other):
+    """From every table, and with the summary that follows from them."""
+    row = {"index": "5", "attack": "gaussian-noise", "norm": "l2"}
+
+    def without(rows):
+        found = first(rows, **row)
+        if other is None:
+            return [r for r in rows if r is not found]
+        found["attack"] = other
+        return rows
+
+    edit_table(run, without)
+    edit_queries(run, without)
+    # Which only the first samples of a run have.
+    (run / "traces.npz").unlink()
+    write_json(run / "summary.json", Results(run).summary())
+    sentences = broken(verified(run, planted, honest[1]))
+    assert "sample 5, l2, gaussian-noise: no row" in sentences
+    added = "sample 5, l2, uniform-noise: not an attack of the run"
+    assert (added in sentences) == (other is not None)
+
+
 def test_what_is_not_checked_is_told(run, planted, honest):
     """A verdict that nobody gave, and the summary that follows from it."""
     forged = {"verdict": "PASS", "epsilon": 0.1, "rule": "because"}
@@ -546,6 +569,28 @@ def test_an_interrupted_run_is_checked_as_far_as_it_went(planted, tmp_path):
     assert (
         "the run is failed: 6 of 14 samples" in claim_of(audit, "the samples are").notes
     )
+
+
+def test_norms_that_an_interrupted_run_did_not_come_to_are_unknown(planted, tmp_path):
+    """Those of samples that are adversarial from the start as well."""
+    labels = planted.y.copy()
+    labels[2] = (labels[2] + 1) % 3
+
+    def stop(progress):
+        if progress.norm == "linf":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rk.evaluate(
+            planted.model(),
+            (planted.x, labels),
+            norm=["l2", "linf"],
+            attacks=["fmn"],
+            progress=stop,
+            out=tmp_path / "run",
+        )
+    audit = verified(tmp_path / "run", planted, labels)
+    assert broken(audit) == []
 
 
 class TestArchive:
