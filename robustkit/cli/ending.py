@@ -38,6 +38,10 @@ def reporting_errors(folder: Callable[[], Path | None]) -> Iterator[None]:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    def full(error: Exception) -> NoReturn:
+        click.echo(f"error: the disk is full ({error}){kept()}", err=True)
+        sys.exit(1)
+
     def unexpected(error: Exception) -> NoReturn:
         import traceback
 
@@ -67,6 +71,8 @@ def reporting_errors(folder: Callable[[], Path | None]) -> Iterator[None]:
             )
             yield
     except BadInput as error:
+        if _is_full(error.__cause__):
+            full(error)
         click.echo(f"error: {error}{kept('once that is mended, ')}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -81,11 +87,16 @@ def reporting_errors(folder: Callable[[], Path | None]) -> Iterator[None]:
             mend = kept("once that is mended, ")
             click.echo(f"error: no permission ({error}){mend}", err=True)
             sys.exit(2)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if not _is_full(error):
             unexpected(error)
-        click.echo(f"error: the disk is full ({error}){kept()}", err=True)
-        sys.exit(1)
+        full(error)
     except Exception as error:
         unexpected(error)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether an error says that a disk has no room left."""
+    numbers = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+    return isinstance(error, OSError) and error.errno in numbers

@@ -3,6 +3,7 @@ import errno
 import pytest
 
 from robustkit.cli.ending import reporting_errors
+from robustkit.errors import BadInput
 
 
 def end(folder):
@@ -49,3 +50,17 @@ def test_a_place_without_permission_is_no_unexpected_error(tmp_path, capsys):
     said = capsys.readouterr().err
     assert said.startswith("error: no permission ([Errno 30] Read-only file system: ")
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, 1), (errno.EFBIG, 1), (errno.EACCES, 2)]
+)
+def test_a_full_disk_is_no_bad_input_whoever_met_it(tmp_path, capsys, number, code):
+    cause = OSError(number, "what the system says")
+    with pytest.raises(SystemExit) as ended, reporting_errors(lambda: tmp_path):
+        raise BadInput(f"cannot write the report: {cause}") from cause
+    assert ended.value.code == code
+    said = capsys.readouterr().err
+    assert ("error: the disk is full (" in said) is (code == 1)
+    assert "cannot write the report: " in said
+    assert "what the system says" in said
