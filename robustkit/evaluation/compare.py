@@ -342,7 +342,8 @@ def _optimality(norm: str, runs: Sequence[tuple[str, Results]]) -> list[Optimali
         ]
     found = []
     for place, (name, run, attack) in enumerate(named):
-        attacked = int((run.distances(norm, attack) != 0).sum())
+        done = run.finished(norm, attack)
+        attacked = int((run.distances(norm, attack)[done] != 0).sum())
         found.append(
             Optimality(
                 run=name,

@@ -32,7 +32,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Envelope:
-    """The distances of all attacks on the samples that any of them attacked.
+    """The distances of all attacks on the samples that they attacked.
 
     Attributes:
         nearest: (m,) the least of each sample, ascending; infinite where there is none.
@@ -51,8 +51,8 @@ def envelope(results: Results, norm: str) -> Envelope:
     """The attacks of a run held against each other, sample by sample.
 
     Distances that differ by rounding only are alike. Samples that are adversarial from
-    the start are left out; unknown distances count as infinite here, since no attack is
-    credited with them.
+    the start are left out, and those that an interrupted run has not finished;
+    unknown distances count as infinite here, since no attack is credited with them.
 
     >>> import robustkit as rk
     >>> run = rk.evaluate("digits", "digits", samples=5, attacks=["fmn", "ddn"],
@@ -67,7 +67,7 @@ def envelope(results: Results, norm: str) -> Envelope:
         every[place] = np.nan_to_num(
             results.distances(norm, name), nan=np.inf, posinf=np.inf
         )
-    every = every[:, results.distances(norm) != 0]
+    every = every[:, results.finished(norm) & (results.distances(norm) != 0)]
     nearest = every.min(axis=0, initial=np.inf)
     order = np.argsort(nearest, kind="stable")
     every, nearest = every[:, order], nearest[order]

@@ -139,15 +139,19 @@ class Results:
         best[np.isinf(best) & (failed | missing)] = np.nan
         return best
 
-    def finished(self, norm: str | Norm | None = None) -> Array:
+    def finished(
+        self, norm: str | Norm | None = None, attack: str | None = None
+    ) -> Array:
         """(n,) whether all attacks of a norm are done with a sample, errors included.
 
-        All are, unless the run was interrupted or is still going on.
+        Or that attack, if one is named. All are, unless the run was interrupted or is
+        still going on.
         """
         norm = self._norm(norm)
         done = np.ones(len(self.index), dtype=bool)
-        for attack in self.run["config"]["attacks"][norm]:
-            rows = (self._table["norm"] == norm) & (self._table["attack"] == attack)
+        every = self.run["config"]["attacks"][norm]
+        for name in every if attack is None else (attack,):
+            rows = (self._table["norm"] == norm) & (self._table["attack"] == name)
             done &= np.isin(self.index, self._table["index"][rows])
         return done
 

@@ -248,6 +248,7 @@ def test_unfinished_work_is_no_difference(planted, tmp_path):
     assert {d.p_value for d in pair.differences} == {1.0}
     assert {(d.only_first, d.only_second) for d in pair.differences} == {(0, 0)}
     assert len({(a.attack, a.local_optimality) for a in found.attacks}) == 2
+    assert [a.passes for a in found.attacks if a.run == "cut"] == [80.0, 40.0]
     assert found.to_json()["notes"] == (
         "The run 'cut' is not finished (interrupted): in linf 20 of 30 samples are, "
         "and only those that the others have finished too are compared.",

@@ -54,3 +54,28 @@ def test_an_attack_given_twice_is_alone_nowhere(run, plant):
     shares = envelope(twice, "l2").contributions
     assert [(share.nearest, share.alone) for share in shares] == [(30, 0)] * 2
     assert shares[0].without == envelope(twice, "l2").median
+
+
+def test_samples_that_not_all_attacks_are_done_with_are_left_out(plant, tmp_path):
+    planted = plant(seed=8, samples=30, features=6, bounds=(0.0, 1.0), dtype=np.float32)
+
+    def stop(progress):
+        at = progress.first, progress.norm, progress.attack
+        if at == (20, "linf", "uniform-noise"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rk.evaluate(
+            planted.model(),
+            (planted.x, planted.y),
+            attacks=["fmn", "uniform-noise"],
+            norm=["l2", "linf"],
+            budget=30,
+            batch_size=10,
+            progress=stop,
+            out=tmp_path / "run",
+        )
+    cut = rk.Results(tmp_path / "run")
+    assert len(envelope(cut, "l2").nearest) == 30
+    found = envelope(cut, "linf")
+    np.testing.assert_array_equal(found.nearest, np.sort(cut.distances("linf")[:20]))
