@@ -21,7 +21,7 @@ from robustkit.evaluation.results import (
 )
 from robustkit.evaluation.shards import Shard, ShardKey
 from robustkit.evaluation.store import SCHEMA, RunFolder, read_json
-from robustkit.evaluation.tables import ADDED, are_columns, as_csv
+from robustkit.evaluation.tables import ADDED, QUERY_COLUMNS, are_columns, as_csv
 from robustkit.evaluation.traces import TRACES, Traced, read_traces
 from robustkit.numerics.tensors import Array
 
@@ -221,13 +221,26 @@ class _Part:
                 reader = csv.DictReader(file)
                 if not are_columns(reader.fieldnames or ()):
                     raise ValueError(f"its columns are {reader.fieldnames}")
-                next(queries)
+                if _cells(next(queries, "")) != QUERY_COLUMNS:
+                    raise ValueError("queries.csv has other columns than expected")
                 for row, line in zip(reader, queries, strict=True):
+                    cells = _cells(line)
+                    whole = line.endswith("\n") and len(cells) == len(QUERY_COLUMNS)
+                    of = row["index"], row["attack"], row["norm"]
+                    if not whole or cells[:3] != of:
+                        raise ValueError(
+                            f"line {reader.line_num} of queries.csv is not that of "
+                            f"sample {of[0]}, {of[2]} {of[1]}"
+                        )
                     yield {ADDED: 0, **row, _QUERIES: line}
         except (OSError, ValueError, csv.Error) as error:
             raise BadInput(
                 f"cannot read the tables of the run in '{path}': {error}"
             ) from error
+
+
+def _cells(line: str) -> tuple[str, ...]:
+    return tuple(next(csv.reader([line]), ()))
 
 
 def _in_order(paths: list[Path]) -> list[Path]:

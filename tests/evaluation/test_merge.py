@@ -199,6 +199,28 @@ def test_a_part_without_its_tables_is_named(runs, tmp_path):
         rk.merge(parts, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda head, lines: [],
+        lambda head, lines: ["index,attack\n", *lines],
+        lambda head, lines: [head, lines[1], lines[0], *lines[2:]],
+        lambda head, lines: [head, *lines[:-1], lines[-1][:-20]],
+        lambda head, lines: [head, *lines[:-1], lines[-1].rstrip("\n")],
+        lambda head, lines: [head, *lines[:-1]],
+    ],
+    ids=["empty", "columns", "order", "cut", "not whole", "short"],
+)
+def test_a_part_whose_queries_are_damaged_is_named(runs, tmp_path, damage):
+    broken = _copy_of(runs / "part-1", tmp_path)
+    table = broken / "queries.csv"
+    head, *lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(damage(head, lines)))
+    parts = [broken, runs / "part-2", runs / "part-3"]
+    with pytest.raises(BadInput, match=r"cannot read the tables of the run in .*copy"):
+        rk.merge(parts, tmp_path / "out")
+
+
 def test_tables_in_another_order_are_refused(runs, tmp_path):
     broken = _copy_of(runs / "part-2", tmp_path)
     for table in (broken / "samples.csv", broken / "queries.csv"):
