@@ -1,7 +1,7 @@
 """Runs held against each other, sample by sample."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,8 @@ class Comparison:
     Attributes:
         pairs: Each later run against the first.
         attacks: Every attack of every run against the nearest of all.
-        notes: What the reader should know, a sentence each: which runs are unfinished.
+        notes: What the reader should know, a sentence each: which runs are unfinished,
+            or have other goals.
     """
 
     pairs: tuple[Pair, ...]
@@ -133,11 +134,11 @@ def compare(runs: Run | Sequence[Run], *, seed: int = 0) -> Comparison:
 
     The local optimality of an attack is (A - C) / (A - B) with C the area under its
     curve of robust accuracy, B that under the nearest of all attacks of all runs on the
-    same model, both up to the largest distance in the latter, and A the area if nothing
-    were found there. It is stated for the distances in the end, and for those known
-    after equally many passes, forward and backward ones together, which is the fair
-    comparison of attacks. An adversarial counts from the forward pass that showed it.
-    An attack is credited with nothing where its distance is unknown.
+    same model with the same goal, both up to the largest distance in the latter, and A
+    the area if nothing were found there. It is stated for the distances in the end, and
+    for those known after equally many passes, forward and backward ones together, which
+    is the fair comparison of attacks. An adversarial counts from the forward pass that
+    showed it. An attack is credited with nothing where its distance is unknown.
 
     Args:
         runs: Run folders or results: two or more, the first of which is the base; or
@@ -187,15 +188,17 @@ def compare(runs: Run | Sequence[Run], *, seed: int = 0) -> Comparison:
     ]
     if len(opened) > 1 and not pairs:
         raise BadInput("no sample is finished in two of the runs; go on with them")
-    models: dict[str, list[tuple[str, Results]]] = {}
+    goals = {name: _goal(run) for name, run in zip(names, opened, strict=True)}
+    models: dict[tuple[str, str], list[tuple[str, Results]]] = {}
     for name, run in zip(names, opened, strict=True):
         model = run.run["model"]
         key = model["fingerprint"] or f"{model['adapter']} {model['name']}"
-        models.setdefault(key, []).append((name, run))
+        models.setdefault((key, goals[name]), []).append((name, run))
     attacks = [
         a for norm in norms for some in models.values() for a in _optimality(norm, some)
     ]
-    notes = [
+    notes = _other_goals(goals)
+    notes += [
         f"The run '{name}' is not finished ({run.run['status']}): in {norm} "
         f"{run.finished(norm).sum()} of {len(run.index)} samples are, and only those "
         "that the others have finished too are compared."
@@ -204,6 +207,32 @@ def compare(runs: Run | Sequence[Run], *, seed: int = 0) -> Comparison:
         if run.run["status"] != "complete"
     ]
     return Comparison(tuple(pairs), tuple(attacks), tuple(notes))
+
+
+def _goal(run: Results) -> str:
+    """What an adversarial of a run is, so that the same words are the same goal."""
+    config = run.run["config"]
+    if config["criterion"]:
+        return f"the criterion {config['criterion']}"
+    if config["target"] is None:
+        return "any wrong class"
+    # The seed draws random ones.
+    drawn = f" of seed {config['seed']}" if config["target"] == "random" else ""
+    return f"the target {config['target']}{drawn}"
+
+
+def _other_goals(goals: Mapping[str, str]) -> list[str]:
+    """That runs have different goals, where they do; by the name of each."""
+    of_goal: dict[str, list[str]] = {}
+    for name, goal in goals.items():
+        of_goal.setdefault(goal, []).append(f"'{name}'")
+    if len(of_goal) < 2:
+        return []
+    said = [f"{' and '.join(names)} {goal}" for goal, names in of_goal.items()]
+    return [
+        "The runs have other goals, so their numbers are of different questions: "
+        f"{', '.join(said)}."
+    ]
 
 
 def same_data(one: Results, other: Results) -> bool:

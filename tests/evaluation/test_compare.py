@@ -260,6 +260,39 @@ def test_unfinished_work_is_no_difference(planted, tmp_path):
     assert rk.compare([whole, whole]).notes == ()
 
 
+def test_attacks_with_other_goals_are_not_held_against_each_other(
+    planted, runs, tmp_path
+):
+    def run(name, **settings):
+        return rk.evaluate(
+            planted.model(),
+            (planted.x, planted.y),
+            attacks=["fmn"],
+            norm=("linf", "l2"),
+            budget=40,
+            out=tmp_path / name,
+            **settings,
+        )
+
+    aimed, again = run("aimed", target="random"), run("again", target="random")
+    found = rk.compare([runs["strong"], aimed, again])
+    alone = rk.compare([aimed, again])
+    assert [a for a in found.attacks if a.run != "strong"] == list(alone.attacks)
+    assert [a for a in found.attacks if a.run == "strong"] == list(
+        rk.compare(runs["strong"]).attacks
+    )
+    assert found.notes == (
+        "The runs have other goals, so their numbers are of different questions: "
+        "'strong' any wrong class, 'aimed' and 'again' the target random of seed 0.",
+    )
+    assert alone.notes == ()
+    other = run("other", target="random", seed=1)
+    (note,) = rk.compare([aimed, other]).notes
+    assert note.endswith(
+        "'aimed' the target random of seed 0, 'other' the target random of seed 1."
+    )
+
+
 def test_a_run_without_finished_samples_cannot_be_compared(planted, runs, tmp_path):
     def stop(progress):
         raise KeyboardInterrupt
