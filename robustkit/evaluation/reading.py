@@ -2,6 +2,7 @@
 
 import csv
 from array import array
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from robustkit.evaluation.tables import QUERIES, QUERY_COLUMNS, are_columns
 from robustkit.evaluation.verify import UNDONE
 from robustkit.numerics.tensors import Array
 
-__all__ = ["read_queries", "read_table"]
+__all__ = ["read_queries", "read_table", "whole_lines"]
 
 _INTEGERS = (
     "index",
@@ -50,13 +51,27 @@ def read_queries(path: Path, attack: str, norm: str) -> Array:
     return np.array(rows).reshape((-1, 1 + 2 * len(QUERIES)))
 
 
-def read_table(path: Path) -> dict[str, Array]:
+def whole_lines(file: Iterable[str], ended: bool) -> Iterator[str]:
+    """The lines of a table; of a run that has not ended, the last one if it is whole.
+
+    A process that is killed, or still at work, may leave a part of a line behind.
+    """
+    for line in file:
+        if ended or line.endswith("\n"):
+            yield line
+
+
+def read_table(path: Path, *, ended: bool = True) -> dict[str, Array]:
     """The columns of samples.csv as arrays; reasons are left on disk.
 
     Of a reason only remains whether it is that of an adversarial that did not hold, or
     stands beside an adversarial: that of an attack which did not come to its end.
 
     A row costs about a hundred bytes of memory, however long the texts in it are.
+
+    Args:
+        path: Of the table.
+        ended: Whether the run has; else a last line that is not whole is left out.
     """
     integers = {name: array("q") for name in _INTEGERS}
     numbers = {name: array("d") for name in _NUMBERS}
@@ -66,7 +81,7 @@ def read_table(path: Path) -> dict[str, Array]:
     undone, cut = array("b"), array("b")
     try:
         with open(inside(path), newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(whole_lines(file, ended))
             names = reader.fieldnames or ()
             if not are_columns(names):
                 raise ValueError(f"its columns are {reader.fieldnames}")

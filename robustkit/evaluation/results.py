@@ -90,7 +90,8 @@ class Results:
         check_description(self.run, self.path / "run.json")
         self.norms = tuple(self.run["config"].get("norms", ()))
         self.reload_warrants()
-        self._table = read_table(self.path / "samples.csv")
+        ended = self.run["status"] != "running"
+        self._table = read_table(self.path / "samples.csv", ended=ended)
         index, first = np.unique(self._table["index"], return_index=True)
         self.index: Array = index
         self.label: Array = self._table["label"][first]

@@ -5,7 +5,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from robustkit.checks.check import FINDINGS
@@ -15,6 +14,7 @@ from robustkit.evaluation.compare import compare, run_names, same_data
 from robustkit.evaluation.data import DataSet
 from robustkit.evaluation.envelope import envelope
 from robustkit.evaluation.power_law import fit_power_law
+from robustkit.evaluation.reading import whole_lines
 from robustkit.evaluation.results import Results
 from robustkit.evaluation.store import read_json
 from robustkit.report import words
@@ -304,7 +304,7 @@ def _warnings(results: Results, summary: dict[str, Any]) -> list[str]:
     if failed:
         reasons = "; ".join(
             f"{reason} ({times} times)" if times > 1 else reason
-            for reason, times in _reasons(results.path).most_common(_REASONS)
+            for reason, times in _reasons(results).most_common(_REASONS)
         )
         warnings.append(
             "Samples that ended in an error count as not robust: "
@@ -321,11 +321,12 @@ def _warnings(results: Results, summary: dict[str, Any]) -> list[str]:
     return warnings + list(run["notes"])
 
 
-def _reasons(folder: Path) -> Counter[str]:
-    table = inside(folder / "samples.csv")
+def _reasons(results: Results) -> Counter[str]:
+    table = inside(results.path / "samples.csv")
     with open(table, newline="", encoding="utf-8") as file:
+        lines = whole_lines(file, results.run["status"] != "running")
         return Counter(
             row["reason"][:_REASON_WIDTH]
-            for row in csv.DictReader(file)
+            for row in csv.DictReader(lines)
             if row["status"] == "error"
         )

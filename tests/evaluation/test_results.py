@@ -163,6 +163,19 @@ def test_negative_epsilon(results):
         results.robust_accuracy(-0.1, "l2")
 
 
+@pytest.mark.parametrize("cut", [1, 3, 30, 60])
+def test_of_a_run_that_was_killed_the_last_whole_line_counts(results, tmp_path, cut):
+    kept = results.save(tmp_path / "kept")
+    description = json.loads((kept / "run.json").read_text())
+    (kept / "run.json").write_text(json.dumps({**description, "status": "running"}))
+    table = kept / "samples.csv"
+    *lines, last = table.read_text().splitlines(keepends=True)
+    table.write_text("".join([*lines, last.replace(",found,", ",error,")[:-cut]]))
+    killed = rk.Results(kept)
+    assert len(killed._table["index"]) == len(lines) - 1
+    killed.report()
+
+
 @pytest.mark.parametrize(
     ("old", "new"), [("index,label", "label,index"), ("fmn,linf,true", "fmn,linf")]
 )
