@@ -391,7 +391,10 @@ def _optimality(norm: str, runs: Sequence[tuple[str, Results]]) -> list[Optimali
 
 def _equal_passes(norm: str, named: Sequence[tuple[str, Results, str]]) -> int | None:
     """The largest number in `QUERIES` that every attack came to."""
-    if not all((run.path / "queries.csv").exists() for _, run, _ in named):
+    if not all(
+        (run.path / "queries.csv").exists() and run.run["status"] != "running"
+        for _, run, _ in named
+    ):
         return None
     most = min(int(run.passes(a, norm).max(initial=0)) for _, run, a in named)
     return max((count for count in QUERIES if count <= most), default=None)

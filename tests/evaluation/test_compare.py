@@ -293,6 +293,18 @@ def test_attacks_with_other_goals_are_not_held_against_each_other(
     )
 
 
+def test_of_a_run_that_was_killed_nothing_is_said_at_equal_passes(runs, tmp_path):
+    """Its queries.csv holds no more than it did when the run was begun or went on."""
+    killed = runs["strong"].save(tmp_path / "killed")
+    description = json.loads((killed / "run.json").read_text())
+    (killed / "run.json").write_text(json.dumps({**description, "status": "running"}))
+    head = (killed / "queries.csv").read_text().splitlines(keepends=True)[0]
+    (killed / "queries.csv").write_text(head)
+    found = rk.compare(killed).attacks
+    assert len({a.local_optimality for a in found}) > 1
+    assert {(a.equal_passes, a.at_equal_passes) for a in found} == {(None, None)}
+
+
 def test_a_run_without_finished_samples_cannot_be_compared(planted, runs, tmp_path):
     def stop(progress):
         raise KeyboardInterrupt
