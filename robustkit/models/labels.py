@@ -177,4 +177,4 @@ class LabelModel(Model):
         return like(x, np.stack(rows)).astype(x.dtype)
 
     def to_tensor(self, x: Array) -> Batch:
-        return as_tensor(np.array(x))
+        return as_tensor(np.array(x, order="C"))

@@ -74,4 +74,4 @@ class NumPyModel(Model):
         return self.logits(x), pull_back
 
     def to_tensor(self, x: Array) -> Batch:
-        return as_tensor(np.array(x))
+        return as_tensor(np.array(x, order="C"))

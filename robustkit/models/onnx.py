@@ -125,7 +125,7 @@ class OnnxModel(Model):
         return self._rebuilt.linearise(x)
 
     def to_tensor(self, x: Array) -> Batch:
-        return as_tensor(torch.from_numpy(np.array(x)))
+        return as_tensor(torch.from_numpy(np.array(x, order="C")))
 
     def fingerprint(self) -> str | None:
         return self._digest

@@ -298,7 +298,7 @@ class RemoteModel(Model):
         return as_tensor(np.stack(scores).astype(values.dtype))
 
     def to_tensor(self, x: Array) -> Batch:
-        return as_tensor(np.array(x))
+        return as_tensor(np.array(x, order="C"))
 
     def session(self) -> AbstractContextManager[None]:
         return nullcontext() if self._open else self._connected()

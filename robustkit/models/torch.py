@@ -175,7 +175,8 @@ class TorchModel(Model):
         return tapped
 
     def to_tensor(self, x: Array) -> Batch:
-        return as_tensor(torch.from_numpy(np.array(x)).to(self._device))
+        # Modules may take views of it, which other layouts do not have.
+        return as_tensor(torch.from_numpy(np.array(x, order="C")).to(self._device))
 
     def session(self) -> AbstractContextManager[None]:
         return nullcontext() if self._open else self._frozen()

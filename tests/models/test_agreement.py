@@ -97,6 +97,16 @@ class TestEveryFramework:
                 atol=1e-5,
             )
 
+    def test_tensors_lie_in_memory_in_the_order_of_their_axes(
+        self, build, weights, batch
+    ):
+        model = build(weights)
+        moved = np.ascontiguousarray(batch.transpose(0, 2, 1)).transpose(0, 2, 1)
+        for x in (np.asfortranarray(batch), moved, batch[:, ::-1]):
+            raw = model.to_tensor(x).raw
+            assert np.asarray(raw).flags.c_contiguous
+            np.testing.assert_array_equal(np.asarray(raw), x)
+
     def test_to_tensor_copies(self, build, weights, batch):
         x = build(weights).to_tensor(batch)
         before = batch.copy()

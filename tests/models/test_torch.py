@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from robustkit.errors import BadInput
+from robustkit.evaluation.evaluate import evaluate
 from robustkit.models.base import NoGradient
 from robustkit.models.torch import TorchModel
 from robustkit.models.wrappers import Preprocessed
@@ -40,6 +41,15 @@ class Watching(torch.nn.Module):
         if self.fails:
             raise RuntimeError("out of order")
         return self.inner(x)
+
+
+class Viewing(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.arange(36.0).cos().reshape(12, 3))
+
+    def forward(self, x):
+        return x.view(len(x), -1) @ self.weight
 
 
 def test_parameters_are_frozen_while_asked_and_restored():
@@ -261,6 +271,19 @@ def test_modules_made_in_inference_mode_are_refused():
         module = linear().eval()
     with pytest.raises(BadInput, match="inference_mode"):
         TorchModel(module)
+
+
+def test_modules_that_view_their_input_take_transposed_images():
+    module = Viewing().eval()
+    images = np.random.default_rng(0).uniform(size=(3, 2, 2, 3)).astype(np.float32)
+    first = images.transpose(0, 3, 1, 2)
+    y = module(torch.from_numpy(first.copy())).argmax(dim=1).numpy()
+    found = [
+        evaluate(module, (x, y), norm="l2", attacks=["fmn"], budget=20).distance
+        for x in (first, np.ascontiguousarray(first))
+    ]
+    np.testing.assert_array_equal(*found)
+    assert np.isfinite(found[0]).all()
 
 
 def test_outputs_with_logits_and_other_outputs():
