@@ -192,7 +192,7 @@ def _second_margin(case: Case) -> Plan | None:
         return None
     said = "an attack has to get past the refusal too: both margins are descended"
     if isinstance(model, Abstaining) and model.detector is not None:
-        scores = _logits(model.detector, case.x)[:, 0]
+        scores = _logits(model.detector, case.x).reshape(-1)
         logits = np.sort(_logits(model.classifier, case.x), axis=1)
         gap = float(np.median(logits[:, -1] - logits[:, -2]))
         spread = float(np.median(np.abs(scores)))

@@ -90,7 +90,7 @@ class Abstaining(Wrapper):
 
     @property
     def detector(self) -> Model | None:
-        """What detects, as a model of outputs (n, 1); None: the model by itself."""
+        """What detects, with outputs (n,) or (n, 1); None: the model by itself."""
         return self._detector and self._detector.wraps
 
     def scaled(self, scale: float) -> "Abstaining":
@@ -113,7 +113,7 @@ class Abstaining(Wrapper):
         def pull_back(slopes: Tensor) -> Batch:
             refusal = slopes[:, -1:]
             inner = back(slopes[:, :-1] + refusal * highest)
-            return inner + back_from_score(refusal * self._scale)
+            return inner + back_from_score((refusal * self._scale).reshape(score.shape))
 
         return self._with_refusal(logits, score), pull_back
 
@@ -127,11 +127,13 @@ class Abstaining(Wrapper):
         return f"scale {self._scale}"
 
     def _with_refusal(self, logits: Tensor, score: Tensor) -> Tensor:
-        if score.shape != (logits.shape[0], 1):
+        count = logits.shape[0]
+        if score.shape not in ((count,), (count, 1)):
             raise BadInput(
-                f"the detector must return one score per input; for {logits.shape[0]} "
-                f"inputs it returned the shape {score.shape}"
+                f"the detector must return one score per input; for {count} inputs it "
+                f"returned the shape {tuple(score.shape)}"
             )
+        score = score.reshape((count, 1))
         highest = logits.max(axis=1, keepdims=True)
         refusal = highest + self._scale * score
         # Where the score drowns in the logit, and at zero, its sign decides still.

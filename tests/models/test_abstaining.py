@@ -192,6 +192,21 @@ def test_detectors_of_any_framework(kind, torch_model):
     assert refused.tolist() == (x @ weights > 0).tolist()
 
 
+@pytest.mark.parametrize("kind", [NumPyModel, TorchModel])
+def test_detector_models_may_return_a_score_per_input(kind):
+    x = np.array([[0.2, 0.5], [0.8, 0.7]], np.float32)
+    slopes = np.array([[0, 0, 0, 1.0], [1, 0, 0, 2]], np.float32)
+    ways = {"gradient": lambda x, s: np.stack([s, s], 1)} if kind is NumPyModel else {}
+    flat = Abstaining(classifier(), kind(lambda x: x.sum(1) - 1.2, **ways))
+    column = Abstaining(classifier(), detector())
+    (logits, back), (same, way) = (m.linearise(as_tensor(x)) for m in (flat, column))
+    np.testing.assert_allclose(to_numpy(logits), to_numpy(same), atol=1e-6)
+    np.testing.assert_array_equal(to_numpy(flat.logits(as_tensor(x))), to_numpy(logits))
+    np.testing.assert_allclose(
+        to_numpy(back(as_tensor(slopes))), to_numpy(way(as_tensor(slopes))), atol=1e-6
+    )
+
+
 def test_bad_detectors():
     with pytest.raises(BadInput, match="must be more than 0; got 0"):
         Abstaining(classifier(), detector(), scale=0)
