@@ -18,6 +18,7 @@ from robustkit.numerics.tensors import (
     as_tensor,
     differentiate,
     flatten,
+    framework_of,
     like,
     native,
     total,
@@ -61,8 +62,9 @@ class BPDA(Wrapper):
         ICML 2018, section 4.1. The automatic form is this project's.
 
     Raises:
-        BadInput: There is no such layer, or no torch module to look for it in; or a
-            part is neither named nor a function.
+        BadInput: There is no such layer, or no torch module to look for it in; a part
+            is neither named nor a function; or operations shall be replaced, and the
+            model is not one of torch.
 
     >>> from robustkit.models.torch import TorchModel
     >>> quantise = lambda x: (8 * x).round() / 8
@@ -103,6 +105,8 @@ class BPDA(Wrapper):
         self._layers = {name: _layer(model, name)[1] for name in names}
         self._before = before
         self._bridged = None if before is None else _layer(model, before)
+        if layer is None and before is None:
+            _check_torch(model)
         self._backward = None if isinstance(backward, str) else backward
         self._operations = Operations()
         self._say()
@@ -244,6 +248,19 @@ def torch_module(model: Model) -> torch.nn.Module | None:
         inner = inner.wraps
     module = None if inner is None else inner.module
     return module if isinstance(module, torch.nn.Module) else None
+
+
+def _check_torch(model: Model) -> None:
+    inner = model
+    while inner.wraps is not None:
+        inner = inner.wraps
+    framework = framework_of(inner.to_tensor(np.zeros((1, 1), np.float32)))
+    if framework != "torch":
+        raise BadInput(
+            f"operations of torch are replaced, and the model '{model.name}' works in "
+            f"{framework}; give the part without a gradient as a function: "
+            "BPDA(rest, layer=function)"
+        )
 
 
 def _layer(model: Model, name: str) -> tuple[torch.nn.Module, torch.nn.Module]:

@@ -390,6 +390,15 @@ def test_what_is_replaced_can_be_tapped_itself():
     torch.testing.assert_close(gradient(tapped, slopes=ones), ones)
 
 
+def test_operations_are_looked_for_in_torch_only():
+    jnp = pytest.importorskip("jax.numpy")
+    from robustkit.models.jax import JaxModel
+
+    for inner in (JaxModel(jnp.round), NumPyModel(np.round), EOT(NumPyModel(id), 2)):
+        with pytest.raises(BadInput, match=r"operations of torch.*layer=function"):
+            BPDA(inner)
+
+
 def test_functions_in_jax_are_given_arrays_of_jax():
     jnp = pytest.importorskip("jax.numpy")
     from robustkit.models.jax import JaxModel
