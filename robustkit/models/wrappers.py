@@ -52,9 +52,11 @@ class Preprocessed(Wrapper):
         axis: Of the channels.
 
     Raises:
-        BadInput: A standard deviation is not positive, the lengths differ, or the
-            model's gradients are estimated (`Estimated`). In `shown`: the model rounds
-            what it is shown to within its bounds, and normalised inputs leave these.
+        BadInput: A standard deviation is not positive, a number not finite, the lengths
+            differ, or the model's gradients are estimated (`Estimated`). In questions:
+            the axis is none of the inputs', or that of the samples. In `shown`: the
+            model rounds what it is shown to within its bounds, and normalised inputs
+            leave these.
     """
 
     def __init__(
@@ -70,6 +72,11 @@ class Preprocessed(Wrapper):
             raise BadInput(
                 "mean and std must have one entry per channel each, every std "
                 f"positive; got mean {list(means)}, std {list(stds)}"
+            )
+        if not np.isfinite((*means, *stds)).all():
+            raise BadInput(
+                "mean and std must be finite numbers; got mean "
+                f"{list(means)}, std {list(stds)}"
             )
         if model.passes_per_gradient:
             raise BadInput(
@@ -122,6 +129,11 @@ class Preprocessed(Wrapper):
         return (x - self._channels(self._mean, x)) / self._channels(self._std, x)
 
     def _channels(self, values: Array, x: Batch) -> Tensor:
+        if not -x.ndim < self._axis < x.ndim or self._axis == 0:
+            raise BadInput(
+                f"axis {self._axis} of inputs of shape {tuple(x.shape)} holds no "
+                "channels; name another one: Preprocessed(model, mean, std, axis=...)"
+            )
         shape = [1] * x.ndim
         shape[self._axis] = len(values)
         if len(values) not in (1, x.shape[self._axis]):

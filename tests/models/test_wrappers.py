@@ -58,6 +58,21 @@ def test_impossible_scales_are_refused(mean, std):
         Preprocessed(NumPyModel(flat), mean, std)
 
 
+@pytest.mark.parametrize("mean", [float("nan"), float("inf")])
+def test_means_are_finite(mean):
+    with pytest.raises(BadInput, match=r"finite.*got mean \[(nan|inf)\]"):
+        Preprocessed(NumPyModel(flat), mean, 1)
+    with pytest.raises(BadInput, match=r"finite.*std \[inf\]"):
+        Preprocessed(NumPyModel(flat), 0, float("inf"))
+
+
+@pytest.mark.parametrize("axis", [3, -4, 0, -3])
+def test_axes_that_hold_no_channels_are_refused(axis):
+    model = Preprocessed(NumPyModel(flat), 0.5, 0.5, axis=axis)
+    with pytest.raises(BadInput, match=rf"axis {axis} .*\(2, 3, 4\).*axis="):
+        model.logits(as_tensor(np.zeros((2, 3, 4))))
+
+
 def test_other_numbers_of_channels_are_refused():
     model = Preprocessed(NumPyModel(flat), [0, 0, 0], [1, 1, 1])
     with pytest.raises(BadInput, match=r"3 means.*axis 1.*\(1, 2, 4\)"):
