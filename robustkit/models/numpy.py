@@ -62,7 +62,8 @@ class NumPyModel(Model):
         gradient, inputs = self._gradient, to_numpy(x)
 
         def pull_back(slopes: Tensor) -> Batch:
-            values = np.asarray(gradient(np.array(inputs), to_numpy(slopes)))
+            given = np.array(inputs, order="C"), np.array(to_numpy(slopes))
+            values = np.asarray(gradient(*given))
             if values.dtype.kind not in "fiu" or values.size != inputs.size:
                 raise BadInput(
                     f"expected a gradient of the shape {inputs.shape} of the inputs; "
