@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -184,8 +184,7 @@ class TorchModel(Model):
     def fingerprint(self) -> str | None:
         if not isinstance(self._module, torch.nn.Module):
             return None
-        state = self._module.state_dict()
-        tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+        tensors = dict(_named(self._module.state_dict()))
         digest = hashlib.sha256()
         for key, value in sorted(tensors.items()):
             digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
@@ -330,8 +329,22 @@ class _Tap(torch.nn.Module):
         return seen[-1].flatten(1)
 
 
+def _named(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in a state, also those packed up with others, and their names."""
+    if isinstance(state, torch.Tensor):
+        yield name, state
+    elif isinstance(state, Mapping):
+        for key, value in state.items():
+            yield from _named(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(state, list | tuple):
+        yield from _named(dict(enumerate(state)), name)
+
+
 def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The dense tensors that a sparse one is made of; of a dense one, itself."""
+    if tensor.is_quantized:
+        # With its scale, which is not among the integers.
+        tensor = tensor.dequantize()
     if tensor.layout is torch.sparse_coo:
         tensor = tensor.coalesce()
         return tensor.indices(), tensor.values()

@@ -342,6 +342,37 @@ def test_fingerprint_sees_tensors_of_every_layout(change):
     assert one == same != other
 
 
+class Packed(torch.nn.Module):
+    """Keeps its weights as the quantised layers of torch do, or as it likes."""
+
+    def __init__(self, kept):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(1.0))
+        self.kept = kept
+
+    def get_extra_state(self):
+        return self.kept
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda weights: (weights, None),
+        lambda weights: {"bits": 8, "weights": [weights]},
+        lambda weights: torch.quantize_per_tensor(
+            weights, float(weights.max()) / 100, 0, torch.qint8
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_fingerprint_sees_packed_and_quantised_tensors(pack):
+    one, same, other = (
+        TorchModel(Packed(pack(torch.tensor(values))).eval()).fingerprint()
+        for values in ([1.0, 2.0], [1.0, 2.0], [2.0, 4.0])
+    )
+    assert one == same != other
+
+
 def test_modules_that_are_not_made_yet_are_refused():
     with pytest.raises(BadInput, match="call it once"):
         TorchModel(torch.nn.LazyLinear(3).eval())
