@@ -51,6 +51,10 @@ class EOT(Wrapper):
     Every question is billed as so many passes as there are draws, a gradient as so many
     backward ones.
 
+    Gradients are better estimated of the mean, by `Estimated(EOT(model))`: in
+    `EOT(Estimated(model))` samples are asked about one by one, so which directions are
+    tried at a point once more depends on the sample's company.
+
     Args:
         model: Whose answers are random.
         samples: How many draws; None: as many as the gradients at `example` need to
@@ -148,28 +152,43 @@ class EOT(Wrapper):
         device, keys = _device(x), sample_keys(to_numpy(x))
         if self._batched:
             together = hashlib.blake2b(keys.tobytes(), digest_size=8).digest()
-            with seeded(int.from_bytes(together, "little") ^ self._scrambled, device):
+            seed = int.from_bytes(together, "little") ^ self._scrambled
+            with seeded(seed, device):
                 drawn = [draw(x) for _ in range(self.samples)]
-            return self._mean(drawn, x.shape[0])
+            mean, way = self._mean(drawn, x.shape[0])
+            return mean, self._repeatable(way, seed, device)
         if self._apart is None:
             self._apart = _draws_apart(self._model, self._noise(x), self._seed)
         means, ways = [], []
         for row, key in enumerate(keys):
             point = take(x, np.array([row]))
-            with seeded(int(key) ^ self._scrambled, device):
+            seed = int(key) ^ self._scrambled
+            with seeded(seed, device):
                 if self._apart:
                     drawn = [draw(_copies(point, self.samples))]
                 else:
                     drawn = [draw(point) for _ in range(self.samples)]
             mean, way = self._mean(drawn, 1)
             means.append(mean)
-            ways.append(way)
+            ways.append(self._repeatable(way, seed, device))
 
         def pull_back(slopes: Tensor) -> Batch:
             rows = [take(slopes, np.array([row])) for row in range(len(ways))]
             return stack_rows([way(row) for way, row in zip(ways, rows, strict=True)])
 
         return stack_rows(means), pull_back
+
+    def _repeatable(self, way: PullBack, seed: int, device: Any) -> PullBack:
+        """A way back that asks the model, as estimates do, with draws of its own."""
+        if not self._model.passes_per_gradient:
+            return way
+
+        def pull_back(slopes: Tensor) -> Batch:
+            # Not those of the answer once more.
+            with seeded(seed ^ 1, device):
+                return way(slopes)
+
+        return pull_back
 
     def _noise(self, x: Batch) -> Batch:
         """(1, ...) an input of the shape of `x`; no sample, lest their order matter."""

@@ -46,6 +46,26 @@ def test_answers_depend_on_seed_and_input_only(function):
     assert not np.allclose(to_numpy(other.logits(x)), whole)
 
 
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("function", [noisy, once_per_batch])
+def test_estimated_gradients_depend_on_seed_and_input_only(function, batched):
+    def gradient(x, seed=0):
+        inner = rk.Estimated(TorchModel(function), 4)
+        model = EOT(inner, 3, seed=seed, batched=batched)
+        logits, pull_back = model.linearise(x)
+        return to_numpy(pull_back(logits.ones_like() * points(1).raw[:, :2]))
+
+    x, before = points(), torch.random.get_rng_state()
+    whole = gradient(x)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.rand(7)
+    np.testing.assert_array_equal(gradient(x), whole)
+    if not batched:
+        some = as_tensor(x.raw[[3, 1]])
+        np.testing.assert_array_equal(gradient(some), whole[[3, 1]])
+    assert not np.allclose(gradient(x, seed=1), whole)
+
+
 def test_the_generators_are_put_back():
     before = torch.random.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
     EOT(TorchModel(noisy), 3).logits(points())
