@@ -13,7 +13,10 @@ __all__ = ["Operations", "inside_module", "through"]
 
 _ACTIVE: ContextVar["Operations | None"] = ContextVar("operations", default=None)
 
-_ROUNDING = {"round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "bernoulli"}
+_ROUNDING = {
+    *("round", "special_round", "floor", "ceil", "trunc", "fix"),
+    *("sign", "sgn", "bernoulli"),
+}
 _ROUNDING_IN_PLACE = {f"{name}_" for name in _ROUNDING}
 _DIVISION = {"floor_divide", "__floordiv__", "__rfloordiv__"}
 _ABOVE = {"gt", "ge", "greater", "greater_equal", "__gt__", "__ge__"}

@@ -251,6 +251,7 @@ def test_operations_in_place_and_with_named_arguments(change):
         lambda x: x.data * 1.0,
         lambda x: x.clone().detach_(),
         lambda x: torch.round(input=8 * x) / 8,
+        lambda x: torch.special.round(8 * x) / 8,
         lambda x: (8 * x).int().mul_(2) / 16.0,
         lambda x: (8 * x).int().type_as(x) / 8,
         lambda x: torch.stack([(8 * x).int(), (4 * x).int()]).sum(dim=0) / 12.0,
