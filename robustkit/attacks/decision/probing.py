@@ -149,8 +149,10 @@ def estimate_normal(
         kinds: (n,) int64; only samples of one kind are drawn for at once. None: all
             are.
         decorrelated: Count what several probes have in common once, by ridge
-            regression of the answers on the probes. More than a million numbers of a
-            sample, of which only few are in common, are summed up all the same.
+            regression of the answers on the probes. Where those of a sample, or the
+            products of each with every other one, are more than a million numbers, they
+            are summed up: among so many features few overlap, and of so many probes
+            the sum is good.
     """
     count = np.minimum(count, p.ledger.left())
     kinds = np.zeros(p.size, np.int64) if kinds is None else kinds
@@ -199,8 +201,9 @@ def _summed(
     passed = np.zeros(len(rows), np.int64)
     # Of all probes, and of those that passed; none yet.
     sums = 0.0 * stack_columns([flatten(center).expand_dims(1)] * 2)
-    chunk = max(_AT_ONCE // sums.shape[2], 1)
-    regressed = decorrelated and number <= chunk
+    features = sums.shape[2]
+    chunk = max(_AT_ONCE // features, 1)
+    regressed = decorrelated and number * max(features, number) <= _AT_ONCE
     for start in range(0, number, chunk):
         probes = draw(rng, min(chunk, number - start), rows)
         moved, answers = _asked(p, rows, probes, center, size)

@@ -173,6 +173,16 @@ def test_decorrelated_probes_are_a_ridge_regression():
         assert found == pytest.approx(solved / np.linalg.norm(solved), abs=1e-9)
 
 
+def test_too_many_probes_for_a_regression_are_summed_up(monkeypatch):
+    monkeypatch.setattr("robustkit.attacks.decision.probing._AT_ONCE", 400)
+    p, same = problem(), problem()
+    # Twenty-five probes of twelve features: too many products, not too many numbers.
+    normal = estimated(p, at_boundary(p), [25, 20, 12], decorrelated=True)
+    summed = estimated(same, at_boundary(same), [25, 20, 12])
+    changed = (normal.direction.raw != summed.direction.raw).any(axis=(1, 2, 3))
+    assert changed.tolist() == [False, True, True]
+
+
 def test_decorrelated_probes_tell_more():
     p = problem(count=40)
     plain = cosine(estimated(p, at_boundary(p), [12] * 40).direction)
