@@ -152,7 +152,8 @@ def test_it_keeps_the_law(check):
 def test_the_default_attack_keeps_the_law(norm, access):
     budget = 60 if access is Access.GRADIENT else 300
     attack = auto(norm, budget, access)
-    for check in conformance(attack, norm, samples=3, budget=budget, laws=CORE):
+    # Of few decisions, the median of three samples is chance.
+    for check in conformance(attack, norm, samples=9, budget=budget, laws=CORE):
         check()
 
 

@@ -178,7 +178,7 @@ def _groups(count: Array, kinds: Array, features: int) -> Iterator[Array]:
     """The places (m,) of samples with as many probes, some, and all of one kind."""
     for number, kind in sorted(set(zip(count.tolist(), kinds.tolist(), strict=True))):
         rows = np.flatnonzero((count == number) & (kinds == kind) & (count > 0))
-        # Each with every other one, too.
+        # Room for the products of a sample's probes with each other, too.
         together = max(_AT_ONCE // max(features * number, number**2, 1), 1)
         for start in range(0, len(rows), together):
             yield rows[start : start + together]
