@@ -150,8 +150,11 @@ class Results:
         """
         norm = self._norm(norm)
         done = np.ones(len(self.index), dtype=bool)
-        every = self.run["config"]["attacks"][norm]
-        for name in every if attack is None else (attack,):
+        names = self.run["config"]["attacks"][norm]
+        if attack is not None:
+            self._check_attack(attack, norm)
+            names = [attack]
+        for name in names:
             rows = (self._table["norm"] == norm) & (self._table["attack"] == name)
             done &= np.isin(self.index, self._table["index"][rows])
         return done

@@ -100,6 +100,7 @@ def test_several_norms_must_be_named(results):
     "ask",
     [
         lambda results, name: results.distances("l2", name),
+        lambda results, name: results.finished("l2", name),
         lambda results, name: results.curve("l2", name),
         lambda results, name: results.queries(name, "l2"),
         lambda results, name: results.distances_after(name, "l2"),
