@@ -32,6 +32,12 @@ def _unchanged(x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return x
 
 
+def _converted(x: torch.Tensor, dtype: Any = None, **_: Any) -> torch.Tensor:
+    """In double precision in place of single; parameters may be rounded further."""
+    same = x.is_floating_point() and dtype in (torch.float32, torch.float64)
+    return x if same or dtype is None else x.to(dtype)
+
+
 def _sum(a: Any, b: Any, alpha: Any = 1) -> Any:
     return a + abs(alpha) * b
 
@@ -144,7 +150,7 @@ _SPREAD: dict[Any, Function] = {
 }
 # Precision is ours, and stays double.
 _REPLACED: dict[Any, Function] = {
-    aten._to_copy.default: _unchanged,
+    aten._to_copy.default: _converted,
     aten.detach.default: _unchanged,
     # Values here may be laid out in memory in another way than when followed.
     aten.view.default: aten.reshape.default,
@@ -241,12 +247,18 @@ def size_of(
     if node.target in _NORMALISED:
         # The mean, which is taken away.
         given[3] = -given[3]
-    for factor in settings.keys() & {"alpha", "beta", "value"}:
+    if node.target is aten.avg_pool2d.default:
+        # By what its sums are divided.
+        given[6:] = [_positive(value) for value in given[6:]]
+    for factor in settings.keys() & {"alpha", "beta", "value", "divisor_override"}:
         settings[factor] = _positive(settings[factor])
     return function(*given, **settings)
 
 
 def _positive(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and not value.is_floating_point():
+        # Small integers have one more below zero than above.
+        value = value.to(torch.float64)
     return abs(value) if isinstance(value, torch.Tensor | float | int) else value
 
 

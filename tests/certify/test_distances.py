@@ -327,6 +327,39 @@ def test_a_negative_factor_of_what_is_added_to(method):
     assert radius(falling, method, (0.5, 0.75)) == 0
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "back",
+    [
+        lambda z: -z * torch.full((2,), -128, dtype=torch.int8) / 128,
+        lambda z: z + torch.full((2,), -128, dtype=torch.int8) + 128,
+        lambda z: z * torch.tensor([True, True]),
+        lambda z: -nn.functional.avg_pool2d(z[None], 1, divisor_override=-1)[0],
+        lambda z: -nn.functional.avg_pool2d(z[None], 1, 1, 0, False, True, -1)[0],
+    ],
+)
+def test_factors_that_are_negative_or_no_floats(back, method):
+    def net(net, x):
+        return net.two(torch.relu(back(torch.relu(net.one(x)))))
+
+    assert radius(net, method) == pytest.approx(0.125, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int8])
+def test_parameters_that_are_rounded_are_seen_as_they_are(dtype):
+    """And what is computed of them is not computed in their precision."""
+    weight = torch.tensor([[100.3, 90.4], [77.7, 99.6]])
+
+    def squared(x):
+        kept = weight.to(dtype).to("cpu").float()
+        return nn.functional.linear(x, kept * kept) / 1e4
+
+    graph = follow(TorchModel(squared), torch.zeros(1, 2))
+    expected = weight.to(dtype).double() ** 2 / 1e4
+    seen = graph.pieces[-1].weight()
+    assert torch.allclose(seen, expected, rtol=1e-12, atol=0)
+
+
 def test_what_is_changed_in_place():
     def skip(net, x):
         z = net.one(x)
