@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robustkit.active_tests.networks import ReluNetwork
+from robustkit.active_tests.networks import ReluNetwork, balanced
 from robustkit.active_tests.programs import (
     Answer,
     Ball,
@@ -84,7 +84,8 @@ class Bracket:
     ) -> None:
         self.lower, self.upper = 0.0, np.inf
         self.witness: Array | None = None
-        self._network, self._x, self._norm, self._box = network, x, norm, box
+        self._x, self._norm, self._box = x, norm, box
+        self._network = balanced(network, x, max(abs(box.lower), abs(box.upper)))
         self._y, self._target, self._deadline = y, target, deadline
         self._low, self._high = box.lower - x, box.upper - x
         self._largest = size(np.maximum(-self._low, self._high), norm)

@@ -9,7 +9,10 @@ import torch
 from robustkit.active_tests.scores import rows_times
 from robustkit.numerics.tensors import Array
 
-__all__ = ["ReluNetwork"]
+__all__ = ["ReluNetwork", "balanced"]
+
+_LARGEST = 2.0**10
+"""Values from one over that to that are near enough to one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,3 +63,42 @@ class ReluNetwork:
             given = np.maximum(values[-1], 0) if values else x
             values.append(rows_times(given, weight.T) + bias)
         return values
+
+
+def balanced(network: ReluNetwork, x: Array, reach: float) -> ReluNetwork:
+    """The same decisions, by values around an input that are near one.
+
+    Solvers judge by absolute tolerances, and leave out factors that are tiny. A ReLU
+    passes on what a neuron is divided by, so the next layer can take it back; factors
+    are powers of two, so nothing is rounded.
+
+    Args:
+        network: In double precision.
+        x: (d,) the input.
+        reach: The size of the largest feature.
+
+    >>> large = ReluNetwork([(np.full((1, 1), 2.0**40), np.zeros(1)),
+    ...                      (np.array([[2.0**-40], [0.0]]), np.zeros(2))])
+    >>> [weight.tolist() for weight, bias in balanced(large, np.ones(1), 1.0).layers]
+    [[[1.0]], [[1.0], [0.0]]]
+    """
+    layers: list[tuple[Array, Array]] = []
+    taken, value, largest = np.ones(len(x)), x, reach
+    for at, (weight, bias) in enumerate(network.layers):
+        scaled = weight * taken
+        sizes = np.linalg.norm(scaled, axis=1) * largest + np.abs(bias)
+        if at == len(network.layers) - 1:
+            # Scores are compared with each other.
+            sizes = np.full_like(sizes, sizes.max())
+        taken = _nearly(sizes)
+        scaled, shift = scaled / taken[:, None], bias / taken
+        layers.append((scaled, shift))
+        before = scaled @ value + shift
+        value, largest = np.maximum(before, 0), float(np.abs(before).max())
+    return ReluNetwork(layers)
+
+
+def _nearly(sizes: Array) -> Array:
+    """Powers of two near those sizes that are far from one."""
+    near = (sizes >= 1 / _LARGEST) & (sizes <= _LARGEST) | (sizes == 0)
+    return np.asarray(np.where(near, 1.0, np.exp2(np.frexp(sizes)[1] - 1.0)))

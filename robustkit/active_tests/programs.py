@@ -31,6 +31,9 @@ __all__ = [
 
 _ANY = 1e9
 """A gap so large that the first solution will do."""
+_WHOLE = 1e-9
+"""By so much a whole number may be off. At a solver's usual 1e-6 it may take a point
+for the best that is none once numbers are whole, and say then that there is none."""
 _SAFE = 1e-6
 """By so much, of its size, a solver may be wrong about a bound."""
 
@@ -211,7 +214,11 @@ class _Program:
             integrality=self.whole if whole else None,
             bounds=Bounds(self.low, self.high),
             constraints=rules,
-            options={"time_limit": max(seconds, 1e-3), "mip_rel_gap": gap},
+            options={
+                "time_limit": max(seconds, 1e-3),
+                "mip_rel_gap": gap,
+                "mip_feasibility_tolerance": _WHOLE,
+            },
         )
 
 

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import threading
+import warnings
 from typing import Any
 
 from scipy import optimize
@@ -19,7 +20,9 @@ def milp(*arguments: Any, **settings: Any) -> Any:
     HiGHS tells of some repairs on the process's standard output, whatever its options
     say, where it would stand among results that programs read.
     """
-    with _off_standard_output:
+    with _off_standard_output, warnings.catch_warnings():
+        # It knows more options than SciPy, which passes them on and warns.
+        warnings.filterwarnings("ignore", "Unrecognized options detected")
         return optimize.milp(*arguments, **settings)
 
 

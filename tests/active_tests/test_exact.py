@@ -189,6 +189,24 @@ def test_scores_too_small_for_the_solver_leave_an_interval():
     assert exact_distance(tiny, x, y, "l0").status in ("none", "interval")
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("sizes", [(1e-10, 1), (1e6, 1e6), (1e12, 1), (1e-5, 1e-7)])
+def test_values_far_from_one_are_no_matter(monkeypatch, sizes, norm):
+    """Nor does the attack know the answer already."""
+    monkeypatch.setattr(
+        "robustkit.active_tests.bracket.Bracket._attack", lambda *_: None
+    )
+    layers = random_network(1, (3, 5, 3)).layers
+    x = np.random.default_rng(1).random(3)
+    y = int(np.argmax(ReluNetwork(layers).logits(x[None])[0]))
+    (w, b), (v, c) = layers
+    first, second = sizes
+    far = [(w * first, b * first), (v * second, c * first * second)]
+    expected, found = (exact_distance(some, x, y, norm) for some in (layers, far))
+    assert expected.status == found.status == "exact"
+    assert found.lower == pytest.approx(expected.lower, rel=1e-5)
+
+
 def test_a_misclassified_input_is_its_own_witness():
     layers = [(np.eye(2), np.zeros(2))]
     x = np.array([0.2, 0.7])

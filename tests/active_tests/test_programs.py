@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from robustkit.active_tests.networks import ReluNetwork
+from robustkit.active_tests.networks import ReluNetwork, balanced
 from robustkit.active_tests.programs import (
     Ball,
     interval_bounds,
@@ -147,3 +147,20 @@ def test_first_layer_bounds_are_reached(norm):
         best = np.maximum(best, net.layers[0][0] @ (x + delta) + net.layers[0][1])
     np.testing.assert_allclose(best, high, atol=1e-9)
     assert (low <= high).all()
+
+
+def test_nothing_is_said_to_be_empty_because_of_a_number_that_is_not_whole():
+    """The solver's best point was none, once the signs were whole numbers."""
+    rng, x = np.random.default_rng(13), np.random.default_rng(0).random((14, 3))[-1]
+    layers = [
+        (rng.normal(size=size), rng.normal(size=size[0]) * 0.3e-5)
+        for size in ((6, 3), (4, 6), (3, 4))
+    ]
+    layers[0] = (layers[0][0] * 1e-5, layers[0][1])
+    net = balanced(ReluNetwork(layers), x, 1.0)
+    ball = Ball("l1", -x, 1 - x, 0.48393245838578186)
+    hidden = tightened(net, x, ball, interval_bounds(net, x, ball), None, 10)
+    answer = solve(net, x, ball, hidden, [(1, 0)], relaxed=False, seconds=10)
+    assert answer.delta is not None
+    scores = net.logits((x + answer.delta)[None])[0]
+    assert scores[1] > scores[0]
