@@ -46,7 +46,8 @@ class HalfSpace(ClosedForm):
         steep = np.abs(self.slope)
         room = np.where(self.slope > 0, x - bounds.lower, bounds.upper - x)
         gain = steep * room
-        if gain.sum() < margin:
+        if gain.sum() - margin < _PRECISION * bounds.width * np.linalg.norm(steep):
+            # A corner of the box where there is a tie is not adversarial either.
             return None
         if norm in ("l0", "l1"):
             # The features that give most (per unit moved), to the end of their room.

@@ -395,6 +395,9 @@ def test_the_way_out_of_a_cube_is_one_feature():
         ("max-of-affines", 311, {"features": 1, "pieces": 4}),
         ("max-of-affines", 169, {"features": 2, "pieces": 6}),
         ("affine-targeted", 1, {"features": 1, "classes": 3}),
+        # A piece that is zero at an end of the box.
+        ("min-of-affines", 3, {"features": 1}),
+        ("min-of-affines-rotated", 3, {"features": 1}),
         # Prototypes of two classes in one place.
         ("nearest-neighbour", 47, {"features": 2}),
         ("nearest-neighbour", 1, {"features": 1}),
