@@ -9,6 +9,7 @@ import numpy as np
 
 from robustkit.active_tests.bracket import Bracket
 from robustkit.active_tests.lowering import as_network
+from robustkit.active_tests.networks import ReluNetwork, power_near
 from robustkit.arguments import as_seconds, as_whole
 from robustkit.errors import BadInput, suggestion
 from robustkit.evaluation.opening import model_and_data
@@ -107,14 +108,26 @@ def exact_distance(
     point = np.array(x, dtype=np.float64)
     lowered = as_network(network, point.shape, box)
     _check(point, y, target, box, len(lowered.layers[-1][1]))
-    flat, deadline = point.reshape(-1), started + timeout
-    bracket = Bracket(lowered, flat, y, target, name, box, deadline)
+    # Solvers judge by absolute tolerances.
+    unit = float(power_near(np.array(box.width)))
+    (weight, bias), *rest = lowered.layers
+    bracket = Bracket(
+        ReluNetwork([(weight * unit, bias), *rest]),
+        point.reshape(-1) / unit,
+        y,
+        target,
+        name,
+        Bounds(box.lower / unit, box.upper / unit),
+        started + timeout,
+    )
     bracket.close(seed)
     seconds = time.monotonic() - started
     witness = bracket.witness
-    shaped = None if witness is None else witness.reshape(point.shape)
+    shaped = None if witness is None else witness.reshape(point.shape) * unit
+    length = 1.0 if name == "l0" else unit
+    lower, upper = bracket.lower * length, bracket.upper * length
     status = _status(bracket.lower, bracket.upper)
-    return ExactResult(bracket.lower, bracket.upper, shaped, status, seconds)
+    return ExactResult(lower, upper, shaped, status, seconds)
 
 
 def exact_distances(

@@ -55,9 +55,15 @@ def as_network(
             "exact distances need a network of affine layers and ReLUs: a torch "
             f"module, or pairs of weights and bias; got a {type(native).__name__}"
         )
-    network = ReluNetwork(
-        [(np.asarray(w, np.float64), np.asarray(b, np.float64)) for w, b in layers]
-    )
+    try:
+        network = ReluNetwork(
+            [(np.asarray(w, np.float64), np.asarray(b, np.float64)) for w, b in layers]
+        )
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            "expected pairs of weights (outputs, inputs) and bias (outputs,), first "
+            f"layer first; got something else ({error})"
+        ) from error
     _check(network, shape)
     return network
 

@@ -9,7 +9,7 @@ import torch
 from robustkit.active_tests.scores import rows_times
 from robustkit.numerics.tensors import Array
 
-__all__ = ["ReluNetwork", "balanced"]
+__all__ = ["ReluNetwork", "balanced", "power_near"]
 
 _LARGEST = 2.0**10
 """Values from one over that to that are near enough to one."""
@@ -90,7 +90,7 @@ def balanced(network: ReluNetwork, x: Array, reach: float) -> ReluNetwork:
         if at == len(network.layers) - 1:
             # Scores are compared with each other.
             sizes = np.full_like(sizes, sizes.max())
-        taken = _nearly(sizes)
+        taken = power_near(sizes)
         scaled, shift = scaled / taken[:, None], bias / taken
         layers.append((scaled, shift))
         before = scaled @ value + shift
@@ -98,7 +98,7 @@ def balanced(network: ReluNetwork, x: Array, reach: float) -> ReluNetwork:
     return ReluNetwork(layers)
 
 
-def _nearly(sizes: Array) -> Array:
-    """Powers of two near those sizes that are far from one."""
+def power_near(sizes: Array) -> Array:
+    """Powers of two near those sizes that are far from one; 1 for others."""
     near = (sizes >= 1 / _LARGEST) & (sizes <= _LARGEST) | (sizes == 0)
     return np.asarray(np.where(near, 1.0, np.exp2(np.frexp(sizes)[1] - 1.0)))

@@ -207,6 +207,27 @@ def test_values_far_from_one_are_no_matter(monkeypatch, sizes, norm):
     assert found.lower == pytest.approx(expected.lower, rel=1e-5)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("width", [1e-12, 1e-9, 1e9, 1e12])
+def test_inputs_far_from_one_are_no_matter(monkeypatch, width, norm):
+    monkeypatch.setattr(
+        "robustkit.active_tests.bracket.Bracket._attack", lambda *_: None
+    )
+    (w, b), *rest = random_network(1, (3, 5, 3)).layers
+    x = np.random.default_rng(1).random(3)
+    y = int(np.argmax(ReluNetwork([(w, b), *rest]).logits(x[None])[0]))
+    expected = exact_distance([(w, b), *rest], x, y, norm)
+    far = [(w / width, b), *rest]
+    found = exact_distance(far, x * width, y, norm, bounds=(0, width))
+    assert expected.status == found.status == "exact"
+    unit = 1 if norm == "l0" else width
+    assert found.lower == pytest.approx(expected.lower * unit, rel=1e-5)
+    scores = ReluNetwork(far).logits(found.witness[None])[0]
+    assert scores.max() > scores[y]
+    delta = found.witness - x * width
+    assert size(delta, norm) == pytest.approx(found.upper, rel=1e-9)
+
+
 def test_a_misclassified_input_is_its_own_witness():
     layers = [(np.eye(2), np.zeros(2))]
     x = np.array([0.2, 0.7])
@@ -265,6 +286,7 @@ def test_agreement_with_what_was_computed_elsewhere(shared, net, norm, rows):
         ({"x": np.array([0.2, np.nan])}, "within the bounds"),
         ({"network": "net.onnx"}, "need a network of affine layers"),
         ({"network": [(np.eye(2), None)]}, "as many biases as outputs"),
+        ({"network": [(np.eye(2), np.zeros(2), 1)]}, "expected pairs of weights"),
         ({"network": [(np.nan * np.eye(2), np.zeros(2))]}, "not finite"),
     ],
 )
