@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from robustkit.adaptive.adaptation import PLAIN, LeftOut, Step
-from robustkit.adaptive.attempt import Best, attempt, confirmed
+from robustkit.adaptive.attempt import Best, attempt, confirmed, wrong_from_start
 from robustkit.adaptive.remedy import Case, Remedy
 from robustkit.adaptive.symptoms import (
     REFUSES,
@@ -21,6 +21,7 @@ from robustkit.checks.finding import Finding
 from robustkit.errors import in_one_line
 from robustkit.evaluation.goals import MakeCriterion
 from robustkit.evaluation.results import Results
+from robustkit.evaluation.verify import held
 from robustkit.models.base import Model
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array
@@ -227,12 +228,20 @@ class Answering:
             by="",
         )
         # An adversarial that one more draw did not confirm is neither an error nor one.
-        held = np.where(np.isnan(distance), np.inf, distance)
-        held[claimed] = again.distance
+        undone = np.isnan(distance) & self.results.undone(name)
+        sure = np.where(undone, np.inf, distance)
+        sure[claimed] = again.distance
         successes = np.zeros(len(points), dtype=np.int64)
         successes[claimed] = again.successes
         points[claimed] = again.x
-        best = Best(points, held, successes, self.draws, by)
+        # A refused original is an error, though a refusal is no success.
+        lost = np.flatnonzero((distance == 0) & np.isinf(sure))
+        wrong = wrong_from_start(
+            self.model, self.make, self.x[lost], self.label[lost], self.draws
+        )
+        errors = held(wrong, self.draws)
+        sure[lost[errors]], successes[lost[errors]] = 0.0, wrong[errors]
+        best = Best(points, sure, successes, self.draws, by)
         self.steps.append(
             Step(
                 norm=name,
@@ -246,7 +255,7 @@ class Answering:
                 backwards=0,
                 seconds=time.perf_counter() - start,
                 nearer=0,
-                distance=held,
+                distance=sure,
                 expected=_expected(best),
             )
         )

@@ -11,14 +11,14 @@ from robustkit.engine.attack import Attack
 from robustkit.engine.loop import run
 from robustkit.engine.problem import Problem
 from robustkit.errors import in_one_line
-from robustkit.evaluation.goals import MakeCriterion
+from robustkit.evaluation.goals import MakeCriterion, adversarial_from_start
 from robustkit.evaluation.verify import confirm, confirm_repeatedly
 from robustkit.models.base import Access, Model
 from robustkit.models.isolated import isolated
 from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array, to_numpy
 
-__all__ = ["Best", "Outcome", "attempt", "confirmed"]
+__all__ = ["Best", "Outcome", "attempt", "confirmed", "wrong_from_start"]
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,32 @@ def confirmed(
         successes = np.array([int(not flaw) for flaw in flaws])
     fine = np.array([not flaw for flaw in flaws])
     return Best(points, np.where(fine, sizes, np.inf), successes, draws, names)
+
+
+def wrong_from_start(
+    model: Model, make: MakeCriterion, x: Array, label: Array, draws: int
+) -> Array:
+    """(n,) in how many fresh draws originals are errors, as where they are refused.
+
+    Args:
+        model: To be asked.
+        make: What is adversarial.
+        x: (n, ...) originals.
+        label: (n,) their classes.
+        draws: How often to ask.
+    """
+    count = np.zeros(len(x), dtype=np.int64)
+    if len(x) == 0:
+        return count
+    model = model.precise()
+    with model.session():
+        tensor = model.to_tensor(x)
+        criterion = make(label, to_numpy(model.logits(tensor)), x)
+        for _ in range(draws):
+            logits = model.logits(tensor)
+            margin, top = to_numpy(criterion.margin(logits)), logits.argmax(axis=1)
+            count += adversarial_from_start(criterion, margin, to_numpy(top), label)
+    return count
 
 
 def _last(attack: Attack[Any], model: Model) -> int:

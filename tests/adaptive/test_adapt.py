@@ -340,6 +340,40 @@ def test_what_one_draw_did_not_confirm_is_attacked_again(behind, digits):
     assert np.isfinite(found.distances()[unconfirmed]).any()
 
 
+def test_originals_that_a_random_model_refuses_stay_errors(behind, digits):
+    x, _ = digits
+    refused = torch.from_numpy(x[[0, 3]])
+
+    def detector(x):
+        apart = (x[:, None] - refused[None]).abs().flatten(2).amax(2)
+        return 0.02 - apart.amin(1)
+
+    noisy = behind(before=lambda x: x + 0.03 * torch.randn_like(x))
+    model = rk.Abstaining(rk.TorchModel(noisy), detector)
+    results, found = adapted(model, digits, budget=20, remedies=[])
+    assert (results.distance[[0, 3]] == 0).all()
+    assert (found.distances()[[0, 3]] == 0).all()
+    assert (found.best["linf"].successes[[0, 3]] == found.draws).all()
+    size = 1e-3
+    assert found.robust_accuracy(size).estimate <= results.clean_accuracy.estimate
+
+
+def test_originals_that_a_random_model_has_no_answer_for_stay_errors(behind, digits):
+    x, y = digits
+    marked = x.copy()
+    marked[:, 0, 0, 0] = 0.5
+    marked[2, 0, 0, 0] = 0.9
+
+    def silent(x):
+        noisy = x + 0.03 * torch.randn_like(x)
+        return noisy.where(x[:, :1, :1, :1] < 0.85, torch.nan)
+
+    results, found = adapted(behind(before=silent), (marked, y), remedies=[])
+    assert np.isnan(results.distance[2])
+    assert np.isnan(found.distances()[2])
+    assert np.isnan(found.distances()).sum() == 1
+
+
 def test_a_refusal_is_got_past(behind, digits):
     """A detector of large pixel sums, which the first attack runs into."""
     network = rk.TorchModel(behind())
