@@ -158,8 +158,11 @@ def falls(trace: Trace) -> tuple[Array, Array]:
     # Too few points to speak of a last tenth.
     known = (last >= 2) & (early < last)
     low, lower = (trace.lowest_margin[rows, k] for k in (early, last))
-    whole = trace.first_margin - lower
-    margin = np.where(whole > 0, (low - lower) / np.where(whole > 0, whole, 1), 0)
+    # Of what stays infinite there is no fall to speak of.
+    with np.errstate(invalid="ignore"):
+        whole, part = trace.first_margin - lower, low - lower
+    fell = (whole > 0) & np.isfinite(part)
+    margin = np.where(fell, part / np.where(fell, whole, 1), np.isposinf(part))
     far, near = (trace.best_distance[rows, k] for k in (early, last))
     found = np.isfinite(near)
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 import robustkit as rk
 from robustkit.checks.finding import Severity
 from robustkit.checks.run_checks import check_run
-from robustkit.checks.trace_checks import check_traces
+from robustkit.checks.trace_checks import check_traces, unfinished
 from robustkit.checks.transfer import Transfer, ask_again, check_transfer
 from robustkit.evaluation.store import write_json
 from robustkit.models.base import as_access
@@ -115,6 +115,18 @@ def test_an_attack_that_finds_nothing_and_was_still_falling(planted):
     assert finding.evidence["largest fall of the margin"] == pytest.approx(
         0.1, abs=0.03
     )
+
+
+def test_margins_that_stay_infinite_have_not_fallen(planted):
+    """As of a model that rules all other classes out, by the logarithm of zero."""
+    traced = run(planted, {"creep": Creep(0.0, 0.9)}).traced("creep")
+    trace = traced.trace
+    first, lowest = trace.first_margin.copy(), trace.lowest_margin.copy()
+    first[::3], lowest[::3] = np.inf, np.inf
+    changed = replace(trace, first_margin=first, lowest_margin=lowest)
+    (finding,) = unfinished(replace(traced, trace=changed), "creep", "linf")
+    assert 0 < finding.evidence["largest fall of the margin"] < 1
+    assert 0 not in finding.samples
 
 
 def test_what_another_attack_settled_does_not_matter(planted):
