@@ -130,7 +130,9 @@ class Attack(ABC, Generic[S]):
                 plain: float = as_whole(value, what, least)
             elif field.type in (float, "float"):
                 plain = as_number(value, what, least=least)
-            elif field.type in (bool, "bool"):
+            elif field.type in (bool, "bool") or (
+                field.type in (bool | None, "bool | None") and value is not None
+            ):
                 plain = as_flag(value, what)
             else:
                 continue

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from robustkit.attacks.baseline.noise import GaussianNoise
 from robustkit.attacks.gradient.alma import ALMA
 from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.carlini_wagner import CarliniWagnerL2
@@ -446,6 +447,8 @@ def test_a_decision_attack_gets_decisions_only(plant, question):
         (MIFGSM(1.0, decay=None), "the decay of MIFGSM must be a number; got None"),
         (PGD(1.0, random_start="no"), "the random_start of PGD must be True or False"),
         (PGD(1.0, stop=1), "the stop of PGD must be True or False; got 1"),
+        (Square(1.0, rescale="no"), "the rescale of Square must be True or False"),
+        (GaussianNoise(scale=0.0), "GaussianNoise needs its scale to be above 0"),
         (FMN(loss=3), "unknown loss '3'"),
         (FMN(loss=["dlr"]), r"unknown loss '\['dlr'\]'"),
     ],

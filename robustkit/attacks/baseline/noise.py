@@ -67,6 +67,7 @@ class GaussianNoise(Walk):
 
     source: ClassVar[str] = "folklore"
     baseline: ClassVar[str | None] = "noise"
+    positive: ClassVar[tuple[str, ...]] = ("scale",)
 
     steps: int = 100
     scale: float = 0.5
