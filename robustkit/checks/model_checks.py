@@ -454,15 +454,28 @@ def _differentiates(p: Probe) -> list[Finding]:
 def _company(p: Probe) -> list[Finding]:
     if p.random or p.memory.found or p.company < ALIKE:
         return []
+    where, why = "", f"batch statistics are in use{p.calls.blamed('batch')}"
+    remedy = (
+        "evaluate with fixed statistics: model.eval(), and training=False where "
+        "torch.nn.functional.batch_norm is called"
+    )
+    if p.calls.random and not p.calls.batch:
+        where = ", or on their place in it"
+        why = (
+            "random numbers are the same each time, and drawn for the whole batch"
+            f"{p.calls.blamed('random')}"
+        )
+        remedy = (
+            "leave out the fixed seed, and average over draws (EOT, not batched); or "
+            "let what is drawn for an input depend on nothing else"
+        )
     return [
         Finding(
             "R1",
             Severity.INVALIDATES,
-            f"answers depend on the other inputs in the batch (they change by "
-            f"{100 * p.company:.1f} %): batch statistics are in use"
-            f"{p.calls.blamed('batch')}",
-            "evaluate with fixed statistics: model.eval(), and training=False where "
-            "torch.nn.functional.batch_norm is called",
+            f"answers depend on the other inputs in the batch{where} (they change by "
+            f"{100 * p.company:.1f} %): {why}",
+            remedy,
             {"change": p.company},
         )
     ]

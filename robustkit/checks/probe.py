@@ -48,7 +48,7 @@ class Probe:
         memory: Whether answers depend on what was asked before, and how that showed.
         company: The largest change of a prediction's logits, likewise, when the
             samples are asked one by one and not together; or, if that is less, when
-            half of the batch is replaced by other samples.
+            half of the batch is replaced by other samples, or all have other places.
         inner_gradients: How often the model differentiated something by itself while it
             first answered, by torch, or in the program of a JAX function; 0 where that
             cannot be seen.
@@ -104,7 +104,7 @@ def probe(model: Model, x: Array, label: Array, epsilon: float, seed: int = 0) -
     again; and once more at the very end, after many questions about near copies.
 
     Costs some 30 forward passes and one backward pass per sample, and one forward pass
-    more for each of the first 8 samples; where that one differs, one more of each.
+    more for each of the first 8 samples; where that one differs, one or two more.
 
     Args:
         model: To be asked.
@@ -211,7 +211,8 @@ def _company(model: Model, x: Array, logits: Array) -> float:
     """How much answers change with who else is asked about, as a share of their length.
 
     A batch of another size may be computed by another kernel, which rounds otherwise.
-    So what differs there is looked at again with other samples in a batch of that size.
+    So what differs there is looked at again in a batch of that size, with other samples
+    or, where these do not matter, with the same ones in other places.
     """
 
     def change(answers: Array) -> float:
@@ -224,7 +225,11 @@ def _company(model: Model, x: Array, logits: Array) -> float:
         return alone
     half = (len(x) + 1) // 2
     others = np.concatenate([x[:half], x[: len(x) - half]])
-    return min(alone, change(_logits(model, others)[:half]))
+    together = change(_logits(model, others)[:half])
+    if together < ALIKE:
+        moved = np.roll(_logits(model, np.roll(x, 1, axis=0)), -1, axis=0)
+        together = max(together, change(moved))
+    return min(alone, together)
 
 
 def _apart(answers: Array, first: Array) -> Array:

@@ -255,6 +255,22 @@ def test_rounding_by_the_size_of_a_batch_is_no_dependence_on_company(findings):
     assert findings(lambda n, x: alone(n, x - 0.2 * x.mean(dim=0)))["R1"]
 
 
+def test_random_numbers_of_a_fixed_seed_depend_on_the_place(digits, wrapped):
+    _, x, y = digits
+
+    def seeded(network, x):
+        drawn = torch.Generator().manual_seed(0)
+        return network(x + 0.1 * torch.randn(x.shape, generator=drawn))
+
+    found = rk.check(wrapped(seeded), (x, y), trials=0).findings
+    (told,) = (f for f in found if f.id == "R1")
+    assert told.severity is Severity.INVALIDATES
+    assert "or on their place in it" in told.diagnosis
+    assert "it calls randn)" in told.diagnosis
+    assert "batch statistics" not in told.diagnosis
+    assert "seed" in told.remedy
+
+
 def test_decisions_are_no_hidden_scores(digits):
     network, x, y = digits
 
