@@ -107,7 +107,7 @@ def check(
             of the bounds' width.
         samples: To ask the model about, some 30 forward passes each.
         trials: So many of them an attack is tried on, at several sizes, with more steps
-            and with targets: up to 250 passes each, a tenth of that on weak models. 0:
+            and with targets: up to 300 passes each, a tenth of that on weak models. 0:
             no trials.
         attack: What to try, one that searches within a distance in Linf; None: the
             first of the run's attacks that can be tried at any size, else plain

@@ -137,9 +137,9 @@ def try_attack(
 ) -> Trials | None:
     """Try an attack at several sizes, with more steps, with targets.
 
-    At most some 250 passes, forward and backward, per sample: 20 at each of 6 sizes, 40
-    and 60 with more steps, 60 with targets. Samples that are broken stop early, so that
-    on a weak model it is a tenth of that.
+    At most some 300 forward passes per sample, and as many backward: 20 at each of 6
+    sizes, 40 and 60 with more steps, 60 with targets. Samples that are broken stop
+    early, so that on a weak model it is a tenth of that.
 
     Args:
         model: To be attacked.

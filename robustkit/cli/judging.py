@@ -64,7 +64,7 @@ Examples:
     type=click.IntRange(min=0),
     default=32,
     show_default=True,
-    help="So many of them a plain attack is tried on, up to 250 passes each.",
+    help="So many of them a plain attack is tried on, up to 300 passes each.",
 )
 @click.option(
     "--undefended",

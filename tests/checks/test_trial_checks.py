@@ -127,6 +127,19 @@ def test_a_sound_network_and_attack(digits):
     assert (np.diff(t.broken.mean(axis=0)) >= 0).all()
 
 
+def test_trials_take_as_many_passes_as_they_say(digits, wrapped):
+    asked = []
+
+    def flat(network, x):
+        asked.append(len(x))
+        return network((4 * x).round() / 4)
+
+    _, x, y = digits
+    tried = try_attack(TorchModel(wrapped(flat)), x[:16], y[:16], 8 / 255)
+    assert not tried.broken.any()
+    assert 280 <= sum(asked) / len(tried.index) <= 300
+
+
 def test_an_attack_that_is_stopped_too_soon(digits):
     t = tried(digits, digits[0], Lazy(0.1, steps=15), epsilon=0.1)
     assert "C4" in found(t)
