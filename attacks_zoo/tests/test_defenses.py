@@ -293,6 +293,15 @@ def test_a_whole_row_and_the_page_it_is_written_to(tmp_path, monkeypatch, capsys
     assert "straight-through" in capsys.readouterr().out
 
 
+def test_every_name_that_is_asked_for_is_one(monkeypatch, capsys):
+    made = []
+    monkeypatch.setattr("robustkit_attacks_zoo.defenses.__main__.defense", made.append)
+    with pytest.raises(SystemExit):
+        main(["--only", "quantisation,k-wat"])
+    assert made == []
+    assert "no defense is called k-wat" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", [None, "no marks"])
 def test_a_page_without_marks_is_refused_before_the_table_is_made(
     text, tmp_path, capsys

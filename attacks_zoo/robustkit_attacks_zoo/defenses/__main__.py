@@ -29,10 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", type=Path, help="a page with the table's two marks")
     parser.add_argument("--verbose", action="store_true", help="say what is being done")
     asked = parser.parse_args(arguments)
-    words = [word for word in asked.only.split(",") if word]
+    words = [word.strip() for word in asked.only.split(",") if word.strip()]
     names = [n for n in DEFENSES if not words or any(word in n for word in words)]
-    if not names:
-        parser.error(f"no defense is called {asked.only}; there are {list(DEFENSES)}")
+    unknown = [word for word in words if not any(word in n for n in DEFENSES)]
+    if unknown:
+        parser.error(f"no defense is called {unknown[0]}; there are {list(DEFENSES)}")
     if asked.write is not None and not _marked(asked.write):
         # Before the table is made, which takes long.
         parser.error(
