@@ -57,7 +57,9 @@ def progress(
         return 0.0
     before = to_numpy(margin).astype(np.float64)
     scale = np.maximum(np.abs(before), 1e-9 + 0.1 * np.median(np.abs(before)))
-    share = (before - after) / scale
+    # Infinity less infinity is no number, and no fall.
+    with np.errstate(invalid="ignore"):
+        share = (before - after) / scale
     return float(np.clip(np.nan_to_num(share), -2, 2).mean())
 
 

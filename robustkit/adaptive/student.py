@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 
+from robustkit.errors import BadInput
 from robustkit.models.base import Model
 from robustkit.models.torch import TorchModel
 from robustkit.numerics.random import seeded
@@ -30,6 +31,9 @@ def student(
     Returns:
         A model of the same inputs and classes, with gradients, whose answers are the
         model's but for a shift and a scale.
+
+    Raises:
+        BadInput: The model gives no numbers for any input.
     """
     rng = np.random.default_rng(seed)
     points = _points(x, reach, questions, rng)
@@ -41,7 +45,13 @@ def student(
                 for i in range(0, len(points), _BATCH)
             ]
         ).astype(np.float32)
+    # That a class which is ruled out is last is all that there is to learn of it.
+    last = np.isneginf(answers)
+    least = np.where(last, np.inf, answers).min(axis=1, keepdims=True)
+    answers = np.where(last, least - 1, answers)
     known = np.isfinite(answers).all(axis=1)
+    if not known.any():
+        raise BadInput(f"the model '{model.name}' gives no answer to learn from")
     points, answers = points[known], answers[known]
     answers = answers - answers.mean(axis=1, keepdims=True)
     answers = answers / (answers.std() + 1e-12)

@@ -67,6 +67,14 @@ def test_progress_of_a_linear_model_is_that_of_its_gradient():
     )
 
 
+def test_a_margin_that_stays_infinite_is_no_progress():
+    def certain(x):
+        return torch.stack([x.sum(1), torch.full_like(x[:, 0], -torch.inf)], dim=1)
+
+    x = np.full((3, 4), 0.5, np.float32)
+    assert progress(TorchModel(certain), x, np.zeros(3, np.int64), 0.1) == 0
+
+
 def test_no_gradient_is_no_progress():
     module = Net(Layer(lambda x: x.detach()))
     x, label = samples(module)

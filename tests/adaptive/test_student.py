@@ -1,9 +1,11 @@
 import numpy as np
+import pytest
 import torch
 
 import robustkit as rk
 from robustkit.adaptive.probing import last_layer, progress
 from robustkit.adaptive.student import student
+from robustkit.errors import BadInput
 from robustkit.models.torch import TorchModel
 
 
@@ -50,6 +52,25 @@ def test_as_many_answers_as_allowed_and_within_the_bounds(digits, monkeypatch):
     assert asked.min() >= 0
     assert asked.max() <= 1
     np.testing.assert_array_equal(asked[:16], digits[0])
+
+
+def test_it_learns_from_a_model_that_rules_classes_out(behind, digits):
+    """By minus infinity, as where only the likeliest classes are shown."""
+    x, label = digits
+
+    def likeliest(logits):
+        third = logits.topk(3, dim=1).values[:, -1:]
+        return logits.where(logits >= third, -torch.inf)
+
+    model = hidden(behind(after=likeliest))
+    learned = student(model, x, 0.3, 3000)
+    assert progress(rk.Surrogate(model, learned), x, label, 0.1) > 0.15
+
+
+def test_a_model_without_an_answer_teaches_nothing(digits):
+    silent = rk.NumPyModel(lambda x: np.full((len(x), 3), np.nan))
+    with pytest.raises(BadInput, match="no answer to learn from"):
+        student(silent, digits[0], 0.3, 40)
 
 
 def test_the_last_layer_is_named(behind, digits):
