@@ -1,5 +1,6 @@
 import errno
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,3 +241,11 @@ def test_a_broken_run_folder_is_one_clear_error(tmp_path, content):
         path.write_text(content)
     with pytest.raises(BadInput):
         read_json(path)
+
+
+def test_the_tutorial_shows_the_table_as_it_is():
+    page = Path(__file__).parents[2] / "docs" / "tutorial.md"
+    lines = page.read_text(encoding="utf-8").splitlines()
+    start = lines.index(",".join(COLUMNS))
+    for line in lines[start + 1 : start + 4]:
+        assert len(line.split(",")) == len(COLUMNS)
