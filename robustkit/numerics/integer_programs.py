@@ -20,39 +20,45 @@ def milp(*arguments: Any, **settings: Any) -> Any:
     HiGHS tells of some repairs on the process's standard output, whatever its options
     say, where it would stand among results that programs read.
     """
-    with _off_standard_output, warnings.catch_warnings():
-        # It knows more options than SciPy, which passes them on and warns.
-        warnings.filterwarnings("ignore", "Unrecognized options detected")
+    with _quiet:
         return optimize.milp(*arguments, **settings)
 
 
-class _OffStandardOutput:
+class _Quiet:
     """While any thread is inside, standard output is standard error.
 
     Not the null device, since it is so for all of the process, and what other threads
-    say must not be lost.
+    say must not be lost. And SciPy does not warn of options that HiGHS knows and it
+    does not; for all threads at once, since they share what is filtered.
     """
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
         self._kept: int | None = None
+        self._filters = warnings.catch_warnings()
 
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
                 self._kept = _redirected()
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", "Unrecognized options detected")
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
-            if self._inside == 0 and self._kept is not None:
+            if self._inside > 0:
+                return
+            self._filters.__exit__(None, None, None)
+            if self._kept is not None:
                 _flush()
                 os.dup2(self._kept, _OUT)
                 os.close(self._kept)
 
 
-_off_standard_output = _OffStandardOutput()
+_quiet = _Quiet()
 
 
 def _redirected() -> int | None:

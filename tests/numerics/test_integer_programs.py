@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -55,6 +56,30 @@ def test_output_comes_back_when_the_last_thread_is_done(talkative, capfd):
     os.write(1, b"after\n")
     out, error = capfd.readouterr()
     assert (out, error) == ("after\n", 2 * PRINT.decode())
+
+
+def test_warnings_are_filtered_as_before_when_the_last_thread_is_done(talkative):
+    """The first thread that came leaves first."""
+    first_is_in, second_is_in, first_is_out = (threading.Event() for _ in range(3))
+
+    def wait():
+        if first_is_in.is_set():
+            second_is_in.set()
+            first_is_out.wait(10)
+        else:
+            first_is_in.set()
+            second_is_in.wait(10)
+
+    talkative(wait)
+    before = list(warnings.filters)
+    threads = [threading.Thread(target=solved) for _ in range(2)]
+    threads[0].start()
+    first_is_in.wait(10)
+    threads[1].start()
+    threads[0].join()
+    first_is_out.set()
+    threads[1].join()
+    assert warnings.filters == before
 
 
 def test_an_error_gives_output_back(capfd):
