@@ -25,6 +25,8 @@ from robustkit.numerics.tensors import (
 
 __all__ = ["Abstaining"]
 
+_ROUNDING = 1e-6
+
 
 class Abstaining(Wrapper):
     """A classifier with a detector: its last class is the refusal to answer.
@@ -46,7 +48,8 @@ class Abstaining(Wrapper):
             drown the other in a gradient.
 
     Raises:
-        BadInput: The scale is not above zero, or the detector no function.
+        BadInput: The scale is not above zero, or the detector no function, or its
+            bounds are narrower than the model's.
 
     >>> from robustkit.models.torch import TorchModel
     >>> from robustkit.numerics.tensors import as_tensor
@@ -157,6 +160,7 @@ class _Column(torch.nn.Module):
 
 def _adapted(detector: Model | Callable[[Any], Any], model: Model) -> Model:
     if isinstance(detector, Model):
+        _check_bounds(detector, model)
         return detector
     if not callable(detector):
         raise BadInput(
@@ -168,6 +172,18 @@ def _adapted(detector: Model | Callable[[Any], Any], model: Model) -> Model:
     if _torch(model):
         return TorchModel(lambda x: _column(detector(x)), model.bounds)
     return NumPyModel(lambda x: _column(np.asarray(detector(x))), model.bounds)
+
+
+def _check_bounds(detector: Model, model: Model) -> None:
+    """Other units, such as levels to 255, would detect all inputs or none."""
+    takes, gets = detector.bounds, model.bounds
+    rounding = _ROUNDING * gets.width
+    if takes.lower > gets.lower + rounding or takes.upper < gets.upper - rounding:
+        raise BadInput(
+            f"the detector takes inputs from {takes.lower} to {takes.upper}, but the "
+            f"model's go from {gets.lower} to {gets.upper}; give it the model's bounds "
+            "(and scale inside of it)"
+        )
 
 
 def _torch(model: Model) -> bool:

@@ -65,7 +65,7 @@ class Classes:
             scores = [(self._place(key), float(value)) for key, value in pairs]
             least = min(score for _, score in scores)
             once = len({key for key, _ in pairs}) == len(pairs)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise BadInput(
                 f"expected a mapping from classes to scores, or pairs of these, and at "
                 f"least one; '{self._model}' returned {answer!r}"

@@ -402,7 +402,10 @@ class RemoteModel(Model):
         )
         if not numbers:
             raise self._unclear(answer)
-        return np.array([np.nan if v is None else v for v in answer], np.float64)
+        try:
+            return np.array([np.nan if v is None else v for v in answer], np.float64)
+        except OverflowError as error:
+            raise self._unclear(answer) from error
 
     def _unclear(self, answer: Any) -> BadInput:
         return BadInput(

@@ -212,6 +212,9 @@ def test_bad_detectors():
         Abstaining(classifier(), detector(), scale=0)
     with pytest.raises(BadInput, match=r"expected a detector, .* got 'model\.pt'"):
         Abstaining(classifier(), "model.pt")
+    with pytest.raises(BadInput, match=r"takes inputs from 0\.0 to 0\.5, but the"):
+        Abstaining(classifier(), NumPyModel(lambda x: x[:, :1], Bounds(0, 0.5)))
+    Abstaining(classifier(), NumPyModel(lambda x: x[:, :1], Bounds(-50, 50)))
     model = Abstaining(classifier(), lambda x: x)
     with pytest.raises(BadInput, match=r"one score per input.*\(3, 2\)"):
         model.logits(as_tensor(inputs(3)))

@@ -91,6 +91,7 @@ def test_two_names_that_were_not_given_score_as_the_higher():
         (scored([{}]), "at least one"),
         (scored(["dog"]), "expected a mapping"),
         (scored([{"dog": "high"}]), "expected a mapping"),
+        (scored([{"dog": 10**400}]), "expected a mapping"),
         (scored([[("cat", 0.9), ("cat", 0.05)]]), "each once"),
         (scored([[(1, 0.9), (np.int64(1), 0.05)]], classes=3), "each once"),
     ],

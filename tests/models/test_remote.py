@@ -148,6 +148,8 @@ class TestAnswers:
             ({"results": []}, "one of scores, labels, top"),
             ({"labels": [0] * 5}, "how many there are"),
             ({"scores": [["a", "b"]] * 5}, "all scores as a list of numbers"),
+            ({"scores": [[1, 10**400]] * 5}, "all scores as a list of numbers"),
+            ({"top": [{"0": 10**400}] * 5, "classes": 3}, "expected a mapping"),
             ({"scores": [[1.0]] * 4 + [[1.0, 2.0]]}, "different numbers of scores"),
             ([], "one of scores, labels, top"),
             ({"top": [[{"label": 0, "score": 1.0}, 2]] * 5, "classes": 3}, "best few"),
