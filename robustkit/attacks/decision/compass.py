@@ -76,11 +76,13 @@ _FINE = 1e-2
 _CHECK, _STUCK = 6, 0.005
 # Perturbations to choose another start from, and where their random numbers are.
 _OTHERS, _APART = 5, 2**32
+# So many steps each start is tried, and one more start for so many questions.
+_TRIAL, _QUESTIONS = 4, 2500
 
 
 @dataclass(frozen=True)
-class State:
-    """Where the search stands.
+class Descent:
+    """Where one descent stands.
 
     Attributes:
         delta: (n, ...) adversarial, at the boundary but for the gap.
@@ -100,6 +102,26 @@ class State:
     gain: Tensor
     age: PerSample
     mark: PerSample
+
+    def or_nearer(self, other: Self) -> Self:
+        """The nearer one of each sample."""
+        nearer = magnitude(self.delta, 2) <= magnitude(other.delta, 2)
+        return choose(nearer, self, other)
+
+
+@dataclass(frozen=True)
+class State:
+    """Where the search stands.
+
+    Attributes:
+        now: The descent that goes on.
+        ahead: Of the starts tried before it, the descent that came nearest.
+        contested: (n,) whose start is noise, so that others are tried.
+    """
+
+    now: Descent
+    ahead: Descent
+    contested: Mask
 
 
 @dataclass(frozen=True)
@@ -124,6 +146,8 @@ class Compass(Attack[State]):
     little. So they are centred beyond it, where about half of them are adversarial: the
     share of the step before says whether that is further out or nearer.
 
+    Which start leads to a near point is not told by how near it is, but by the first
+    steps from there: so two are tried for four steps each, and the nearer one goes on.
     Where that goes no further, or cannot catch up with the nearest adversarial known,
     it begins anew from another start, of the pool or smooth noise.
 
@@ -137,6 +161,9 @@ class Compass(Attack[State]):
         size: Of the probes, as a share of the distance. Large, so that they see what
             the boundary is like on the scale of the next move.
         tolerance: Of the move around the circle, as a share of it.
+        rivals: How many other starts are tried before one goes on; with `within` at
+            most one for each 2,500 questions. None where there is a pool, or starts of
+            the problem, or something was known before: those are better than noise.
 
     Source:
         The circle: Reza, Rahmati, Wu, Dai: CGBA, ICCV 2023. The probes: ours.
@@ -161,18 +188,31 @@ class Compass(Attack[State]):
     probes: int = 12
     size: float = 0.25
     tolerance: float = 0.2
+    rivals: int = 1
 
     def init(self, p: Problem) -> State:
+        alone = p.starts is None and p.pool is None
+        contested = like(p.x, alone & ~to_numpy(p.ledger.found))
         start, found = starting_point(p, p.rng(-1), self.tries)
-        if p.starts is None and p.pool is None:
+        if alone:
             rng = p.rng(-1)
             for number in range(self.tries):
                 approach(p, p.x + _smooth_noise(p, rng, number), tolerance=2 * ROUGH)
             start, found = p.ledger.best * 1.0, p.ledger.found
-        return self._begun(p, start - p.x, found)
+        first = self._begun(p, start - p.x, found)
+        return State(first, first, contested)
 
     def step(self, p: Problem, s: State, t: int) -> State:
-        s = self._started_anew(p, s, t)
+        now, ahead = s.now, s.ahead
+        trial, place = divmod(t, _TRIAL)
+        if place == 0 and 0 < trial <= self.rivals + 1:
+            now = ahead = now.or_nearer(ahead)
+            if trial <= self.rivals:
+                now = self._anew(p, now, s.contested, t, self.tries)
+        now = self._given_up(p, now, t)
+        return State(self._moved(p, now, t), ahead, s.contested)
+
+    def _moved(self, p: Problem, s: Descent, t: int) -> Descent:
         gains, rows = to_numpy(s.gain).copy(), np.arange(p.size)
         ages = to_numpy(s.age)
         kinds = _chosen(gains, ages)
@@ -199,7 +239,7 @@ class Compass(Attack[State]):
 
         shorter = to_numpy((distance / magnitude(delta, 2)).log())
         gains[rows, kinds] = shorter / np.maximum(p.ledger.forwards - asked, 1)
-        return State(
+        return Descent(
             delta,
             like(p.x, np.where(moved, gap, to_numpy(s.gap))),
             _lifted(s.lift, normal.share),
@@ -215,12 +255,13 @@ class Compass(Attack[State]):
     def within(self, budget: int) -> Self:
         # Where it begins anew, steps cost no more than at first.
         steps = steps_for(budget, lambda _: self.probes)
-        return dataclasses.replace(self, steps=steps)
+        rivals = min(self.rivals, budget // _QUESTIONS)
+        return dataclasses.replace(self, steps=steps, rivals=rivals)
 
-    def _begun(self, p: Problem, delta: Batch, found: Mask) -> State:
+    def _begun(self, p: Problem, delta: Batch, found: Mask) -> Descent:
         """The states at new starts, which are known to `ROUGH`."""
         delta = _refined(p, delta, found, self.size)
-        return State(
+        return Descent(
             delta,
             full(p.x, self.size * _FINE),
             full(p.x, 0.0),
@@ -230,8 +271,15 @@ class Compass(Attack[State]):
             magnitude(delta, 2),
         )
 
-    def _started_anew(self, p: Problem, s: State, t: int) -> State:
-        """The states, with another start for those of whom no more is to be hoped."""
+    def _anew(self, p: Problem, s: Descent, asked: Mask, t: int, tries: int) -> Descent:
+        """From another start where that is asked for and there is one."""
+        if not bool(asked.any()):
+            return s
+        delta, found = _another_start(p, asked, t, tries)
+        return choose(found, self._begun(p, delta, found), s)
+
+    def _given_up(self, p: Problem, s: Descent, t: int) -> Descent:
+        """Another one for those of which no more is to be hoped."""
         age = to_numpy(s.age)
         distance = magnitude(s.delta, 2)
         gain = to_numpy((s.mark / distance).log())
@@ -240,11 +288,7 @@ class Compass(Attack[State]):
         slow = due & (gain < np.maximum(_STUCK, behind / 2))
         mark = where(like(p.x, due), distance, s.mark)
         s = dataclasses.replace(s, mark=mark)
-        if not slow.any():
-            return s
-        delta, found = _another_start(p, like(p.x, slow), t)
-        fresh = self._begun(p, delta, found)
-        return choose(found, fresh, s)
+        return self._anew(p, s, like(p.x, slow), t, _OTHERS)
 
 
 def _chosen(gains: Array, ages: Array) -> Array:
@@ -280,11 +324,11 @@ def _refined(p: Problem, delta: Batch, found: Mask, size: float) -> Batch:
     return delta * expand(like(p.x, share), delta)
 
 
-def _another_start(p: Problem, asked: Mask, t: int) -> tuple[Batch, Mask]:
-    """The nearest of a few perturbations chosen at random, and who has one."""
+def _another_start(p: Problem, asked: Mask, t: int, tries: int) -> tuple[Batch, Mask]:
+    """The nearest of some perturbations chosen at random, and who has one."""
     rng = p.rng(t + _APART)
     delta, radius, found = p.x.zeros_like(), full(p.x, math.inf), full(p.x, 1.0) < 0
-    for number in range(_OTHERS):
+    for number in range(tries):
         if p.pool is None or not p.pool.shape[0]:
             far = p.bounds.clip(p.x + _smooth_noise(p, rng, number)) - p.x
         else:
@@ -311,7 +355,7 @@ def _smooth_noise(p: Problem, rng: Rng, number: int) -> Batch:
     return unit(noise) * length
 
 
-def _shaped(p: Problem, s: State, kinds: Array) -> Draw:
+def _shaped(p: Problem, s: Descent, kinds: Array) -> Draw:
     """Probes of each sample's kind, across its perturbation."""
     shape = tuple(p.x.shape[1:])
     pixels, along = like(p.x, _pixels(s)), unit(s.delta)
@@ -347,7 +391,7 @@ def _strengths(delta: Batch) -> Array:
     return mixed.reshape((len(energy), 1, 1, *sides))
 
 
-def _pixels(s: State) -> Array:
+def _pixels(s: Descent) -> Array:
     """(n, 1, 1, *sides) or (n, 1, features): how strong probes are where."""
     delta = to_numpy(s.delta)
     energy = delta**2

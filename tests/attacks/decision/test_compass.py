@@ -57,6 +57,58 @@ def test_a_descent_that_goes_no_further_gives_way_to_another_start(monkeypatch):
     assert distance() == pytest.approx(1.0, rel=0.01)
 
 
+def half_spaces():
+    """Four of them in directions of their own, at distances from 1 to 1.4."""
+    ways = np.random.default_rng(0).normal(size=(4, 64))
+    ways /= np.linalg.norm(ways, axis=1, keepdims=True)
+    away = np.linspace(1, 1.4, 4)
+
+    def function(x):
+        return two_classes((away - x.reshape(len(x), -1) @ ways.T).min(axis=1))
+
+    return function
+
+
+def test_of_two_starts_the_one_whose_first_steps_come_nearer_goes_on():
+    function, x = half_spaces(), np.zeros((32, 1, 8, 8))
+
+    def nearest(rivals, **more):
+        keys = np.arange(32, dtype=np.uint64)
+        p = problem(function, x, bounds=(-3, 3), keys=keys, **more)
+        return run(Compass(rivals=rivals), p, budget=1200).distance.raw
+
+    alone, contested = nearest(0), nearest(1)
+    assert np.mean(contested < 1.1) > np.mean(alone < 1.1) + 0.1
+    # Who was given a start has no rival.
+    pool = as_tensor(np.random.default_rng(1).uniform(-1, 1, (5, 1, 8, 8)))
+    starts = as_tensor(np.full_like(x, 2.0))
+    for given in ({"pool": pool}, {"starts": starts}):
+        assert (nearest(0, **given) == nearest(1, **given)).all()
+
+
+def test_what_is_known_has_no_rival():
+    function, x = half_spaces(), np.zeros((4, 1, 8, 8))
+    asked = []
+    for rivals in (0, 1):
+        p = problem(function, x, bounds=(-3, 3), keys=np.arange(4, dtype=np.uint64))
+        p.limit(Compass.access, 600)
+        p.decide(as_tensor(np.full_like(x[:2], 2.0)), rows=np.arange(2))
+        attack = Compass(rivals=rivals)
+        state = attack.init(p)
+        assert state.contested.raw.tolist() == [False, False, True, True]
+        for t in range(5):
+            state = attack.step(p, state, t)
+        asked.append(p.ledger.forwards)
+    assert (asked[0][:2] == asked[1][:2]).all()
+    assert (asked[0][2:] < asked[1][2:]).all()
+
+
+def test_few_questions_are_for_one_start():
+    planned = [Compass().within(budget).rivals for budget in (2499, 2500, 9000)]
+    assert planned == [0, 1, 1]
+    assert Compass(rivals=0).within(5000).rivals == 0
+
+
 def test_the_sample_itself_is_no_other_start():
     def function(x):
         return two_classes(1.0 - x.sum(axis=(1, 2, 3)))
@@ -64,7 +116,7 @@ def test_the_sample_itself_is_no_other_start():
     x = np.zeros((2, 1, 4, 4))
     p = problem(function, x, pool=as_tensor(x))
     p.limit(Compass.access, None)
-    _, found = compass._another_start(p, as_tensor(np.ones(2, dtype=bool)), 0)
+    _, found = compass._another_start(p, as_tensor(np.ones(2, dtype=bool)), 0, 5)
     assert not found.raw.any()
     assert (p.ledger.forwards == 0).all()
 
@@ -112,7 +164,7 @@ def test_what_probes_have_in_common_counts_once(monkeypatch):
         keys = np.arange(16, dtype=np.uint64)
         p = problem(function, np.zeros((16, *shape)), bounds=(-1, 1), keys=keys)
         exact = 0.5 / np.linalg.norm(weights)
-        return np.median(run(Compass(), p, budget=400).distance.raw) / exact
+        return np.median(run(Compass(rivals=0), p, budget=400).distance.raw) / exact
 
     assert ratio() < 1.3
     # With so much noise it is a sum.
@@ -191,8 +243,10 @@ def test_the_state_is_per_sample():
     p.limit(Compass.access, None)
     attack = Compass()
     state = attack.step(p, attack.init(p), 0)
-    for field in dataclasses.fields(state):
-        assert getattr(state, field.name).shape[0] == 3
+    assert state.contested.shape == (3,)
+    for descent in (state.now, state.ahead):
+        for field in dataclasses.fields(descent):
+            assert getattr(descent, field.name).shape[0] == 3
 
 
 def test_probes_of_all_chunks_are_different(monkeypatch):
