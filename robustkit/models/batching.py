@@ -38,6 +38,7 @@ class AnyBatch:
     ) -> None:
         self._call, self._join = call, join
         self._chunk: int | None = None
+        self._declared = declared is not None
         self._worked: int = declared or 1
 
     @property
@@ -49,8 +50,8 @@ class AnyBatch:
         """The outputs for all rows of `x`, of which there is at least one.
 
         Raises:
-            Exception: What the function raised for the whole batch, where no size up
-                to 256 works either.
+            Exception: What the function raised for the announced size, else for the
+                whole batch, where no size up to 256 works.
         """
         if self._chunk is None:
             try:
@@ -83,10 +84,13 @@ class AnyBatch:
 
     def _working_size(self, x: Any, error: Exception) -> int:
         sizes: list[int] = [self._worked, *range(1, _LARGEST + 1)]
-        for size in sizes:
+        for place, size in enumerate(sizes):
             try:
                 self._in_chunks(x[:1], size)
-            except Exception:
+            except Exception as failure:
+                # Of another size it complains of nothing but that.
+                if place == 0 and self._declared:
+                    error = failure
                 continue
             return size
         raise error

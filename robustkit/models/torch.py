@@ -85,7 +85,9 @@ class TorchModel(Model):
         if isinstance(module, torch.nn.Module):
             if device is not None:
                 _move(module, device)
-            self._layers = [] if training else list(module.modules())
+            # Frozen TorchScript has no modes.
+            layers = [part for part in module.modules() if hasattr(part, "training")]
+            self._layers = [] if training else layers
             self._parameters = list(module.parameters())
             self._check_tensors((*self._parameters, *module.buffers()))
         first = next(iter(self._parameters), None)

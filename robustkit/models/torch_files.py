@@ -31,7 +31,13 @@ class ExportedModule(torch.nn.Module):
 
     def _logits(self, x: torch.Tensor) -> Any:
         out = self.module(x)
-        return getattr(out, "logits", out)
+        out = getattr(out, "logits", out)
+        if not isinstance(out, torch.Tensor):
+            raise BadInput(
+                f"the exported program returned a {type(out).__name__}; expected a "
+                "torch tensor of logits (n, classes)"
+            )
+        return out
 
 
 def load_exported(path: Path) -> torch.export.ExportedProgram:

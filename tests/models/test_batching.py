@@ -57,6 +57,14 @@ def test_what_works_for_no_size_fails_as_it_did_at_first():
         AnyBatch(Fixed(), np.concatenate)(np.ones((5, 2)))
 
 
+def test_what_fails_for_the_announced_size_too_says_why():
+    def call(x):
+        raise RuntimeError(f"asked about {len(x)}")
+
+    with pytest.raises(RuntimeError, match="asked about 4"):
+        AnyBatch(call, np.concatenate, declared=4)(np.ones((5, 2)))
+
+
 def test_outputs_that_are_not_row_by_row_are_refused():
     with pytest.raises(BadInput, match=r"each of 5 inputs.*\(15,\)"):
         AnyBatch(lambda x: x.reshape(-1), np.concatenate)(np.ones((5, 3)))

@@ -114,3 +114,35 @@ def test_compiled_code_is_refused(tmp_path):
         archive.writestr("model/data/aotinductor/model/code.so", b"")
     with pytest.raises(BadInput, match="compiled code"):
         load_model(file)
+
+
+def test_frozen_torchscript(weights, slopes, tmp_path):
+    file = tmp_path / "frozen.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.freeze(torch.jit.script(weights.module().eval())).save(file)
+    weights.check(load_model(file), slopes)
+
+
+class _Pair(torch.nn.Module):
+    def forward(self, x):
+        return x[:, :2], x
+
+
+class _Bytes(torch.nn.Module):
+    def forward(self, x):
+        return x.float()[:, :2]
+
+
+@pytest.mark.parametrize(
+    ("module", "dtype", "match"),
+    [
+        (_Pair(), torch.float32, "returned a tuple"),
+        (_Bytes(), torch.uint8, "dtype mismatch"),
+    ],
+)
+def test_why_an_exported_program_of_a_fixed_size_fails(module, dtype, match):
+    program = torch.export.export(module, (torch.zeros(2, 6, dtype=dtype),))
+    model = as_model(program)
+    with pytest.raises((BadInput, RuntimeError), match=match):
+        model.logits(model.to_tensor(torch.zeros(1, 6).numpy()))
