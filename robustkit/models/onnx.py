@@ -91,7 +91,7 @@ class OnnxModel(Model):
         proto = onnx.load(path) if path else onnx.load_model_from_string(content)
         self._digest = _digest(content, proto)
         self._output = self._logits_output()
-        inner = before_softmax(proto, self._output)
+        inner = before_softmax(proto, self._output, self._rank(self._output))
         if inner != self._output:
             _show(proto, inner, beside=self._output)
             self._output = inner
@@ -171,6 +171,11 @@ class OnnxModel(Model):
                 f"returns {kinds}. Export its logits"
             )
         return "logits" if "logits" in floats else floats[0]
+
+    def _rank(self, output: str) -> int:
+        """How many axes an output has; two where its file does not say."""
+        shapes = {entry.name: entry.shape for entry in self._session.get_outputs()}
+        return len(shapes[output]) or 2
 
     def _with_gradients(
         self, proto: onnx.ModelProto, straight_through: bool

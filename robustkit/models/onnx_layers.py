@@ -111,6 +111,21 @@ def _widened(x: Tensor, pairs: list[tuple[int, int]], value: float) -> Tensor:
     return functional.pad(x, flat, value=value) if any(flat) else x
 
 
+def _begun(
+    out: Tensor,
+    x: Tensor,
+    strides: Sequence[int],
+    pairs: list[tuple[int, int]],
+) -> Tensor:
+    """What a pool returns, without windows that begin behind its input `x`."""
+    for place, stride in enumerate(strides):
+        axis = place + out.ndim - len(strides)
+        count = -(-(pairs[place][0] + x.shape[axis]) // stride)
+        if out.shape[axis] > count:
+            out = out.narrow(axis, 0, count)
+    return out
+
+
 def _conv(
     x: Tensor,
     weight: Tensor,
@@ -148,13 +163,14 @@ def _max_pool(
     strides, dilations = strides or ones, dilations or ones
     pairs = _window_pads(x, kernel_shape, strides, dilations, pads, auto_pad)
     pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)
-    return pool[len(kernel_shape) - 1](
+    out = pool[len(kernel_shape) - 1](
         _widened(x, pairs, -math.inf),
         kernel_shape,
         strides,
         dilation=dilations,
         ceil_mode=bool(ceil_mode),
     )
+    return _begun(out, x, strides, pairs) if ceil_mode else out
 
 
 def _average_pool(
@@ -175,12 +191,13 @@ def _average_pool(
     pools = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)
 
     def pool(values: Tensor) -> Tensor:
-        return pools[len(kernel_shape) - 1](
+        out = pools[len(kernel_shape) - 1](
             _widened(values, pairs, 0.0),
             kernel_shape,
             strides,
             ceil_mode=bool(ceil_mode),
         )
+        return _begun(out, x, strides, pairs) if ceil_mode else out
 
     if count_include_pad or not any(map(any, pairs)):
         return pool(x)

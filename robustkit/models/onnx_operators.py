@@ -79,6 +79,12 @@ def _step(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return constant_piece
 
 
+def _length(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    # Of a root of squares the slope at zero would be no number.
+    norm: Tensor = torch.linalg.vector_norm(x, 2, axes, keep)
+    return norm
+
+
 def _reduction(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def reduce(
         x: Tensor,
@@ -143,7 +149,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "PRelu": _prelu,
     "Pow": _power,
     "Reciprocal": torch.reciprocal,
-    "ReduceL2": _reduction(lambda x, a, keep: x.square().sum(a, keep).sqrt()),
+    "ReduceL2": _reduction(_length),
     "ReduceMax": _reduction(torch.amax),
     "ReduceMean": _reduction(torch.mean),
     "ReduceMin": _reduction(torch.amin),

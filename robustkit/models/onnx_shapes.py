@@ -103,7 +103,9 @@ def _pad(
     pairs = [(0, 0)] * x.ndim
     for place, axis in enumerate(placed):
         pairs[axis] = (sizes[place], sizes[place + len(sizes) // 2])
-    while pairs and pairs[0] == (0, 0):
+    # Of images torch mirrors or repeats no fewer than two axes, of series one.
+    least = 0 if mode == "constant" else max(x.ndim - 2, 1)
+    while len(pairs) > least and pairs[0] == (0, 0):
         pairs = pairs[1:]
     flat = [size for pair in reversed(pairs) for size in pair]
     if mode == "constant":

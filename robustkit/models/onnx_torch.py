@@ -80,8 +80,7 @@ class OnnxNetwork:
     def __init__(
         self, proto: Any, output: str, *, straight_through: bool = False
     ) -> None:
-        versions = {entry.domain: entry.version for entry in proto.opset_import}
-        opset = versions.get("", versions.get("ai.onnx", 1))
+        opset = _opset(proto)
         fixed = {
             entry.name: _tensor(numpy_helper.to_array(entry))
             for entry in proto.graph.initializer
@@ -122,11 +121,16 @@ class OnnxNetwork:
         return out
 
 
-def before_softmax(proto: Any, output: str) -> str:
+def before_softmax(proto: Any, output: str, rank: int) -> str:
     """The name of the value that a last softmax over the classes is given.
 
     Its decisions are the same, but its gradients do not vanish where it is confident.
     Without such a softmax: the name of the output itself.
+
+    Args:
+        proto: The network, an `onnx.ModelProto`.
+        output: Its name.
+        rank: How many axes it has; the classes are on axis 1.
     """
     makers = {name: node for node in proto.graph.node for name in node.output}
     name = output
@@ -136,7 +140,8 @@ def before_softmax(proto: Any, output: str) -> str:
         return output
     axes = [entry.i for entry in makers[name].attribute if entry.name == "axis"]
     given: str = makers[name].input[0]
-    return given if axes in ([], [1], [-1]) and given in makers else output
+    (axis,) = axes or [-1 if _opset(proto) >= 13 else 1]
+    return given if axis in (1, 1 - rank) and given in makers else output
 
 
 def differentiable(
@@ -200,6 +205,13 @@ def differentiable(
             "the largest"
         )
     raise NotDifferentiable(reason)
+
+
+def _opset(proto: Any) -> int:
+    """The version of the operators in the file."""
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    opset: int = versions.get("", versions.get("ai.onnx", 1))
+    return opset
 
 
 def _needed(graph: Any, output: str) -> list[Any]:

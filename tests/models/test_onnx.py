@@ -288,6 +288,23 @@ def test_a_last_softmax_is_left_out_beside_labels():
     np.testing.assert_allclose(to_numpy(out), scores(x), atol=1e-5)
 
 
+@pytest.mark.parametrize(("axis", "left_out"), [(1, True), (-1, False), (None, False)])
+def test_a_softmax_over_a_last_axis_of_one_is_no_softmax_over_the_classes(
+    axis, left_out
+):
+    settings = {} if axis is None else {"axis": axis}
+    nodes = [
+        helper.make_node("Unsqueeze", ["scores", "last"], ["column"]),
+        helper.make_node("Softmax", ["column"], ["out"], **settings),
+    ]
+    loaded = onnx.load_from_string(network(nodes=nodes, output="out"))
+    loaded.graph.initializer.append(numpy_helper.from_array(np.array([2]), "last"))
+    x = inputs(5)
+    out = to_numpy(OnnxModel(loaded.SerializeToString()).logits(as_tensor(x)))
+    expected = scores(x) if left_out else np.ones((5, 4))
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
 def test_a_softmax_over_other_axes_or_of_the_input_itself_stays():
     def single(axis):
         node = helper.make_node("Softmax", ["x"], ["out"], axis=axis)

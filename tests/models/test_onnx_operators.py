@@ -131,6 +131,22 @@ CASES = [
     case("MaxPool", x=IMAGES, kernel_shape=[2, 2], pads=[0, 1, 1, 0]),
     case("MaxPool", x=IMAGES, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
     case("MaxPool", x=IMAGES, kernel_shape=[2, 2], dilations=[2, 2]),
+    *(
+        case(
+            operator,
+            x=IMAGES,
+            kernel_shape=[2, 3],
+            strides=[4, 7],
+            pads=[1, 1, 1, 1],
+            ceil_mode=1,
+            **settings,
+        )
+        for operator, settings in [
+            ("MaxPool", {}),
+            ("AveragePool", {}),
+            ("AveragePool", {"count_include_pad": 1}),
+        ]
+    ),
     case("MaxPool", x=SERIES, kernel_shape=[3], auto_pad="SAME_UPPER"),
     case("AveragePool", x=IMAGES, kernel_shape=[2, 3], strides=[2, 2]),
     case("AveragePool", x=IMAGES, kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
@@ -172,6 +188,11 @@ CASES = [
     case("Pad", ints(0, 0, 1, 2, 0, 0, 3, 4), np.float32(0.5), x=IMAGES),
     case("Pad", ints(0, 0, 1, 2, 0, 0, 3, 0), x=IMAGES, mode="reflect"),
     case("Pad", ints(0, 0, 1, 2, 0, 0, 3, 0), x=IMAGES, mode="edge"),
+    *(
+        case("Pad", ints(0, 0, 0, 1, 0, 0, 0, 2), x=IMAGES, mode=mode, opset=19)
+        for mode in ("reflect", "edge", "wrap")
+    ),
+    case("Pad", ints(0, 1, 0, 2), x=(2, 3), mode="edge"),
     case("Pad", ints(1, 2), None, ints(-1), x=IMAGES, opset=18),
     case("Pad", x=IMAGES, opset=9, pads=[0, 0, 1, 2, 0, 0, 3, -1], value=2.0),
     case("Range", ints(2).reshape(()), ints(9).reshape(()), X, kind="step"),
@@ -278,6 +299,23 @@ def test_operators_do_what_onnxruntime_does(
         pair = torch.vmap(network.value)(both).numpy()
         np.testing.assert_allclose(pair[0], expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(pair[1], runtime(proto, other), rtol=1e-5, atol=1e-5)
+
+
+def test_the_slope_of_a_norm_at_zero_is_none():
+    x = np.zeros(ROWS, np.float32)
+    given = torch.from_numpy(x).requires_grad_()
+    out = OnnxNetwork(graph("ReduceL2", (X,), x, 17, {"axes": [1]}), "y").value(given)
+    (gradient,) = torch.autograd.grad(out.sum(), given)
+    assert (gradient == 0).all()
+
+
+def test_windows_of_padding_only_leave_gradients_alone():
+    x = sample(IMAGES, np.float32, 1)
+    windows = {"kernel_shape": [2, 3], "strides": [4, 7], "pads": [1, 1, 1, 1]}
+    proto = graph("AveragePool", (X,), x, 17, {**windows, "ceil_mode": 1})
+    given = torch.from_numpy(x).requires_grad_()
+    (gradient,) = torch.autograd.grad(OnnxNetwork(proto, "y").value(given).sum(), given)
+    assert gradient.isfinite().all()
 
 
 def test_no_operator_goes_untested():
