@@ -15,7 +15,7 @@ from robustkit.models.numpy import NumPyModel
 from robustkit.models.torch import TorchModel
 from robustkit.models.user_code import describe_failure
 from robustkit.numerics.bounds import Bounds
-from robustkit.numerics.tensors import Array
+from robustkit.numerics.tensors import Array, as_array
 
 __all__ = ["adapt_function"]
 
@@ -28,6 +28,8 @@ def adapt_function(
     name: str | None,
 ) -> Model:
     """Adapt a function to the framework that its output for an example is of.
+
+    One that takes NumPy batches only is a NumPy function, also if it answers in torch.
 
     Args:
         function: (n, ...) NumPy, torch or JAX batch to logits (n, classes).
@@ -60,7 +62,20 @@ def adapt_function(
         from robustkit.models.jax import JaxModel
 
         return JaxModel(function, bounds, name=name)
-    return NumPyModel(function, bounds, name=name)
+    if isinstance(out, torch.Tensor):
+        function = _on_host(function)
+    return NumPyModel(function, bounds, name=called)
+
+
+def _on_host(function: Callable[[Any], Any]) -> Callable[[Array], Array]:
+    """A function from NumPy to torch as one from NumPy to NumPy."""
+
+    def answer(x: Array) -> Array:
+        with torch.no_grad():
+            out = function(x)
+        return as_array(getattr(out, "logits", out), "the model's scores")
+
+    return answer
 
 
 def _tried(
@@ -76,7 +91,7 @@ def _tried(
     }
     if "jax" in sys.modules:
         makers["JAX"] = lambda: sys.modules["jax"].numpy.array(example)
-    failures = []
+    failures, from_numpy = [], None
     for kind, maker in makers.items():
         try:
             with warnings.catch_warnings(), torch.no_grad():
@@ -87,6 +102,9 @@ def _tried(
             continue
         out = getattr(out, "logits", out)
         if isinstance(out, torch.Tensor):
+            if kind == "NumPy":
+                from_numpy = out.detach().cpu()
+                continue
             return "torch", out.detach().cpu()
         # The function may have been the first to import it.
         if "jax" in sys.modules and isinstance(out, sys.modules["jax"].Array):
@@ -99,6 +117,8 @@ def _tried(
             f"expected logits (n, classes) as an array of NumPy, torch or JAX; "
             f"'{called}' returned a {type(out).__name__}"
         )
+    if from_numpy is not None:
+        return "numpy", from_numpy
     raise BadInput(
         f"'{called}' fails on an example batch of shape {example.shape}, float32: "
         + "; ".join(failures)

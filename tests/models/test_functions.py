@@ -23,6 +23,18 @@ def test_functions_are_recognised_by_what_they_return(weights, batch, slopes):
         weights.check(model, slopes)
 
 
+def test_functions_from_numpy_alone_to_torch(weights, batch, slopes):
+    module = weights.module()
+
+    def convert(x):
+        return module(torch.from_numpy(x))
+
+    for function in (torch.no_grad()(convert), convert):
+        model = as_model(function, example=batch)
+        assert (type(model).__name__, model.name) == ("NumPyModel", "convert")
+        weights.check(model, slopes)
+
+
 def test_functions_that_need_jax_arrays(weights, batch):
     weights.jax_function()
     model = as_model(lambda x: x.at[0].add(0).reshape(len(x), -1), example=batch)
