@@ -112,6 +112,10 @@ def check_shapes(x: Array, y: Array) -> None:
             "expected inputs of shape (n, ...), with the samples on axis 0; x has the "
             f"shape {x.shape}"
         )
+    if 0 in x.shape[1:]:
+        raise BadInput(
+            f"expected inputs of at least one feature each; x has the shape {x.shape}"
+        )
     count = len(x)
     if y.ndim == 2 and y.shape[1] > 1:
         raise BadInput(

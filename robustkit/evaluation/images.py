@@ -65,12 +65,12 @@ def open_folder(path: Path, samples: int | None = None) -> ImageFolder:
         for label, file in enumerate(row)
         if file is not None
     ][:samples]
-    modes = _modes([file for file, _ in files])
+    modes, transparent = _modes([file for file, _ in files])
     notes = []
     if not all(by_class):
         empty = [repr(classes[i]) for i, found in enumerate(by_class) if not found]
         notes.append(f"no images of the classes {', '.join(empty)}")
-    if modes & {"LA", "PA", "RGBA", "RGBa", "La"}:
+    if transparent or modes & {"LA", "PA", "RGBA", "RGBa", "La"}:
         notes.append("transparency of the images was left out")
     if all(name.isdecimal() for name in classes) and classes != sorted(
         classes, key=int
@@ -95,14 +95,15 @@ def _seen(folder: Path) -> Iterator[Path]:
     return (entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _modes(files: list[Path]) -> set[str]:
-    """What Pillow calls the images' kinds of pixels."""
+def _modes(files: list[Path]) -> tuple[set[str], bool]:
+    """What Pillow calls the kinds of pixels, and whether one colour is transparent."""
     modes: dict[str, Path] = {}
-    size = None
+    size, transparent = None, False
     for file in files:
         with _opened(file) as image:
             size = size or image.size
             modes.setdefault(image.mode, file)
+            transparent = transparent or "transparency" in image.info
             if image.size != size:
                 raise BadInput(
                     f"expected images of one size; '{files[0]}' has {size} pixels "
@@ -113,7 +114,7 @@ def _modes(files: list[Path]) -> set[str]:
             raise BadInput(
                 f"expected images of 8 bits per channel; '{file}' has the mode '{mode}'"
             )
-    return set(modes)
+    return set(modes), transparent
 
 
 def _pixels(file: Path, grey: bool) -> Array:

@@ -210,6 +210,7 @@ FAULTS = {
     "a column of labels": (arrays()[0], [[0]] * 7, r"shape \(7, 1\)"),
     "text labels": (arrays()[0], ["cat"] * 7, "integer labels"),
     "a vector": (np.zeros(7), [0] * 7, r"x has the shape \(7,\)"),
+    "no features": (np.zeros((7, 3, 0)), [0] * 7, r"one feature.*\(7, 3, 0\)"),
     "a number": (0.5, 1, r"x has the shape \(\)"),
     "NaN": (np.where(np.arange(7) == 4, np.nan, 0)[:, None], [0] * 7, "in sample 4"),
     "infinity": (np.where(np.arange(7) == 2, np.inf, 0)[:, None], [0] * 7, "sample 2"),

@@ -40,6 +40,16 @@ def test_grey(tmp_path):
     np.testing.assert_allclose(x, values[:, None] / 255, atol=1e-7)
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+def test_a_transparent_colour_is_told(mode, tmp_path):
+    image = Image.fromarray(np.zeros((2, 2, 3), np.uint8)).convert(mode)
+    (tmp_path / "a").mkdir()
+    clear = (0, 0, 0) if mode == "RGB" else 0
+    image.save(tmp_path / "a" / "1.png", transparency=clear)
+    notes = load_data(tmp_path).notes
+    assert "transparency of the images was left out" in notes
+
+
 def test_one_colour_image_makes_all_of_them_colour(tmp_path):
     picture(tmp_path / "a" / "1.png", np.full((2, 2), 255))
     picture(tmp_path / "a" / "2.png", np.zeros((2, 2, 4)))
