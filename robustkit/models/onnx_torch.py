@@ -44,6 +44,12 @@ class _Node:
 
     def run(self, values: dict[str, Any]) -> None:
         """Add the outputs to `values`."""
+        for name in self.inputs:
+            if name and name not in values:
+                raise NotDifferentiable(
+                    f"robustkit does not rebuild the value '{name}' that its operator "
+                    f"'{self.operator}' takes (a further output, or sparse)"
+                )
         given = [values[name] if name else None for name in self.inputs]
         try:
             out = self.function(*given, **self.settings)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from robustkit.errors import BadInput
 from robustkit.models.batching import AnyBatch
@@ -63,6 +64,21 @@ def test_what_fails_for_the_announced_size_too_says_why():
 
     with pytest.raises(RuntimeError, match="asked about 4"):
         AnyBatch(call, np.concatenate, declared=4)(np.ones((5, 2)))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_outputs_with_the_classes_first_are_refused_at_any_size(kind):
+    x = np.random.default_rng(0).random((5, 3))
+    join = np.concatenate if kind is np.asarray else torch.cat
+    ask = AnyBatch(lambda x: x.T, join)
+    with pytest.raises(BadInput, match=r"each of 5 inputs.*\(3, 5\)"):
+        ask(kind(x))
+
+
+def test_a_batch_of_one_may_lose_its_axis():
+    x = np.random.default_rng(0).random((1, 3))
+    ask = AnyBatch(np.squeeze, np.concatenate)
+    np.testing.assert_array_equal(ask(x), x)
 
 
 def test_outputs_that_are_not_row_by_row_are_refused():

@@ -351,6 +351,15 @@ def test_what_is_not_known_is_named(operator, constants, settings, named):
         OnnxNetwork(graph(operator, (X, *constants), x, 17, settings), "y")
 
 
+def test_what_gives_no_such_value_is_told():
+    x = sample(IMAGES, np.float32, 1)
+    settings = {"kernel_shape": [2, 2]}
+    proto = graph("MaxPool", (X,), x, 17, settings, ("pooled", "places"))
+    proto.graph.node.append(helper.make_node("Neg", ["places"], ["y"]))
+    with pytest.raises(NotDifferentiable, match="does not rebuild the value 'places'"):
+        OnnxNetwork(proto, "y")(torch.from_numpy(x))
+
+
 @pytest.mark.parametrize(
     ("operator", "inputs", "settings", "named"),
     [
