@@ -2,13 +2,14 @@
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from robustkit.arguments import as_function
-from robustkit.errors import BadInput, MissingPackage
+from robustkit.errors import BadInput, MissingPackage, in_one_line
 from robustkit.models.base import Access, Model, NoGradient, PullBack, native_name
 from robustkit.numerics.bounds import BoundsLike, as_bounds
 from robustkit.numerics.padding import Padding, filled, first_rows
@@ -28,6 +29,12 @@ _UNTRACEABLE = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
     jax.errors.UnexpectedTracerError,
+)
+
+# What JAX says of callbacks, of loops of unknown length, and of other operations.
+_NO_DERIVATIVE = re.compile(
+    "do not support JVP|Reverse-mode differentiation does not work|"
+    "Differentiation rule for .* not implemented"
 )
 
 # In what JAX writes of a program.
@@ -85,9 +92,10 @@ class JaxModel(Model):
         try:
             # The way back is data to JAX: one compiled function returns it and
             # another one takes it, without tracing the model again.
-            logits, way_back = self._ask(
-                self._compiled_linearisation, self._linearisation, point
-            )
+            with self._differentiating():
+                logits, way_back = self._ask(
+                    self._compiled_linearisation, self._linearisation, point
+                )
         except jax.errors.TracerArrayConversionError as error:
             raise NoGradient(
                 f"the model '{self.name}' leaves JAX on the way (it converts its input "
@@ -97,7 +105,8 @@ class JaxModel(Model):
         apply = _compiled_pull_back if self._compiles else _pull_back
 
         def pull_back(slopes: Tensor) -> Batch:
-            gradient = apply(way_back, _filled(slopes, point.shape[0]))
+            with self._differentiating():
+                gradient = apply(way_back, _filled(slopes, point.shape[0]))
             return as_tensor(first_rows(gradient, x.shape[0]))
 
         return as_tensor(first_rows(logits, x.shape[0])), pull_back
@@ -168,6 +177,18 @@ class JaxModel(Model):
                 stacklevel=4,
             )
         return plain(x)
+
+    @contextmanager
+    def _differentiating(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, NotImplementedError) as error:
+            if not _NO_DERIVATIVE.search(str(error)):
+                raise
+            raise NoGradient(
+                f"JAX cannot differentiate the model '{self.name}' "
+                f"({in_one_line(error)}); use a score- or decision-based attack"
+            ) from error
 
     def _is_fixed(self, x: jax.Array) -> bool:
         """Whether the function comes to the same operations and constants twice."""

@@ -202,6 +202,41 @@ def test_numpy_inside_gives_scores_but_no_gradient():
         model.linearise(model.to_tensor(x))
 
 
+def _called_back(x):
+    shape = jax.ShapeDtypeStruct((len(x), 3), x.dtype)
+    return jax.pure_callback(lambda x: np.asarray(x) @ WEIGHTS, shape, x)
+
+
+def _in_a_loop(x):
+    return jax.lax.while_loop(
+        lambda state: state[0] < 1,
+        lambda state: (state[0] + 1, 2 * state[1]),
+        (0, x @ WEIGHTS / 2),
+    )[1]
+
+
+@pytest.mark.parametrize("function", [_called_back, _in_a_loop])
+def test_what_jax_cannot_differentiate_gives_scores_but_no_gradient(function):
+    model = JaxModel(function)
+    x = model.to_tensor(inputs(3))
+    np.testing.assert_allclose(
+        to_numpy(model.logits(x)), inputs(3) @ WEIGHTS, atol=1e-5
+    )
+    with pytest.raises(NoGradient, match=r"JAX cannot differentiate .*score-"):
+        model.linearise(x)[1](like(x, np.ones((3, 3), np.float32)))
+
+
+def test_other_errors_of_a_way_back_are_passed_on():
+    def fails(x):
+        if isinstance(x, jax.core.Tracer):
+            raise ValueError("of its own")
+        return x @ WEIGHTS
+
+    model = JaxModel(fails)
+    with pytest.raises(ValueError, match="of its own"):
+        model.linearise(model.to_tensor(inputs(3)))
+
+
 def test_integers_have_no_gradient():
     model = JaxModel(lambda x: (x > 0).astype(int))
     x = model.to_tensor(inputs(3))
