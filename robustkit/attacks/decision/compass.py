@@ -209,7 +209,7 @@ class Compass(Attack[State]):
             now = ahead = now.or_nearer(ahead)
             if trial <= self.rivals:
                 now = self._anew(p, now, s.contested, t, self.tries)
-        now = self._given_up(p, now, t)
+        now = self._renewed(p, now, t)
         return State(self._moved(p, now, t), ahead, s.contested)
 
     def _moved(self, p: Problem, s: Descent, t: int) -> Descent:
@@ -259,7 +259,7 @@ class Compass(Attack[State]):
         return dataclasses.replace(self, steps=steps, rivals=rivals)
 
     def _begun(self, p: Problem, delta: Batch, found: Mask) -> Descent:
-        """The states at new starts, which are known to `ROUGH`."""
+        """Descents at their starts, which are known to `ROUGH`."""
         delta = _refined(p, delta, found, self.size)
         return Descent(
             delta,
@@ -278,8 +278,8 @@ class Compass(Attack[State]):
         delta, found = _another_start(p, asked, t, tries)
         return choose(found, self._begun(p, delta, found), s)
 
-    def _given_up(self, p: Problem, s: Descent, t: int) -> Descent:
-        """Another one for those of which no more is to be hoped."""
+    def _renewed(self, p: Problem, s: Descent, t: int) -> Descent:
+        """Another one where no more is to be hoped of it."""
         age = to_numpy(s.age)
         distance = magnitude(s.delta, 2)
         gain = to_numpy((s.mark / distance).log())
