@@ -5,7 +5,9 @@ import math
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from robustkit.adaptive.adaptation import Adaptation, Step
 from robustkit.checks.check import Findings
@@ -66,7 +68,7 @@ def print_findings(found: Findings, console: Console) -> None:
         )
         evidence = words.evidence(as_json(finding))
         for text in (finding.diagnosis, f"evidence: {evidence}", finding.remedy):
-            console.print(f"  {text}", highlight=False, markup=False)
+            console.print(Padding.indent(Text(text), 2))
 
 
 def print_adaptation(found: Adaptation, console: Console) -> None:

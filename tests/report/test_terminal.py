@@ -7,8 +7,14 @@ from rich.console import Console
 
 import robustkit as rk
 from robustkit.adaptive.adaptation import Adaptation, Step
+from robustkit.checks.check import Findings
+from robustkit.checks.finding import Finding, Severity
 from robustkit.report.adaptations import adaptations
-from robustkit.report.terminal import print_adaptation, print_results
+from robustkit.report.terminal import (
+    print_adaptation,
+    print_findings,
+    print_results,
+)
 
 
 def nearest(results):
@@ -85,3 +91,14 @@ def test_passes_of_remedies_are_counted_per_sample_everywhere():
     rows = [line.split("│")[1:-1] for line in text.splitlines() if "│" in line]
     assert [row[3].strip() for row in rows] == ["100", "20"]
     assert "100 of the plain evaluation, 20 of all remedies" in text
+
+
+def test_findings_are_indented_on_every_line():
+    console = Console(width=40, file=io.StringIO())
+    finding = Finding("O1", Severity.NOTE, "[b]word " * 12, "do " * 20, {"share": 0.5})
+    print_findings(Findings((finding,), 4), console)
+    _, first, *lines = console.file.getvalue().splitlines()
+    assert first == "O1 note"
+    assert len(lines) > 4
+    assert all(line.startswith("  ") for line in lines)
+    assert "[b]word" in lines[0]
