@@ -206,7 +206,8 @@ class Compass(Attack[State]):
         now, ahead = s.now, s.ahead
         trial, place = divmod(t, _TRIAL)
         if place == 0 and 0 < trial <= self.rivals + 1:
-            now = ahead = now.or_nearer(ahead)
+            # Without a rival, what is behind may be a descent that was given up.
+            now = ahead = choose(s.contested, now.or_nearer(ahead), now)
             if trial <= self.rivals:
                 now = self._anew(p, now, s.contested, t, self.tries)
         now = self._renewed(p, now, t)

@@ -86,6 +86,30 @@ def test_of_two_starts_the_one_whose_first_steps_come_nearer_goes_on():
         assert (nearest(0, **given) == nearest(1, **given)).all()
 
 
+def test_another_start_of_who_has_no_rival_is_kept(monkeypatch):
+    """A start where nothing is left to gain is given up before trials would end."""
+    function, x = half_spaces(), np.zeros((8, 1, 8, 8))
+    ways = np.random.default_rng(0).normal(size=(4, 64))
+    farthest = 1.4001 * ways[3] / np.linalg.norm(ways[3])
+    starts = as_tensor(np.tile(farthest.reshape(1, 1, 8, 8), (8, 1, 1, 1)))
+    renewed, begun = [], compass._another_start
+
+    def another_start(p, asked, t, tries):
+        renewed.append(t)
+        return begun(p, asked, t, tries)
+
+    monkeypatch.setattr(compass, "_another_start", another_start)
+
+    def found(rivals):
+        keys = np.arange(8, dtype=np.uint64)
+        p = problem(function, x, bounds=(-3, 3), keys=keys, starts=starts)
+        return run(Compass(rivals=rivals), p, budget=600).distance.raw
+
+    alone = found(0)
+    assert 6 in renewed
+    assert (found(1) == alone).all()
+
+
 def test_what_is_known_has_no_rival():
     function, x = half_spaces(), np.zeros((4, 1, 8, 8))
     asked = []
