@@ -102,10 +102,11 @@ def _tried(
             continue
         out = getattr(out, "logits", out)
         if isinstance(out, torch.Tensor):
-            if kind == "NumPy":
-                from_numpy = out.detach().cpu()
-                continue
-            return "torch", out.detach().cpu()
+            if kind == "torch":
+                return "torch", out.detach().cpu()
+            # Of what takes JAX arrays too, as NumPy's, the first answer stays.
+            from_numpy = out.detach().cpu() if from_numpy is None else from_numpy
+            continue
         # The function may have been the first to import it.
         if "jax" in sys.modules and isinstance(out, sys.modules["jax"].Array):
             return "jax", out

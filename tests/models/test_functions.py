@@ -35,6 +35,19 @@ def test_functions_from_numpy_alone_to_torch(weights, batch, slopes):
         weights.check(model, slopes)
 
 
+def test_functions_from_numpy_alone_are_not_those_of_jax(weights, batch, slopes):
+    """What arrays of JAX share with NumPy's makes no torch function of it."""
+    weights.jax_function()
+    module = weights.module()
+
+    def convert(x):
+        return module(torch.from_numpy(np.array(x.astype("float32"))))
+
+    model = as_model(convert, example=batch)
+    assert type(model).__name__ == "NumPyModel"
+    weights.check(model, slopes)
+
+
 def test_functions_that_need_jax_arrays(weights, batch):
     weights.jax_function()
     model = as_model(lambda x: x.at[0].add(0).reshape(len(x), -1), example=batch)
