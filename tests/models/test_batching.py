@@ -75,6 +75,19 @@ def test_outputs_with_the_classes_first_are_refused_at_any_size(kind):
         ask(kind(x))
 
 
+def test_classes_that_are_ruled_out_are_no_matter(recwarn):
+    """By minus infinity, where the batch size is fixed and not announced."""
+
+    def four(x):
+        out = x.reshape(4, -1) * 1.0
+        out[:, 0] = -np.inf
+        return out
+
+    out = AnyBatch(four, np.concatenate)(np.ones((8, 3)))
+    assert out.tolist() == [[-np.inf, 1, 1]] * 8
+    assert not recwarn.list
+
+
 def test_a_batch_of_one_may_lose_its_axis():
     x = np.random.default_rng(0).random((1, 3))
     ask = AnyBatch(np.squeeze, np.concatenate)
