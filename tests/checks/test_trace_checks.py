@@ -7,7 +7,7 @@ import torch
 import robustkit as rk
 from robustkit.checks.finding import Severity
 from robustkit.checks.run_checks import check_run
-from robustkit.checks.trace_checks import check_traces, unfinished
+from robustkit.checks.trace_checks import check_traces, falls, unfinished
 from robustkit.checks.transfer import Transfer, ask_again, check_transfer
 from robustkit.evaluation.store import write_json
 from robustkit.models.base import as_access
@@ -127,6 +127,16 @@ def test_margins_that_stay_infinite_have_not_fallen(planted):
     (finding,) = unfinished(replace(traced, trace=changed), "creep", "linf")
     assert 0 < finding.evidence["largest fall of the margin"] < 1
     assert 0 not in finding.samples
+
+
+def test_a_margin_that_was_infinite_fell_by_all_of_it(planted):
+    trace = run(planted, {"creep": Creep(0.0, 0.9)}).traced("creep").trace
+    first, lowest = trace.first_margin.copy(), trace.lowest_margin.copy()
+    last = int(trace.points()[0]) - 1
+    first[:2], lowest[:2, :last] = np.inf, np.inf
+    lowest[1, last] = np.inf
+    margin, _ = falls(replace(trace, first_margin=first, lowest_margin=lowest))
+    assert margin[:2].tolist() == [1, 0]
 
 
 def test_what_another_attack_settled_does_not_matter(planted):
