@@ -330,6 +330,15 @@ def test_means_over_draws_break_a_random_model(behind, digits):
     assert (best.successes[mine] >= 61).all()
 
 
+def with_a_mark(digits):
+    """A corner of the third input, high enough for a model to see it."""
+    x, y = digits
+    marked = x.copy()
+    marked[:, 0, 0, 0] = 0.5
+    marked[2, 0, 0, 0] = 0.9
+    return marked, y
+
+
 def test_what_one_draw_did_not_confirm_is_attacked_again(behind, digits):
     model = behind(before=lambda x: x + 0.1 * torch.randn_like(x))
     remedies = [r for r in REMEDIES if r.name == "expectation"]
@@ -359,10 +368,7 @@ def test_originals_that_a_random_model_refuses_stay_errors(behind, digits):
 
 
 def test_originals_that_a_random_model_has_no_answer_for_stay_errors(behind, digits):
-    x, y = digits
-    marked = x.copy()
-    marked[:, 0, 0, 0] = 0.5
-    marked[2, 0, 0, 0] = 0.9
+    marked, y = with_a_mark(digits)
 
     def silent(x):
         noisy = x + 0.03 * torch.randn_like(x)
@@ -553,10 +559,7 @@ def test_a_run_without_sizes_is_adapted_at_the_size_that_is_given(behind, digits
 
 def test_a_model_that_raises_at_some_inputs_is_adapted_to(behind, digits):
     """Of the originals it raises at one, and at the others' neighbours at will."""
-    x, y = digits
-    marked = x.copy()
-    marked[:, 0, 0, 0] = 0.5
-    marked[2, 0, 0, 0] = 0.9
+    marked, y = with_a_mark(digits)
 
     def cautious(x):
         if (x[:, 0, 0, 0] > 0.65).any():

@@ -1,13 +1,11 @@
 """The default attack for decisions at L2: a compass needle at the boundary."""
 
 import dataclasses
-import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
-from scipy import ndimage
 
 from robustkit.attacks.decision.probing import (
     Draw,
@@ -19,6 +17,7 @@ from robustkit.attacks.decision.probing import (
     steps_for,
     unit,
 )
+from robustkit.attacks.decision.strengths import of_frequencies, of_pixels
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.engine.search import (
@@ -30,7 +29,7 @@ from robustkit.engine.search import (
     unspent,
 )
 from robustkit.models.base import Access
-from robustkit.numerics.frequencies import Subspace, low_frequencies
+from robustkit.numerics.frequencies import low_frequencies
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
     Array,
@@ -63,9 +62,6 @@ _FIRST = (0, 2, 4, 12)
 # The lift grows or shrinks by at most this logarithm in a step, from the least on, and
 # begins anew beyond the most.
 _LIFTING, _LEAST_LIFT, _MOST_LIFT = 1.0, 1e-3, 0.5
-# Of what is learned from the perturbation, this share stays as if nothing were known.
-_FLAT_FREQUENCIES, _FLAT_PIXELS = 0.05, 0.1
-_BLUR = 5
 # Smooth noises to start from: the shares of their frequencies.
 _SMOOTH = (0.08, 0.15, 0.25)
 _SLOPE, _LEAST_SLOPE = 0.3, 1e-3
@@ -359,74 +355,16 @@ def _smooth_noise(p: Problem, rng: Rng, number: int) -> Batch:
 def _shaped(p: Problem, s: Descent, kinds: Array) -> Draw:
     """Probes of each sample's kind, across its perturbation."""
     shape = tuple(p.x.shape[1:])
-    pixels, along = like(p.x, _pixels(s)), unit(s.delta)
+    pixels, along = like(p.x, of_pixels(s.delta)), unit(s.delta)
 
     def draw(rng: Rng, number: int, rows: Array) -> Tensor:
         share = _SHARES[kinds[rows[0]]]
         space = low_frequencies(shape, share or 1.0)
         drawn = rng.signs((number, *space.inner))
         if share is None:
-            strengths = like(p.x, _strengths(take(s.delta, rows)))
+            strengths = like(p.x, of_frequencies(take(s.delta, rows)))
             drawn = times(drawn, strengths, reuse=True)
         probes = times(space.images(drawn), take(pixels, rows), reuse=True)
         return across(probes, take(along, rows))
 
     return draw
-
-
-def _strengths(delta: Batch) -> Array:
-    """(n, 1, 1, *sides) of each frequency in the perturbations, in every channel."""
-    shape = tuple(delta.shape[1:])
-    sides = shape[1:]
-    energy = to_numpy(low_frequencies(shape, 1.0).coefficients(delta)) ** 2
-    if not sides:
-        return np.ones((len(energy), 1, 1), dtype=energy.dtype)
-    energy = energy.mean(axis=1).reshape(len(energy), -1)
-    bands, sizes = _bands(sides)
-    # Bands of their own for each sample.
-    places = bands + len(sizes) * np.arange(len(energy))[:, None]
-    sums = np.bincount(places.ravel(), energy.ravel(), len(sizes) * len(energy))
-    means = (sums.reshape(len(energy), -1) / sizes).astype(energy.dtype)
-    # Laid out sample by sample, so that no rounding depends on how many there are.
-    mixed = _mixed(np.take(means, bands, axis=1), _FLAT_FREQUENCIES)
-    return mixed.reshape((len(energy), 1, 1, *sides))
-
-
-def _pixels(s: Descent) -> Array:
-    """(n, 1, 1, *sides) or (n, 1, features): how strong probes are where."""
-    delta = to_numpy(s.delta)
-    energy = delta**2
-    if delta.ndim > 2:
-        sides = delta.shape[2:]
-        mean = like(s.delta, energy.mean(axis=1, keepdims=True))
-        energy = np.maximum(to_numpy(_blur(sides).images(mean)), 0)
-    mixed = _mixed(energy.reshape(len(energy), -1), _FLAT_PIXELS)
-    return mixed.reshape(energy.shape)[:, None]
-
-
-def _mixed(energy: Array, flat: float) -> Array:
-    """Roots of rows (n, m) with the mean 1, and the share `flat` of it everywhere."""
-    mean = energy.mean(axis=1, keepdims=True)
-    share = (1 - flat) / np.where(mean > 0, mean, 1)
-    return np.sqrt(energy * share + flat)
-
-
-@functools.lru_cache(maxsize=32)
-def _bands(sides: tuple[int, ...]) -> tuple[Array, Array]:
-    """To which band each frequency belongs, by its length, and how many each has."""
-    longest = max(sides)
-    axes = [np.arange(side) * (longest / side) for side in sides]
-    squares = sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij"))
-    bands = np.sqrt(squares).round().astype(np.int64).ravel()
-    return bands, np.maximum(np.bincount(bands), 1)
-
-
-@functools.lru_cache(maxsize=32)
-def _blur(sides: tuple[int, ...]) -> Subspace:
-    """Of single-channel images, each pixel made of its neighbours."""
-    matrices = []
-    for side in sides:
-        box = ndimage.uniform_filter1d(np.eye(side), _BLUR, axis=0, mode="nearest")
-        matrices.append((box @ box).T)
-    shape = (1, *sides)
-    return Subspace(shape, shape, tuple(matrices), ())
