@@ -172,7 +172,7 @@ def choose_attacks(
             )
         if norm.name not in attack.norms:
             raise BadInput(
-                f"the attack '{name}' cannot minimise the norm {norm.name}; it can "
+                f"the attack '{name}' cannot minimise the norm {norm}; it can "
                 f"minimise {', '.join(sorted(attack.norms))}"
             )
         if attack.access > access:

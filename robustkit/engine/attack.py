@@ -201,7 +201,7 @@ def check_images(attack: Attack[Any], p: Problem, advice: str = "") -> None:
     if p.x.ndim != 4:
         raise BadInput(
             f"{type(attack).__name__} needs images (n, channels, height, width); these "
-            f"inputs have the shape {p.x.shape}{advice}"
+            f"inputs have the shape {tuple(p.x.shape)}{advice}"
         )
 
 

@@ -16,7 +16,12 @@ from robustkit.evaluation.engines import Engine, choose_engine
 from robustkit.evaluation.goals import make_criterion
 from robustkit.evaluation.monitor import Monitor, in_part
 from robustkit.evaluation.opening import model_and_data, open_pool
-from robustkit.evaluation.preflight import check_labels, examine, no_compiler
+from robustkit.evaluation.preflight import (
+    check_attacks,
+    check_labels,
+    examine,
+    no_compiler,
+)
 from robustkit.evaluation.recipe import Recipe
 from robustkit.evaluation.record import describe, recorded
 from robustkit.evaluation.results import Results
@@ -186,6 +191,7 @@ def evaluate(
     # Here too, so that what is wrong with it is said before there is a run folder.
     make_criterion(adapted, target, criterion, examined.classes, seed)
     others, others_classes = open_pool(pool, adapted, dataset)
+    check_attacks(adapted, dataset.example, chosen, others)
     recipe = Recipe(
         model=model,
         bounds=box,

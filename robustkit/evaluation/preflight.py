@@ -1,16 +1,29 @@
 """Before anything is attacked: is this a classifier, and what does it return?"""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from robustkit.engine.attack import Attack
+from robustkit.engine.criteria import Misclassification
+from robustkit.engine.problem import Problem
 from robustkit.errors import BadInput
 from robustkit.models.base import Access, Model
 from robustkit.numerics.fused import compiler_missing
+from robustkit.numerics.norms import Norm
 from robustkit.numerics.tensors import Array, framework_of, native, to_numpy
 
-__all__ = ["Examined", "check_labels", "check_logits", "examine", "no_compiler"]
+__all__ = [
+    "Examined",
+    "check_attacks",
+    "check_labels",
+    "check_logits",
+    "examine",
+    "no_compiler",
+]
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,32 @@ def no_compiler(model: Model, x: Array) -> str | None:
     said = f"the attacks' arithmetic is not compiled: {reason}"
     warnings.warn(said, stacklevel=3)
     return said
+
+
+def check_attacks(
+    model: Model,
+    x: Array,
+    attacks: Mapping[Norm, Mapping[str, Attack[Any]]],
+    pool: Array | None,
+) -> None:
+    """Whether all attacks can work on such inputs, in their norms; asks nothing.
+
+    Args:
+        model: To be attacked.
+        x: (m, ...) any inputs.
+        attacks: By norm and name.
+        pool: (k, ...) other inputs that they may use; None: none.
+
+    Raises:
+        BadInput: One cannot.
+    """
+    inputs = model.to_tensor(x)
+    others = None if pool is None else model.to_tensor(pool[:1])
+    labels = model.to_tensor(np.zeros(len(x), dtype=np.int64))
+    for norm, some in attacks.items():
+        problem = Problem(model, inputs, Misclassification(labels), norm, pool=others)
+        for attack in some.values():
+            attack.check(problem)
 
 
 def check_labels(labels: Array, classes: int, start: int) -> None:

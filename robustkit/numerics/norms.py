@@ -454,7 +454,7 @@ class L0(Norm):
         if self.channel_axis is not None and x.ndim < 3:
             raise BadInput(
                 "l0-pixels counts the positions of inputs (n, channels, ...); these "
-                f"have the shape {x.shape}. Count features instead, with l0"
+                f"have the shape {tuple(x.shape)}. Count features instead, with l0"
             )
 
     def __repr__(self) -> str:

@@ -162,7 +162,7 @@ def print_comparison(found: Comparison, console: Console) -> None:
         )
         names = (pair.first, pair.second)
         for name in ("size", *map(escape, names), "difference", "only", "p"):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", overflow="fold")
         for at in pair.differences:
             points, ends = words.points(at.difference)
             table.add_row(
@@ -176,7 +176,7 @@ def print_comparison(found: Comparison, console: Console) -> None:
     table = Table(title="\nattacks against the nearest of all", title_justify="left")
     heads = ("norm", "run", "attack", "local optimality", "passes", "at equal passes")
     for name in heads:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for attack in found.attacks:
         table.add_row(
             attack.norm,
@@ -216,7 +216,8 @@ def _attacks(found: dict[str, object]) -> Table:
     columns = ("attack", "found", "median size", "passes", "queries", "seconds")
     for name in (*columns, "warrant"):
         left = name in ("attack", "warrant")
-        table.add_column(name, justify="left" if left else "right")
+        # Cut off, names that begin alike could not be told apart.
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
     attacks = found["attacks"]
     assert isinstance(attacks, dict)
     for name, attack in attacks.items():

@@ -116,3 +116,21 @@ def test_jax_compiles_on_devices_only(request):
         assert "not compiled" in no_compiler(model, x)
     request.getfixturevalue("jax_on_a_device")
     assert no_compiler(model, x) is None
+
+
+@pytest.mark.parametrize(
+    ("norm", "attacks", "expected"),
+    [
+        (["l2", "l0-pixels"], "auto", r"l0-pixels counts .* shape \(2, 3\)"),
+        ("linf", ["fmn", "spatial"], r"Spatial needs images .* shape \(2, 3\)"),
+        ("l0-pixels", ["boundary"], "cannot minimise the norm l0-pixels; it can"),
+    ],
+)
+def test_what_cannot_work_on_such_inputs_is_said_before_there_is_a_run(
+    norm, attacks, expected, tmp_path
+):
+    net = torch.nn.Linear(3, 2).eval()
+    data = (X, np.array([0, 1]))
+    with pytest.raises(BadInput, match=expected):
+        rk.evaluate(net, data, norm=norm, attacks=attacks, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -12,6 +12,7 @@ from robustkit.checks.finding import Finding, Severity
 from robustkit.report.adaptations import adaptations
 from robustkit.report.terminal import (
     print_adaptation,
+    print_comparison,
     print_findings,
     print_results,
 )
@@ -102,3 +103,20 @@ def test_findings_are_indented_on_every_line():
     assert len(lines) > 4
     assert all(line.startswith("  ") for line in lines)
     assert "[b]word" in lines[0]
+
+
+def test_names_that_begin_alike_are_told_apart_on_a_narrow_terminal(tmp_path):
+    model = rk.NumPyModel(lambda x: x, gradient=lambda x, slopes: slopes)
+    data = np.array([[0.9, 0.5]], np.float32), np.array([0])
+    names = [f"a-search-along-a-{way}" for way in ("line", "plane")]
+    attacks = {name: rk.UniformNoise(steps=2) for name in names}
+    runs = [
+        rk.evaluate(
+            model, data, attacks=attacks, out=tmp_path / f"on-a-{'long-' * 5}{n}"
+        )
+        for n in ("day", "night")
+    ]
+    console = Console(width=60, file=io.StringIO())
+    print_results(runs[0], console)
+    print_comparison(rk.compare(runs), console)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in console.file.getvalue()
