@@ -164,4 +164,4 @@ def _sizes(given: Any) -> tuple[float, ...]:
             "epsilons must be positive numbers, such as 8 / 255 or [0.1, 0.2]; got "
             f"{given!r}"
         )
-    return tuple(sorted(values.astype(np.float64).ravel().tolist()))
+    return tuple(np.unique(values.astype(np.float64)).tolist())

@@ -14,7 +14,9 @@ from robustkit.cli.config import options_of_run
 from robustkit.cli.evaluating import evaluate_command
 from robustkit.errors import BadInput
 from robustkit.evaluation.description import check_description
-from robustkit.evaluation.settings import nameless
+from robustkit.evaluation.settings import as_epsilons, nameless
+from robustkit.numerics.bounds import Bounds
+from robustkit.numerics.norms import get_norm
 from robustkit.report.reproduce import command, python_call
 
 ARGUMENTS = inspect.signature(rk.evaluate).parameters.keys()
@@ -119,3 +121,8 @@ def test_what_was_an_object_has_no_name(run, name):
     assert command(run) is None
     with pytest.raises(BadInput, match=rf"from Python objects \({name}\)"):
         options_of_run(run)
+
+
+def test_a_size_that_is_named_twice_is_stated_once():
+    norm = get_norm("l2")
+    assert as_epsilons([0.2, 0.1, 0.2], [norm], Bounds()) == {norm: (0.1, 0.2)}
