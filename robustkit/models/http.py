@@ -180,7 +180,7 @@ class Client:
     def _read(self, answer: bytes) -> Any:
         try:
             return json.loads(answer)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(
                 f"{self.place} did not answer with JSON ({error}): {_excerpt(answer)}"
             ) from error

@@ -35,6 +35,7 @@ _VARIABLE = re.compile(r"ENV:([A-Za-z_][A-Za-z0-9_]*)")
 _SECRET = re.compile(
     r"[?&][^=&]*(?:key|token|secret|passw|auth|sig)[^=&]*=([^&#]*)", re.IGNORECASE
 )
+_DIGITS = 20
 # In place of an input, for the cache.
 _CLASSES = "classes"
 
@@ -418,7 +419,8 @@ class RemoteModel(Model):
         """A label in the form in which the classes are known: by number or by name."""
         if isinstance(self._classes, int):
             is_number = isinstance(label, str) and label.isdecimal()
-            return int(label) if is_number else label
+            # Python reads no number of thousands of digits.
+            return int(label) if is_number and len(label) < _DIGITS else label
         is_place = isinstance(label, int) and not isinstance(label, bool)
         if is_place and self._classes is not None and 0 <= label < len(self._classes):
             return self._classes[label]

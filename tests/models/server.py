@@ -17,7 +17,8 @@ class Server:
     Args:
         answer: From scores (n, classes) to the response's JSON.
         script: What to do with the first requests instead of answering, one entry each:
-            a status, (status, headers), "drop", "hang", "nonsense"; None: answer.
+            a status, (status, headers), "drop", "hang", "nonsense", or what to say in
+            bytes; None: answer.
 
     Attributes:
         requests: The content of each request that was answered.
@@ -96,6 +97,8 @@ class Server:
                     content = json.dumps(server.answer(server.scores(x))).encode()
                 if act == "nonsense":
                     status, content = 200, b"<html>welcome</html>"
+                if isinstance(act, bytes):
+                    status, content = 200, act
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)

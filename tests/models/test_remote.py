@@ -152,6 +152,7 @@ class TestAnswers:
             ({"top": [{"0": 10**400}] * 5, "classes": 3}, "expected a mapping"),
             ({"scores": [[1.0]] * 4 + [[1.0, 2.0]]}, "different numbers of scores"),
             ([], "one of scores, labels, top"),
+            ({"labels": ["1" * 5000] * 5, "classes": 3}, "expected the number of a"),
             ({"top": [[{"label": 0, "score": 1.0}, 2]] * 5, "classes": 3}, "best few"),
             ({"labels": [0] * 5, "classes": "cat"}, "their names, each once"),
             ({"scores": [[1.0, 2.0]] * 5, "classes": 2.5}, "their names, each once"),
@@ -161,6 +162,13 @@ class TestAnswers:
         with (
             Server(lambda scores: answer) as server,
             pytest.raises(BadInput, match=message),
+        ):
+            asked(RemoteModel(server.url), images())
+
+    def test_json_too_deep_to_be_read(self):
+        with (
+            Server(script=[b"[" * 100_000]) as server,
+            pytest.raises(BadInput, match="did not answer with JSON"),
         ):
             asked(RemoteModel(server.url), images())
 
