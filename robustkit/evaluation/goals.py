@@ -14,6 +14,7 @@ from robustkit.engine.criteria import (
 )
 from robustkit.errors import BadInput
 from robustkit.models.base import Model
+from robustkit.models.wrappers import Preprocessed
 from robustkit.numerics.random import Rng, sample_keys
 from robustkit.numerics.tensors import (
     Array,
@@ -104,8 +105,9 @@ def of_model(criterion: Criterion, model: Model, count: int, classes: int) -> Cr
         classes: How many the model has.
 
     Raises:
-        BadInput: It is no criterion, has not one row for each sample, or names a class
-            that the model does not have.
+        BadInput: It is no criterion, has not one row for each sample, names a class
+            that the model does not have, or is met by no answer that the model can
+            give, where it has answered already and names one class each time.
     """
     if not isinstance(criterion, Criterion):
         raise BadInput(
@@ -113,6 +115,7 @@ def of_model(criterion: Criterion, model: Model, count: int, classes: int) -> Cr
             f"TopK(labels, 3); it returned a {type(criterion).__name__}"
         )
     made: Criterion = _of_model(criterion, model, count, classes)
+    _check_within_sight(made, model, count, classes)
     return made
 
 
@@ -152,6 +155,27 @@ def targets_of(criterion: Criterion, count: int) -> Array:
             f"{type(criterion).__name__}"
         )
     return np.full(count, -1)
+
+
+def _check_within_sight(
+    criterion: Criterion, model: Model, count: int, classes: int
+) -> None:
+    """Whether an answer that names one class can meet the criterion."""
+    asked: Model | None = model
+    while isinstance(asked, Preprocessed):
+        asked = asked.wraps
+    if asked is None or not asked.one_class:
+        return
+    for answer in np.eye(classes, dtype=np.float32):
+        answers = model.to_tensor(np.tile(answer, (count, 1)))
+        if (to_numpy(criterion.margin(answers)) < 0).any():
+            return
+    raise BadInput(
+        f"the model '{model.name}' names one class in each answer, and no such answer "
+        f"meets the criterion {type(criterion).__name__}, so that nothing could be "
+        "found and every sample would count as robust; choose a criterion of the first "
+        "class alone, such as Targeted, or a model that shows scores"
+    )
 
 
 def _of_model(part: Any, model: Model, count: int, classes: int) -> Any:

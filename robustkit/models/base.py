@@ -73,6 +73,7 @@ class Model(ABC):
         passes_per_gradient: Forward passes that are billed for a gradient instead, next
             to those of its question; 0: it takes backward passes.
         abstains: Whether its last class is no class but a refusal to answer.
+        one_class: Whether its answers name one class and say nothing of the others.
     """
 
     bounds: Bounds
@@ -82,6 +83,7 @@ class Model(ABC):
     passes_per_question: int = 1
     passes_per_gradient: int = 0
     abstains: bool = False
+    one_class: bool = False
 
     @property
     def unlabelled(self) -> int:

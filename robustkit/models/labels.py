@@ -153,6 +153,7 @@ class LabelModel(Model):
     ) -> None:
         self.bounds = as_bounds(bounds)
         self.access = Access.SCORE if scores else Access.DECISION
+        self.one_class = not scores
         self.name = name or native_name(function)
         self._function = as_function(function, "the model")
         self._scored = scores

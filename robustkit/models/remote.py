@@ -294,6 +294,7 @@ class RemoteModel(Model):
                 [self._encoding.encode(row, self.bounds) for row in values]
             )
         scores = [self._scores(answer) for answer in answers]
+        self.one_class = not any(isinstance(answer, list | dict) for answer in answers)
         if len({len(row) for row in scores}) > 1:
             raise BadInput(f"{self.name} answers with different numbers of scores")
         return as_tensor(np.stack(scores).astype(values.dtype))

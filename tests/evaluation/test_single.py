@@ -4,6 +4,7 @@ import torch
 
 import robustkit as rk
 from robustkit.errors import BadInput
+from robustkit.models.wrappers import MajorityVote, Preprocessed
 
 
 def test_torch_in_torch_out(planted):
@@ -136,6 +137,36 @@ def test_all_criteria_within_another_are_checked(planted):
     ):
         with pytest.raises(BadInput, match="0 to 2; sample 0 has 5"):
             rk.run("fmn", planted.model(), planted.x, criterion)
+
+
+class TestModelsThatNameOneClass:
+    x = np.random.default_rng(1).random((4, 3))
+
+    def criteria(self):
+        y = self.x.argmax(axis=1)
+        return rk.TopK(y, 1), rk.TopK(y, 2)
+
+    def check(self, model, **options):
+        first, second = self.criteria()
+        assert rk.run("rays", model, self.x, first, **options).found.all()
+        with pytest.raises(BadInput, match=r"names one class.*TopK"):
+            rk.run("rays", model, self.x, second, **options)
+        with pytest.raises(BadInput, match=r"names one class.*TopK"):
+            rk.evaluate(
+                model,
+                (self.x, self.x.argmax(axis=1)),
+                criterion=lambda labels: rk.TopK(labels, 2),
+                budget=5,
+            )
+
+    def test_never_show_who_comes_second(self):
+        model = rk.LabelModel(lambda x: x.argmax(axis=1), 3)
+        self.check(model)
+        self.check(Preprocessed(model, 0, 1))
+
+    def test_votes_do(self):
+        model = rk.LabelModel(lambda x: x.argmax(axis=1), 3)
+        rk.run("rays", MajorityVote(model, 3), self.x, self.criteria()[1], budget=9)
 
 
 def test_settings_of_criteria_may_be_numbers_of_numpy(planted):

@@ -172,6 +172,16 @@ class TestAnswers:
         ):
             asked(RemoteModel(server.url), images())
 
+    def test_whether_they_name_one_class(self):
+        def told(answer):
+            with Server(answer) as server:
+                model = RemoteModel(server.url, classes=3, access="decision")
+                asked(model, images())
+                return model.one_class
+
+        assert told(lambda scores: {"labels": scores.argmax(1).tolist()})
+        assert not told(lambda scores: {"scores": scores.tolist()})
+
 
 class TestTemplates:
     def test_one_input_per_request_and_an_answer_deep_inside(self):
