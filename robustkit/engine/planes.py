@@ -88,11 +88,14 @@ class Linearised:
         if most < 1:
             raise BadInput(f"at least 1 way must be linearised; got {most}")
         count = min(most, self._margins.shape[1])
-        margins, ways = highest(-self._margins, count)
-        for rank in range(count):
-            # The last one of a sample's own class, for one, is closed for all.
-            if rank == 0 or (to_numpy(margins[:, rank]) > -math.inf).any():
-                yield self.plane(ways[:, rank])
+        _, ways = highest(-self._margins, count)
+        # That of a sample's own class, for one, is closed whatever the scores. What
+        # infinite scores close decides nothing, since others' may be finite, and no
+        # sample's passes shall depend on its company.
+        some = self._p.criterion.ways(finite_or_zero(self._logits))
+        is_open = (to_numpy(some) < math.inf).sum(axis=1)
+        for rank in range(min(count, int(is_open.max(initial=1)))):
+            yield self.plane(ways[:, rank])
 
     def nearest(self, most: int) -> Plane:
         """Of the likeliest planes the one nearest to the point, whatever the box.

@@ -109,6 +109,23 @@ def test_answers_that_are_no_numbers_close_their_ways(planted):
     assert p.ledger.unknown[0] == 1
 
 
+def test_passes_do_not_depend_on_what_is_ruled_out_for_others(planted):
+    first = planted.x[:1]
+
+    def logits(x):
+        scores = planted.logits(x)
+        scores[(x == first).all(axis=1), (planted.y[0] + 1) % 5] = -np.inf
+        return scores
+
+    model = NumPyModel(logits, Bounds(-50.0, 50.0), gradient=planted.gradient)
+    whole = problem_of(planted, model=model)
+    planted.x, planted.y = first, planted.y[:1]
+    alone = problem_of(planted, model=model)
+    for p in (whole, alone):
+        assert len(list(Linearised(p, p.x).likeliest(9))) == 4
+    assert alone.ledger.backwards.tolist() == whole.ledger.backwards[:1].tolist()
+
+
 def test_no_way_at_all_is_a_mistake(planted):
     p = problem_of(planted)
     with pytest.raises(BadInput, match="at least 1 way"):
