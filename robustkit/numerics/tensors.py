@@ -620,12 +620,16 @@ def differentiate(
         return values, type(at)(slopes)
     middle = at.raw.astype(np.float64)
     slopes = np.zeros_like(middle)
+    # What is infinite, such as the score of a class that is ruled out, stays so.
+    size = np.where(np.isfinite(middle), np.maximum(1.0, np.abs(middle)), 0.0)
     for column in range(middle.shape[1]):
         shift = np.zeros_like(middle)
-        shift[:, column] = 1e-6 * np.maximum(1.0, np.abs(middle[:, column]))
+        shift[:, column] = 1e-6 * size[:, column]
         above, below = as_tensor(middle + shift), as_tensor(middle - shift)
-        rise = function(above, *data) - function(below, *data)
-        slopes[:, column] = rise.raw / (2 * shift[:, column])
+        with np.errstate(invalid="ignore"):
+            rise = function(above, *data) - function(below, *data)
+        run = 2 * shift[:, column]
+        np.divide(rise.raw, run, out=slopes[:, column], where=run > 0)
     return function(at, *data), as_tensor(slopes.astype(at.dtype))
 
 

@@ -235,6 +235,15 @@ class TestDifferentiate:
         _, slopes = tensors.differentiate(lambda x: x[:, 0] * x[:, 1], at)
         assert_allclose(slopes.numpy(), [[3000.0, 1000.0]], rtol=1e-4)
 
+    @pytest.mark.filterwarnings("error")
+    def test_infinite_arguments_leave_the_other_slopes_alone(self, convert):
+        at = convert([[1.0, -math.inf, 2.0], [0.5, 0.25, math.inf]])
+        values, slopes = tensors.differentiate(lambda x: x[:, 0] - x[:, 2], at)
+        assert_array_equal(values.numpy(), [-1.0, -math.inf])
+        assert_allclose(slopes.numpy()[0], [1.0, 0.0, -1.0], atol=1e-4)
+        _, slopes = tensors.differentiate(lambda x: x[:, :2].max(axis=1), at)
+        assert_allclose(slopes.numpy(), [[1.0, 0.0, 0.0]] * 2, atol=1e-4)
+
     def test_the_argument_stays_as_it_was(self, convert):
         at = convert(self.AT)
         tensors.differentiate(lambda x: x.square().sum(axis=1), at)
