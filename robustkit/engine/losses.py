@@ -10,7 +10,14 @@ from typing import TypeAlias
 from robustkit.engine.criteria import Criterion, Targeted
 from robustkit.errors import BadInput, suggestion
 from robustkit.numerics.logits import one_less_another
-from robustkit.numerics.tensors import PerSample, Tensor, highest, magnitude, where
+from robustkit.numerics.tensors import (
+    PerSample,
+    Tensor,
+    highest,
+    magnitude,
+    maximum,
+    where,
+)
 from robustkit.numerics.thresholds import nonzero
 
 __all__ = ["LOSSES", "Loss", "aimed_loss", "get_loss"]
@@ -66,7 +73,7 @@ def get_loss(name: str) -> Loss:
     slopes given there are those of the margin over the present gap, though the value
     does not follow them. With three classes the targeted gap is the plain one; of two
     logits no ratio is left that would not be constant, so it is the margin then, and
-    where the gap is infinite, since a model gives minus infinity to some classes.
+    where margin or gap is infinite, since a model gives minus infinity to some classes.
 
     "joint" is the sum of what is still missing of each condition, for criteria that
     have several (`AllOf`, `Undetected`), so that meeting one does not undo another; for
@@ -132,8 +139,9 @@ def _ratio(
     margin: PerSample, slopes: Tensor, spread: PerSample, spread_slopes: Tensor
 ) -> tuple[PerSample, Tensor]:
     # A spread of zero makes the margin zero too, or as good as; and an infinite one, of
-    # too few classes that have a chance, would make each ratio zero.
-    known = spread < math.inf
+    # too few classes that have a chance, would make each ratio zero. Where the margin
+    # is infinite, as that of a class that has none, the ratio has no slopes.
+    known = maximum(spread, margin.abs()) < math.inf
     spread = where(known, nonzero(spread), 1.0)
     ratio = margin / spread
     change = slopes - where(known, ratio, 0.0).expand_dims(1) * spread_slopes

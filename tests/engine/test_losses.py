@@ -131,6 +131,16 @@ def test_dlr_is_the_margin_where_too_few_classes_have_a_chance(kind):
         assert found.numpy().tolist() == slopes.numpy().tolist()
 
 
+@pytest.mark.filterwarnings("error")
+def test_dlr_is_the_margin_where_the_target_has_no_chance():
+    logits = tensor([[1.0, 3.0, 2.0, 0.0, -np.inf]])
+    criterion = Targeted(tensor([4]))
+    for loss in (get_loss("dlr"), aimed_loss("dlr", tensor([0]))):
+        value, slopes = loss(criterion, logits)
+        assert value.item() == np.inf
+        assert slopes.numpy().tolist() == [[0.0, 1.0, 0.0, 0.0, -1.0]]
+
+
 def test_dlr_by_hand():
     logits = tensor([[5.0, 3.0, 1.0, -1.0]])
     dlr = get_loss("dlr")
