@@ -154,7 +154,10 @@ class Misclassification(Criterion):
 
     def ways(self, logits: Tensor) -> Tensor:
         """One way for each class (n, classes); the label's own is closed."""
-        gap = at_label(logits, self.labels).expand_dims(1) - logits
+        own = at_label(logits, self.labels).expand_dims(1)
+        # Infinity less infinity, here and below, is no number, and no reason to warn.
+        with np.errstate(invalid="ignore"):
+            gap = own - logits
         return where(one_hot(self.labels, logits.shape[1]), math.inf, gap)
 
     def slopes_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:
@@ -195,7 +198,8 @@ class Undetected(Criterion):
     def ways(self, logits: Tensor) -> Tensor:
         """One way for each class (n, classes); label and refusal are closed."""
         guard = at_label(logits, self._guard(logits)).expand_dims(1)
-        return guard - self._free(logits)
+        with np.errstate(invalid="ignore"):
+            return guard - self._free(logits)
 
     def slopes_of(self, logits: Tensor, way: Tensor) -> tuple[PerSample, Tensor]:
         return _above(logits, self._guard(logits), way)
@@ -455,7 +459,9 @@ class AnyOf(Criterion):
     def slopes(self, logits: Tensor) -> tuple[PerSample, Tensor]:
         margin, slopes = self.first.slopes(logits)
         other, other_slopes = self.second.slopes(logits)
-        return minimum(margin, other), where(margin < other, slopes, other_slopes)
+        # Where one is no number, as between two scores of minus infinity, the other is.
+        first = (margin < other).logical_or(other != other)
+        return where(first, margin, other), where(first, slopes, other_slopes)
 
     def ways(self, logits: Tensor) -> Tensor:
         """Those of the first criterion, then those of the second."""
@@ -620,7 +626,9 @@ def _equal(own: Tensor, classes: Array) -> Array:
 
 def _above(logits: Tensor, one: Tensor, other: Tensor) -> tuple[PerSample, Tensor]:
     """How far one class (n,) scores above another, with slopes."""
-    margin = at_label(logits, one) - at_label(logits, other)
+    ours, theirs = at_label(logits, one), at_label(logits, other)
+    with np.errstate(invalid="ignore"):
+        margin = ours - theirs
     return margin, one_less_another(logits, one, other)
 
 

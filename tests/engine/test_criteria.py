@@ -173,6 +173,30 @@ def test_cross_entropy_where_a_class_has_no_chance(kind, convert):
     assert slopes.numpy()[0].tolist() == pytest.approx([*other.numpy()[0], 0.0])
 
 
+@pytest.mark.filterwarnings("error")
+def test_either_decides_where_the_other_is_no_number():
+    scores = [[5.0, -math.inf, -math.inf]]
+    for convert in frameworks():
+        logits = convert(np.array(scores, np.float32))
+        unknown = OrderedTopK(convert(np.array([[1, 2]])))
+        known = Targeted(convert(np.array([0])))
+        assert np.isnan(unknown.margin(logits).numpy()).all()
+        for either in (AnyOf(unknown, known), AnyOf(known, unknown)):
+            margin, slopes = either.slopes(logits)
+            assert margin.numpy().tolist() == [-math.inf]
+            assert slopes.numpy().tolist() == known.slopes(logits)[1].numpy().tolist()
+        assert np.isnan(AnyOf(unknown, unknown).margin(logits).numpy()).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [Misclassification, Undetected])
+def test_ways_where_the_own_class_is_ruled_out(kind):
+    logits = tensor([[-math.inf, -math.inf, 1.0, -math.inf]])
+    ways = kind(tensor([0])).ways(logits).numpy()[0]
+    assert ways[2] == -math.inf
+    assert not (ways[[0, 1, 3]] < math.inf).any()
+
+
 def test_custom_margins_in_every_framework():
     """The label's probability against one half, with labels as per-sample data."""
     logits = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
