@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.models.base import Access
@@ -164,6 +166,7 @@ def _penalty_slope(
     """
     outside, inside = maximum(value, 0.0), minimum(value, 0.0)
     more = 2 * multiplier * penalty * outside + (penalty * outside).square() / 2
-    return where(
-        value >= 0, multiplier + more, multiplier / (1 - penalty * inside).square()
-    )
+    # Where the label is ruled out, the margin's square is infinite in single precision.
+    with np.errstate(over="ignore"):
+        less = multiplier / (1 - penalty * inside).square()
+    return where(value >= 0, multiplier + more, less)

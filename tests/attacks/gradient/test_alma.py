@@ -98,3 +98,18 @@ def test_real_networks_whose_exact_distances_are_known(shared, norm):
         assert (distance >= known["distance"][:20] * (1 - 1e-5)).all()
         ratios.extend(distance / known["distance"][:20])
     assert np.median(ratios) <= 1.05
+
+
+@both
+@pytest.mark.filterwarnings("error")
+def test_a_label_that_is_ruled_out_brings_no_warning(norm):
+    def logits(x):
+        own = np.where(x[:, 0] > 0.6, -np.inf, 0.1 - 0.1 * x[:, 0])
+        return np.stack([own, 0 * x[:, 0]], axis=1)
+
+    slope = np.array([[-0.1, 0.0], [0.0, 0.0]], np.float32)
+    model = NumPyModel(logits, gradient=lambda x, s: s @ slope)
+    x = as_tensor(np.full((1, 2), 0.55, np.float32))
+    criterion = Misclassification(as_tensor(np.array([0])))
+    ledger = run(ALMA(steps=40), Problem(model, x, criterion, get_norm(norm)))
+    assert ledger.distance.numpy()[0] < 0.2
