@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from robustkit.engine.problem import Problem
+from robustkit.numerics.norms import Norm
 from robustkit.numerics.random import Rng
 from robustkit.numerics.tensors import (
     Array,
@@ -51,7 +52,11 @@ _SIZES = 6
 
 
 def bisect(
-    p: Problem, far: Batch, asked: Mask | None = None, tolerance: float = 1e-3
+    p: Problem,
+    far: Batch,
+    asked: Mask | None = None,
+    tolerance: float = 1e-3,
+    norm: Norm | None = None,
 ) -> Batch:
     """The adversarial side of the boundary between the originals and `far`.
 
@@ -64,6 +69,7 @@ def bisect(
         asked: (n,) which samples to work on; None: all.
         tolerance: Stop where a point nearer by this share of the distance is known not
             to be adversarial (for L0: where one feature less is).
+        norm: In which it is walked; None: the problem's.
 
     Returns:
         (n, ...) adversarial points; `far` itself for samples not asked.
@@ -71,8 +77,9 @@ def bisect(
     active = ~p.ledger.spent() if asked is None else to_numpy(asked).copy()
     if not active.any():
         return far
+    norm = norm or p.norm
     delta, best = far - p.x, far
-    size = np.array(to_numpy(p.norm(delta)))
+    size = np.array(to_numpy(norm(delta)))
     near = np.zeros_like(size)
     for _ in range(_HALVINGS):
         active &= (size - near > tolerance * size) & ~p.ledger.spent()
@@ -80,9 +87,9 @@ def bisect(
         if len(rows) == 0:
             break
         middle, origin = (near[rows] + size[rows]) / 2, take(p.x, rows)
-        moved = p.norm.project(take(delta, rows), like(p.x, middle))
+        moved = norm.project(take(delta, rows), like(p.x, middle))
         point = p.clip(plus(moved, origin, reuse=True))
-        reached = to_numpy(p.norm(point - origin))
+        reached = to_numpy(norm(point - origin))
         # Rounding, or whole features, may leave nothing between the two ends.
         between = (near[rows] < reached) & (reached < size[rows])
         active[rows] = between

@@ -1,11 +1,18 @@
 """Pointwise: reset feature after feature to what it was."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from robustkit.attacks.decision.resets import (
+    Rounds,
+    answered,
+    begun,
+    begun_anew,
+    changed_units,
+    proposed,
+)
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.engine.search import starting_point
@@ -14,17 +21,11 @@ from robustkit.numerics.norms import L0
 from robustkit.numerics.tensors import (
     Batch,
     Mask,
-    PerSample,
-    Tensor,
     choose,
-    cumulative_sum,
     differs,
     expand,
     flatten,
-    full,
     like,
-    maximum,
-    minimum,
     to_numpy,
     where,
 )
@@ -33,32 +34,7 @@ __all__ = ["Pointwise"]
 
 
 @dataclass(frozen=True)
-class State:
-    """What is left of the perturbation, and which units come next.
-
-    A unit is a feature, or a pixel where pixels are counted.
-
-    Attributes:
-        delta: (n, ...) adversarial perturbation, in input units.
-        order: (n, units) the units in the order of this round.
-        rank: (n, units) the place of each unit in that order.
-        place: (n,) units before this one were tried in this round.
-        size: (n,) how many units to reset at once.
-        kept: (n,) the share of its change that a unit keeps when it is reset.
-        gained: (n,) whether a question of this round was answered well.
-    """
-
-    delta: Batch
-    order: Tensor
-    rank: Tensor
-    place: PerSample
-    size: PerSample
-    kept: PerSample
-    gained: Mask
-
-
-@dataclass(frozen=True)
-class Pointwise(Attack[State]):
+class Pointwise(Attack[Rounds]):
     """Reset features in random order, many at first, where that stays adversarial.
 
     Each step resets a group of changed features to the original. Groups grow while that
@@ -110,81 +86,30 @@ class Pointwise(Attack[State]):
     group: float = 0.1
     finest: float = 0.01
 
-    def init(self, p: Problem) -> State:
+    def init(self, p: Problem) -> Rounds:
         start, _ = starting_point(p, p.rng(-1), self.tries)
-        return self._begun(p, _fewer(p, start - p.x), -1)
+        return begun(p, _fewer(p, start - p.x), -1, self.group)
 
-    def step(self, p: Problem, s: State, t: int) -> State:
+    def step(self, p: Problem, s: Rounds, t: int) -> Rounds:
         done = s.kept > self._last_share(p)
-        group, after = _next_group(p, s)
-        trial = s.delta * (1 - group * expand(1 - s.kept, group))
+        trial, group, after = proposed(p, s)
         if bool(done.any()):
             trial = where(done, _disturbed(p, t), trial)
         passed = p.decide(p.x + trial)
-        delta = where(passed, trial, s.delta)
-
-        count = flatten(group).sum(axis=1)
-        # A unit that was reset leaves the round, one that was halved is passed by.
-        passed_by = where(passed, s.kept, 2 - count) > 0
-        state = State(
-            delta=delta,
-            order=s.order,
-            rank=s.rank,
-            place=where(passed_by, after, s.place),
-            size=where(passed, 2 * count, maximum(count / 2, 1.0)),
-            kept=s.kept,
-            gained=s.gained.logical_or(passed),
-        )
-        over = (_waiting(p, state).sum(axis=1) == 0).logical_and(done.logical_not())
-        if bool(over.any()):
-            state = choose(over, self._next_round(p, state, t), state)
+        going = done.logical_not()
+        state = answered(p, s, trial, group, after, passed, going, t, self.group)
         if bool(done.any()):
-            begun = choose(passed, self._begun(p, delta, t), s)
-            state = choose(done, begun, state)
+            again = done.logical_and(passed)
+            anew = begun_anew(p, s, again, state.delta, t, self.group)
+            state = choose(done, anew, state)
         return state
 
-    def finished(self, p: Problem, s: State) -> Mask:
+    def finished(self, p: Problem, s: Rounds) -> Mask:
         return p.ledger.found.logical_not()
-
-    def _begun(self, p: Problem, delta: Batch, t: int) -> State:
-        zero = full(p.x, 0.0)
-        order, rank = _shuffled(p, t)
-        size = maximum(flatten(_changed(p, delta)).sum(axis=1) * self.group, 1.0)
-        return State(delta, order, rank, zero, size, zero, zero > 0)
-
-    def _next_round(self, p: Problem, s: State, t: int) -> State:
-        fresh = self._begun(p, s.delta, t)
-        kept = where(s.gained, s.kept, (1 + s.kept) / 2)
-        size = where(s.gained, s.size, fresh.size)
-        return dataclasses.replace(fresh, kept=kept, size=size)
 
     def _last_share(self, p: Problem) -> float:
         """What units keep in the last rounds; moving them less does not matter."""
         return 0.0 if isinstance(p.norm, L0) else 1 - self.finest
-
-
-def _changed(p: Problem, delta: Batch) -> Batch:
-    """1 for units that differ from the original, else 0; broadcasts against delta."""
-    changed = differs(delta, 0.0)
-    if isinstance(p.norm, L0):
-        changed = minimum(p.norm.summed(changed), 1.0)
-    return changed
-
-
-def _waiting(p: Problem, s: State) -> Tensor:
-    """(n, units), in the order of the round: 1 where changed and not passed by yet."""
-    changed = flatten(_changed(p, s.delta)).take_along_axis(s.order, axis=1)
-    return changed * (_places(changed) >= s.place.expand_dims(1)).astype(p.x.dtype)
-
-
-def _next_group(p: Problem, s: State) -> tuple[Batch, PerSample]:
-    """1 for the units to reset, which broadcasts against delta, and the place after."""
-    waiting = _waiting(p, s)
-    size = maximum(s.size, 1.0).expand_dims(1)
-    group = waiting * (cumulative_sum(waiting) <= size).astype(p.x.dtype)
-    after = (group * (_places(group) + 1)).max(axis=1)
-    shape = _changed(p, p.low).shape
-    return group.take_along_axis(s.rank, axis=1).reshape(shape), after
 
 
 def _fewer(p: Problem, delta: Batch) -> Batch:
@@ -210,24 +135,10 @@ def _fewer(p: Problem, delta: Batch) -> Batch:
         too_few = np.where(asked & ~well, count, too_few)
 
 
-def _places(units: Tensor) -> Tensor:
-    """(n, units) the numbers 0, 1, ... in each row."""
-    places = like(units, np.arange(units.shape[1])).astype(units.dtype)
-    return units.zeros_like() + places.expand_dims(0)
-
-
-def _shuffled(p: Problem, t: int) -> tuple[Tensor, Tensor]:
-    """(n, units) a random order, and the place of each unit in it."""
-    shape = _changed(p, p.low).shape[1:]
-    # Those that were added in this step come last, so that older ones may go.
-    order = np.argsort(-to_numpy(flatten(p.rng(t).uniform(shape))), axis=1)
-    return like(p.x, order), like(p.x, np.argsort(order, axis=1))
-
-
 def _disturbed(p: Problem, t: int) -> Batch:
     """The best perturbation with about as many units at random bounds in addition."""
     delta = p.ledger.best - p.x
-    changed = _changed(p, delta)
+    changed = changed_units(p, delta)
     rng = p.rng(t)
     share = flatten(changed).mean(axis=1)
     added = rng.uniform(changed.shape[1:]) < expand(share, changed)

@@ -42,6 +42,7 @@ __all__ = [
     "follow",
     "noise",
     "orthogonal",
+    "regressed_on",
     "semicircle",
     "steps_for",
     "subspace_of",
@@ -208,7 +209,10 @@ def _summed(
         probes = draw(rng, min(chunk, number - start), rows)
         moved, answers = _asked(p, rows, probes, center, size)
         passed += answers.sum(axis=1)
-        counted = _regressed(moved, answers) if regressed else answers
+        counted = answers
+        if regressed:
+            gram = to_numpy(matmul(moved, moved.transpose((0, 2, 1))))
+            counted = regressed_on(gram, answers)
         weights = np.stack([np.ones_like(counted), counted], axis=1)
         sums = sums + matmul(like(moved, weights).astype(moved.dtype), moved)
     mean = np.zeros(len(rows)) if regressed else passed / number
@@ -234,9 +238,13 @@ def _asked(
     return moved.reshape((*shape[:2], -1)), answers
 
 
-def _regressed(moved: Tensor, answers: Array) -> Array:
-    """What each probe counts (m, k): by what its answer adds to those of the others."""
-    gram = to_numpy(matmul(moved, moved.transpose((0, 2, 1)))).astype(np.float64)
+def regressed_on(gram: Array, answers: Array) -> Array:
+    """What each probe counts (m, k): by what its answer adds to those of the others.
+
+    Ridge regression of answers (m, k) on probes, whose products with each other are
+    `gram` (m, k, k): the slopes are the sum of the probes, each as often as it counts.
+    """
+    gram = gram.astype(np.float64)
     # As if each probe were given less their mean.
     gram -= gram.mean(axis=1, keepdims=True)
     gram -= gram.mean(axis=2, keepdims=True)
