@@ -22,6 +22,7 @@ from robustkit.attacks.decision.hopskipjump import HopSkipJump as HopSkipJump
 from robustkit.attacks.decision.hopskipjump import qeba as qeba
 from robustkit.attacks.decision.pointwise import Pointwise as Pointwise
 from robustkit.attacks.decision.rays import RayS as RayS
+from robustkit.attacks.decision.sieve import Sieve as Sieve
 from robustkit.attacks.decision.sign_opt import SignOPT as SignOPT
 from robustkit.attacks.decision.surfree import SurFree as SurFree
 from robustkit.attacks.decision.triangle import Triangle as Triangle

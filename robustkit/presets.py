@@ -7,8 +7,8 @@ from typing import Any
 
 from robustkit.arguments import as_whole
 from robustkit.attacks.decision.compass import Compass
-from robustkit.attacks.decision.pointwise import Pointwise
 from robustkit.attacks.decision.rays import RayS
+from robustkit.attacks.decision.sieve import Sieve
 from robustkit.attacks.gradient import apgd, momentum
 from robustkit.attacks.gradient.apgd import APGD
 from robustkit.attacks.gradient.fab import TargetedFAB
@@ -73,8 +73,8 @@ def auto(
     their passes (in L2 a fifth) as with scores, the rest as with decisions only.
 
     With decisions only: for L2 normals of the boundary by probes that adapt to the
-    sample (`Compass`), for Linf blocks of signs (`RayS`), for L1 and L0 features set
-    back (`Pointwise`).
+    sample (`Compass`), for Linf blocks of signs (`RayS`), for L1 and L0 the few features
+    that such a descent shows to matter (`Sieve`).
 
     With scores: guesses of the margin's slope, and squares or for L0 features exchanged
     at random (`Thompson`), with a search over the radius.
@@ -161,8 +161,8 @@ def _without_gradients(norm: str, budget: int) -> Attack[Any]:
 
 
 _DECISIONS: dict[str, Callable[[], Attack[Any]]] = {
-    "l0": Pointwise,
-    "l1": Pointwise,
+    "l0": Sieve,
+    "l1": Sieve,
     "l2": Compass,
     "linf": RayS,
 }

@@ -54,6 +54,7 @@ _OURS = {
     "simba": "robustkit.presets:minimum_norm_simba",
     "evolution": "robustkit.attacks.score.evolution:Evolution",
     "compass": "robustkit.attacks.decision.compass:Compass",
+    "sieve": "robustkit.attacks.decision.sieve:Sieve",
     "boundary": "robustkit.attacks.decision.boundary:Boundary",
     "hopskipjump": "robustkit.attacks.decision.hopskipjump:HopSkipJump",
     "qeba": "robustkit.attacks.decision.hopskipjump:qeba",

@@ -80,6 +80,7 @@ PROMISES = {
     "geoda": walks(500, **WHOLE),
     "sign-opt": walks(500),
     "compass": walks(300),
+    "sieve": walks(300),
     "pointwise": walks(100),
     "rays": walks(100),
     "surfree": walks(150),

@@ -12,6 +12,7 @@ from robustkit.attacks.decision.geoda import GeoDA
 from robustkit.attacks.decision.hopskipjump import HopSkipJump, qeba
 from robustkit.attacks.decision.pointwise import Pointwise
 from robustkit.attacks.decision.rays import RayS
+from robustkit.attacks.decision.sieve import Sieve
 from robustkit.attacks.decision.sign_opt import SignOPT
 from robustkit.attacks.decision.surfree import SurFree
 from robustkit.attacks.decision.triangle import Triangle
@@ -30,6 +31,9 @@ CASES = [
     (Pointwise, "l0"),
     (Pointwise, "l0-pixels"),
     (Pointwise, "l1"),
+    (Sieve, "l0"),
+    (Sieve, "l0-pixels"),
+    (Sieve, "l1"),
     (SurFree, "l2"),
     (Triangle, "l2"),
 ]
