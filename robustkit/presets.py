@@ -73,8 +73,8 @@ def auto(
     their passes (in L2 a fifth) as with scores, the rest as with decisions only.
 
     With decisions only: for L2 normals of the boundary by probes that adapt to the
-    sample (`Compass`), for Linf blocks of signs (`RayS`), for L1 and L0 the few features
-    that such a descent shows to matter (`Sieve`).
+    sample (`Compass`), for Linf blocks of signs (`RayS`), for L1 and L0 the few
+    features that a descent in L2 shows to matter (`Sieve`).
 
     With scores: guesses of the margin's slope, and squares or for L0 features exchanged
     at random (`Thompson`), with a search over the radius.

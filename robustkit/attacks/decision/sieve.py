@@ -88,10 +88,11 @@ class Sieve(Attack[State]):
     that stays adversarial (`Pointwise`).
 
     A few features moved far are another place of the boundary than many moved a little.
-    So what they bring is learned there: random halves of five times as many candidates
-    are asked about, as many as there are candidates, and the answers regressed on who
-    was in. The best of old and new weights make the next few, and so on. Where that
-    brings no more, or for the last questions, in L1 changes are halved, then quartered.
+    So what they bring is learned there. Five times as many as needed are candidates; as
+    many random halves of these are asked about, and the answers regressed on who was
+    in. The largest means of old and new weights make the next few, and so on. Where
+    that brings no more, or for the last questions, in L1 changes are halved, then
+    quartered.
 
     Args:
         steps: How many; those of the descent cost the probes and about 6 questions
@@ -104,6 +105,7 @@ class Sieve(Attack[State]):
         group: How many features to reset at first, as a share of those changed.
         finest: For L1, the least share of its change that a feature is moved by.
         share: Of a budget, for the descent (`within`).
+        longest: The most questions for it, of any budget.
 
     Source:
         Ours; resets as in Schott, Rauber, Bethge, Brendel, ICLR 2019.
@@ -131,9 +133,10 @@ class Sieve(Attack[State]):
     group: float = 0.1
     finest: float = 0.01
     share: float = 0.45
+    longest: int = 700
 
     def within(self, budget: int) -> Self:
-        part = max(int(self.share * budget), 1)
+        part = max(min(int(self.share * budget), self.longest), 1)
         scouting = steps_for(part, lambda t: self.probes * math.sqrt(t + 1) + 6)
         return dataclasses.replace(self, steps=budget, scouting=scouting)
 
@@ -147,15 +150,7 @@ class Sieve(Attack[State]):
 
     def step(self, p: Problem, s: State, t: int) -> State:
         if t < self.scouting:
-            descent = moved(
-                p, s.descent, t, probes=self.probes, size=_SIZE, tolerance=_MOVE
-            )
-            s = dataclasses.replace(s, descent=descent)
-            # Now and then, so that it is not only at the end that few are known.
-            taken = t + 1
-            if _EARLY <= taken < self.scouting and taken.bit_count() == 1:
-                _sifted(p, descent)
-            return s
+            return self._scouted(p, s, t)
         if t == self.scouting:
             corner, weight, delta = _sifted(p, s.descent)
             s = dataclasses.replace(
@@ -166,7 +161,7 @@ class Sieve(Attack[State]):
             )
         over = self._over(p, s)
         if t % _TURN == 0 and over.any():
-            s, over = self._refreshed(p, s, over, t), over & False
+            s, over = self._refreshed(p, s, over, t), np.zeros_like(over)
         going = like(p.x, ~over)
         # What was just learned may have taken the last question.
         asked = going.logical_and(unspent(p))
@@ -185,6 +180,16 @@ class Sieve(Attack[State]):
             return lost
         # One unit is the fewest.
         return lost.logical_or(p.ledger.distance <= 1)
+
+    def _scouted(self, p: Problem, s: State, t: int) -> State:
+        """One step of the descent further."""
+        descent = moved(
+            p, s.descent, t, probes=self.probes, size=_SIZE, tolerance=_MOVE
+        )
+        # Now and then, so that it is not only at the end that few are known.
+        if _EARLY <= t + 1 < self.scouting and (t + 1).bit_count() == 1:
+            _sifted(p, descent)
+        return dataclasses.replace(s, descent=descent)
 
     def _over(self, p: Problem, s: State) -> Array:
         """(n,) booleans: whose rounds are over."""
