@@ -144,8 +144,8 @@ class Sieve(Attack[State]):
         near, found = start(p, self.tries)
         descent = descent_begun(p, near - p.x, found, _SIZE)
         none = full(p.x, math.inf)
-        corner, weight = _corner(p, descent.delta)
-        rounds = begun(p, p.ledger.best - p.x, -1, self.group)
+        corner, weight, delta = _sifted(p, descent)
+        rounds = begun(p, delta, -1, self.group)
         return State(descent, corner, weight, rounds, none, none, none < 0)
 
     def step(self, p: Problem, s: State, t: int) -> State:
