@@ -156,8 +156,13 @@ def _in_turn(first: int, middle: int, *last: Attack[Any]) -> Cascade:
 def _without_gradients(norm: str, budget: int) -> Attack[Any]:
     """Scores first, since they say more; then decisions, since they deceive less."""
     scores = dataclasses.replace(minimum_norm_thompson(), steps=_AMPLE)
+    share = 0.2 if norm == "l2" else 0.5
     decisions = _DECISIONS[norm]().within(_AMPLE)
-    return Part(scores, 0.2 if norm == "l2" else 0.5, decisions).within(budget)
+    if isinstance(decisions, Sieve):
+        # Its descent would last for all of a budget that is smaller than planned for.
+        part = Sieve().within(max(int((1 - share) * budget), 1))
+        decisions = dataclasses.replace(part, steps=_AMPLE)
+    return Part(scores, share, decisions).within(budget)
 
 
 _DECISIONS: dict[str, Callable[[], Attack[Any]]] = {

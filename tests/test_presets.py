@@ -181,6 +181,13 @@ def test_auto_polishes_where_there_are_passes_for_it():
         assert [type(part) for part in auto(norm, 50).attacks] == [Relay, Polish]
 
 
+@pytest.mark.parametrize("norm", ["l0", "l1"])
+def test_where_gradients_lie_the_descent_leaves_passes_for_few_features(norm):
+    last = auto(norm, 400).successor.successor
+    assert last.scouting == rk.Sieve().within(200).scouting
+    assert last.steps >= 400
+
+
 @pytest.mark.parametrize(
     ("norm", "factor"), [("l0", 2.0), ("l1", 1.5), ("l2", 1.01), ("linf", 1.01)]
 )
