@@ -1,6 +1,11 @@
 import numpy as np
 
 from robustkit.attacks.decision import descents
+from robustkit.engine.criteria import Misclassification
+from robustkit.engine.problem import Problem
+from robustkit.models.base import Access
+from robustkit.models.numpy import NumPyModel
+from robustkit.numerics.norms import get_norm
 from robustkit.numerics.tensors import as_tensor
 
 
@@ -21,3 +26,24 @@ def test_probes_come_back_from_beyond_what_is_adversarial():
         seen.append(lift.item())
     assert 0.0 in seen
     assert 0.1 < max(seen) <= 0.5
+
+
+def test_in_l2_starts_are_what_the_model_was_shown():
+    class Coarse(NumPyModel):
+        def shown(self, x):
+            return as_tensor((x.raw * 5).round() / 5)
+
+    slopes = np.random.default_rng(0).normal(size=(1, 6, 6))
+
+    def function(x):
+        score = 0.4 - ((x - 0.4) * slopes).sum(axis=(1, 2, 3))
+        return np.stack([score, np.zeros_like(score)], axis=1)
+
+    criterion = Misclassification(as_tensor(np.zeros(8, dtype=np.int64)))
+    x, keys = as_tensor(np.full((8, 1, 6, 6), 0.4)), np.arange(8, dtype=np.uint64)
+    p = Problem(Coarse(function), x, criterion, get_norm("l2"), keys=keys)
+    p.limit(Access.DECISION, None)
+    near, found = descents.start(p, 20)
+    assert found.raw.all()
+    assert (near.raw == p.ledger.best.raw).all()
+    assert (near.raw == p.model.shown(near).raw).all()
