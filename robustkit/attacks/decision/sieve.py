@@ -90,9 +90,9 @@ class Sieve(Attack[State]):
     A few features moved far are another place of the boundary than many moved a little.
     So what they bring is learned there. Five times as many as needed are candidates; as
     many random halves of these are asked about, and the answers regressed on who was
-    in. The largest means of old and new weights make the next few, and so on. Where
-    that brings no more, or for the last questions, in L1 changes are halved, then
-    quartered.
+    in. The largest means of old and new weights make the next few, and so on. There are
+    at most 1,024 candidates; where more are needed nothing is learned. Where that
+    brings no more, or for the last questions, in L1 changes are halved, then quartered.
 
     Args:
         steps: How many; those of the descent cost the probes and about 6 questions
@@ -203,10 +203,12 @@ class Sieve(Attack[State]):
         changed = flatten(changed_units(p, p.ledger.best - p.x))
         needed = to_numpy(changed.sum(axis=1)).astype(np.int64)
         number = (_CANDIDATES * needed).clip(_FEWEST, _MOST).clip(max=changed.shape[1])
+        # Subsets of fewer candidates than are needed are adversarial for nobody.
+        number[needed >= _MOST] = 0
 
         distance = to_numpy(p.ledger.distance)
         vain = distance >= (1 - _PAYS) * to_numpy(s.mark)
-        vain |= _ROOM * number > p.ledger.left()
+        vain |= (number == 0) | (_ROOM * number > p.ledger.left())
         finer = over & ~fine & vain & (distance < to_numpy(s.halved))
         finer &= not isinstance(p.norm, L0)
         halved = np.where(over & fine, distance, to_numpy(s.halved))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from robustkit.attacks.decision import subsets
+from robustkit.attacks.decision import sieve, subsets
 from robustkit.attacks.decision.pointwise import Pointwise
 from robustkit.attacks.decision.sieve import Sieve
 from robustkit.engine.criteria import Misclassification
@@ -86,6 +86,28 @@ def test_what_features_bring_far_out_is_learned_there(monkeypatch):
     learned = mean()
     monkeypatch.setattr(subsets, "_NEW", 0.0)
     assert learned < mean() - 0.5
+
+
+@pytest.mark.parametrize("norm", ["l0", "l1"])
+def test_nothing_is_asked_about_fewer_candidates_than_are_needed(norm, monkeypatch):
+    asked = []
+
+    def spy(p, *others):
+        before = p.ledger.forwards.sum()
+        weight = subsets.learned(p, *others)
+        asked.append(p.ledger.forwards.sum() - before)
+        return weight
+
+    monkeypatch.setattr(sieve, "learned", spy)
+    monkeypatch.setattr(sieve, "_MOST", 16)
+
+    def function(x):
+        return two_classes(9.8 - (x - 0.5).sum(axis=1))
+
+    x, y = np.full((2, 40), 0.5), np.zeros(2, dtype=np.int64)
+    ledger = attacked(NumPyModel(function), x, y, norm, 500)
+    assert ledger.distance.raw == pytest.approx(20 if norm == "l0" else 9.8, rel=0.03)
+    assert sum(asked) == 0
 
 
 def test_in_l1_changes_are_halved_where_learning_brings_no_more():
