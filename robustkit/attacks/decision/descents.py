@@ -39,6 +39,7 @@ from robustkit.numerics.tensors import (
     to_numpy,
     where,
 )
+from robustkit.numerics.thresholds import nonzero
 
 __all__ = ["Descent", "begun", "moved", "smooth_noise", "start"]
 
@@ -173,7 +174,9 @@ def moved(
     beyond = (1 + slope**2) / (1 + (slope * (1 + tolerance)) ** 2)
     gap = np.maximum(1 - np.sqrt(beyond), 1e-4)
 
-    shorter = to_numpy((distance / magnitude(delta, 2)).log())
+    # Where chance answers, the way may lead back to the original.
+    lengths = nonzero(distance) / nonzero(magnitude(delta, 2))
+    shorter = to_numpy(lengths.log())
     gains[rows, kinds] = shorter / np.maximum(p.ledger.forwards - asked, 1)
     return Descent(
         delta,

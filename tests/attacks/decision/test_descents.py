@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from robustkit.attacks.decision import descents
 from robustkit.engine.criteria import Misclassification
@@ -47,3 +48,23 @@ def test_in_l2_starts_are_what_the_model_was_shown():
     assert found.raw.all()
     assert (near.raw == p.ledger.best.raw).all()
     assert (near.raw == p.model.shown(near).raw).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_chance_may_lead_back_to_the_original():
+    class Coarse(NumPyModel):
+        def shown(self, x):
+            return as_tensor((x.raw * 3).round() / 3)
+
+    def function(x):
+        return np.tile([-1.0, 0.0], (len(x), 1))
+
+    criterion = Misclassification(as_tensor(np.zeros(2, dtype=np.int64)))
+    x = as_tensor(np.full((2, 1), 1 / 3))
+    p = Problem(Coarse(function), x, criterion, get_norm("l0"))
+    p.limit(Access.DECISION, None)
+    delta = as_tensor(np.array([[0.0], [0.1]]))
+    s = descents.begun(p, delta, p.ledger.found, 0.25)
+    for t in range(3):
+        s = descents.moved(p, s, t, probes=4, size=0.25, tolerance=0.2)
+    assert np.isfinite(s.gain.raw[:, 0]).all()
