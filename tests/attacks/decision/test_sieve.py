@@ -129,6 +129,18 @@ def test_one_feature_is_the_fewest():
     assert (ledger.forwards < 300).all()
 
 
+def test_where_units_are_counted_those_that_can_go_far_matter_more():
+    p = Problem(
+        NumPyModel(two_classes),
+        as_tensor(np.array([[0.1, 0.9]])),
+        Misclassification(as_tensor(np.array([0]))),
+        get_norm("l0"),
+    )
+    corner, weight = sieve._corner(p, as_tensor(np.array([[0.04, 0.05]])))
+    assert corner.raw == pytest.approx(np.array([[0.9, 0.1]]))
+    assert weight.raw == pytest.approx(np.array([[0.036, 0.005]]))
+
+
 def test_a_pixel_is_one_unit_with_all_its_channels():
     def function(x):
         return two_classes(0.9 - x[:, :, 1, 2].sum(axis=1) / 3)

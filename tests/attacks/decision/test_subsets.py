@@ -51,6 +51,14 @@ def test_the_fewest_of_the_largest_weights(needed):
     assert (p.ledger.forwards <= 2 * np.log2(FEATURES) + 3).all()
 
 
+def test_where_units_are_counted_none_goes_part_of_its_way():
+    for needed in (4, 5, 8, 11):
+        p = problem(np.ones(FEATURES), needed - 0.5)
+        delta, _ = few(p, np.ones((3, FEATURES)), first=3)
+        assert (delta.raw.sum(axis=1) == needed).all()
+        assert set(np.unique(delta.raw)) == {0.0, 1.0}
+
+
 def test_few_are_found_where_many_are_not_adversarial():
     p = problem(np.ones(FEATURES), 2.5, most=5)
     delta, found = few(p, np.ones((3, FEATURES)))
