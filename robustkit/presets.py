@@ -7,6 +7,7 @@ from typing import Any
 
 from robustkit.arguments import as_whole
 from robustkit.attacks.decision.compass import Compass
+from robustkit.attacks.decision.pointwise import Pointwise
 from robustkit.attacks.decision.rays import RayS
 from robustkit.attacks.decision.sieve import Sieve
 from robustkit.attacks.gradient import apgd, momentum
@@ -156,13 +157,8 @@ def _in_turn(first: int, middle: int, *last: Attack[Any]) -> Cascade:
 def _without_gradients(norm: str, budget: int) -> Attack[Any]:
     """Scores first, since they say more; then decisions, since they deceive less."""
     scores = dataclasses.replace(minimum_norm_thompson(), steps=_AMPLE)
-    share = 0.2 if norm == "l2" else 0.5
-    decisions = _DECISIONS[norm]().within(_AMPLE)
-    if isinstance(decisions, Sieve):
-        # Its descent would last for all of a budget that is smaller than planned for.
-        part = Sieve().within(max(int((1 - share) * budget), 1))
-        decisions = dataclasses.replace(part, steps=_AMPLE)
-    return Part(scores, share, decisions).within(budget)
+    decisions = _LAST.get(norm, _DECISIONS[norm])().within(_AMPLE)
+    return Part(scores, 0.2 if norm == "l2" else 0.5, decisions).within(budget)
 
 
 _DECISIONS: dict[str, Callable[[], Attack[Any]]] = {
@@ -171,6 +167,8 @@ _DECISIONS: dict[str, Callable[[], Attack[Any]]] = {
     "l2": Compass,
     "linf": RayS,
 }
+# From few features, which scores have found, nothing leads on but to set some back.
+_LAST: dict[str, Callable[[], Attack[Any]]] = {"l0": Pointwise, "l1": Pointwise}
 
 
 def autoattack(

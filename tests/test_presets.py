@@ -182,10 +182,9 @@ def test_auto_polishes_where_there_are_passes_for_it():
 
 
 @pytest.mark.parametrize("norm", ["l0", "l1"])
-def test_where_gradients_lie_the_descent_leaves_passes_for_few_features(norm):
-    last = auto(norm, 400).successor.successor
-    assert last.scouting == rk.Sieve().within(200).scouting
-    assert last.steps >= 400
+def test_where_gradients_lie_few_features_are_set_back_in_the_end(norm):
+    """Farther on a network by up to a half where a descent came last."""
+    assert isinstance(auto(norm, 400).successor.successor, rk.Pointwise)
 
 
 @pytest.mark.parametrize(
