@@ -41,7 +41,9 @@ def test_unsettled_samples_are_never_counted_as_robust():
 
 @given(
     st.lists(
-        st.one_of(st.floats(0, 10), st.just(math.inf), st.just(math.nan)),
+        # Apart by more than what counts as the edge of one ball.
+        st.integers(0, 10_000).map(lambda size: size / 1000)
+        | st.sampled_from([math.inf, math.nan]),
         min_size=1,
         max_size=30,
     )

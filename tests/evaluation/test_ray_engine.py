@@ -251,7 +251,9 @@ def test_what_cannot_be_sent_is_to_be_named(cluster, planted):
             return planted.logits(x)
 
     with pytest.raises(BadInput, match=r"cannot be sent to workers .* name it instead"):
-        rk.evaluate(logits, (planted.x, planted.y), attacks=["blend"], engine=two())
+        rk.evaluate(
+            logits, (planted.x, planted.y), attacks=["gaussian-noise"], engine=two()
+        )
 
 
 def test_what_a_worker_cannot_load_is_said(cluster, named):
