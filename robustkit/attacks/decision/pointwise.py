@@ -1,5 +1,6 @@
 """Pointwise: reset feature after feature to what it was."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from robustkit.attacks.decision.resets import (
     begun,
     begun_anew,
     changed_units,
+    last_share,
     proposed,
 )
 from robustkit.engine.attack import Attack
@@ -91,13 +93,13 @@ class Pointwise(Attack[Rounds]):
         return begun(p, _fewer(p, start - p.x), -1, self.group)
 
     def step(self, p: Problem, s: Rounds, t: int) -> Rounds:
-        done = s.kept > self._last_share(p)
-        trial, group, after = proposed(p, s)
+        done = s.kept > last_share(p, self.finest)
+        asked = proposed(p, s)
         if bool(done.any()):
-            trial = where(done, _disturbed(p, t), trial)
-        passed = p.decide(p.x + trial)
-        going = done.logical_not()
-        state = answered(p, s, trial, group, after, passed, going, t, self.group)
+            trial = where(done, _disturbed(p, t), asked.trial)
+            asked = dataclasses.replace(asked, trial=trial)
+        passed = p.decide(p.x + asked.trial)
+        state = answered(p, s, asked, passed, done.logical_not(), t, self.group)
         if bool(done.any()):
             again = done.logical_and(passed)
             anew = begun_anew(p, s, again, state.delta, t, self.group)
@@ -106,10 +108,6 @@ class Pointwise(Attack[Rounds]):
 
     def finished(self, p: Problem, s: Rounds) -> Mask:
         return p.ledger.found.logical_not()
-
-    def _last_share(self, p: Problem) -> float:
-        """What units keep in the last rounds; moving them less does not matter."""
-        return 0.0 if isinstance(p.norm, L0) else 1 - self.finest
 
 
 def _fewer(p: Problem, delta: Batch) -> Batch:

@@ -27,7 +27,16 @@ from robustkit.numerics.tensors import (
     where,
 )
 
-__all__ = ["Rounds", "answered", "begun", "begun_anew", "changed_units", "proposed"]
+__all__ = [
+    "Proposal",
+    "Rounds",
+    "answered",
+    "begun",
+    "begun_anew",
+    "changed_units",
+    "last_share",
+    "proposed",
+]
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,21 @@ class Rounds:
     size: PerSample
     kept: PerSample
     gained: Mask
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What to ask about next.
+
+    Attributes:
+        trial: (n, ...) the perturbation without a group of its units.
+        group: 1 for those units, else 0; broadcasts against the perturbation.
+        after: (n,) the place after the group in the order of the round.
+    """
+
+    trial: Batch
+    group: Batch
+    after: PerSample
 
 
 def begun(p: Problem, delta: Batch, t: int, group: float) -> Rounds:
@@ -84,34 +108,28 @@ def begun_anew(
 def _first(
     p: Problem, delta: Batch, order: Tensor, rank: Tensor, group: float
 ) -> Rounds:
+    """A round of which nothing was asked yet."""
     zero = full(p.x, 0.0)
     size = maximum(flatten(changed_units(p, delta)).sum(axis=1) * group, 1.0)
     return Rounds(delta, order, rank, zero, size, zero, zero > 0)
 
 
-def proposed(p: Problem, s: Rounds) -> tuple[Batch, Batch, PerSample]:
-    """What to ask about next.
-
-    Returns:
-        (n, ...) the perturbation without the next group, which (1 for its units)
-        broadcasts against it, and (n,) the place after the group.
-    """
+def proposed(p: Problem, s: Rounds) -> Proposal:
+    """The next group of each round."""
     group, after = _next_group(p, s)
-    return s.delta * (1 - group * expand(1 - s.kept, group)), group, after
+    return Proposal(s.delta * (1 - group * expand(1 - s.kept, group)), group, after)
 
 
 def answered(
     p: Problem,
     s: Rounds,
-    trial: Batch,
-    group: Batch,
-    after: PerSample,
+    asked: Proposal,
     passed: Mask,
     going: Mask,
     t: int,
-    share: float,
+    group: float,
 ) -> Rounds:
-    """The rounds after the answers to what was `proposed`.
+    """The rounds after the answers to what was proposed.
 
     A round ends where all its units were tried: if none could be reset, the next one
     halves their changes, then quarters them, and so on.
@@ -119,22 +137,20 @@ def answered(
     Args:
         p: The problem.
         s: Before.
-        trial: (n, ...) as proposed.
-        group: As proposed.
-        after: (n,) as proposed.
+        asked: What was proposed.
         passed: (n,) the answers.
         going: (n,) for whom another round may begin.
         t: The number of the step.
-        share: `group` of `begun`.
+        group: As for `begun`.
     """
-    count = flatten(group).sum(axis=1)
+    count = flatten(asked.group).sum(axis=1)
     # A unit that was reset leaves the round, one that was halved is passed by.
     passed_by = where(passed, s.kept, 2 - count) > 0
     state = Rounds(
-        delta=where(passed, trial, s.delta),
+        delta=where(passed, asked.trial, s.delta),
         order=s.order,
         rank=s.rank,
-        place=where(passed_by, after, s.place),
+        place=where(passed_by, asked.after, s.place),
         size=where(passed, 2 * count, maximum(count / 2, 1.0)),
         kept=s.kept,
         gained=s.gained.logical_or(passed),
@@ -142,12 +158,17 @@ def answered(
     over = (_waiting(p, state).sum(axis=1) == 0).logical_and(going)
     if not bool(over.any()):
         return state
-    fresh = begun_anew(p, state, over, state.delta, t, share)
+    fresh = begun_anew(p, state, over, state.delta, t, group)
     kept = where(state.gained, state.kept, (1 + state.kept) / 2)
     size = where(state.gained, state.size, fresh.size)
     return dataclasses.replace(
         fresh, kept=where(over, kept, state.kept), size=where(over, size, state.size)
     )
+
+
+def last_share(p: Problem, finest: float) -> float:
+    """What units keep in the last rounds; moving them less does not matter."""
+    return 0.0 if isinstance(p.norm, L0) else 1 - finest
 
 
 def changed_units(p: Problem, delta: Batch) -> Batch:

@@ -16,9 +16,10 @@ from robustkit.attacks.decision.resets import (
     begun,
     begun_anew,
     changed_units,
+    last_share,
     proposed,
 )
-from robustkit.attacks.decision.subsets import fewest, learned
+from robustkit.attacks.decision.subsets import MOST, fewest, learned
 from robustkit.engine.attack import Attack
 from robustkit.engine.problem import Problem
 from robustkit.engine.search import unspent
@@ -43,8 +44,8 @@ __all__ = ["Sieve"]
 _SIZE, _MOVE = 0.25, 0.2
 # The first step after which few features are looked for; then those twice as far.
 _EARLY = 4
-# So many candidates for each unit that is needed, at the least and the most.
-_CANDIDATES, _FEWEST, _MOST = 5, 16, 1024
+# So many candidates for each unit that is needed, and at the least.
+_CANDIDATES, _FEWEST = 5, 16
 # Whose rounds are over waits for a step with a multiple of this number, so that many
 # are asked about together.
 _TURN = 16
@@ -164,14 +165,12 @@ class Sieve(Attack[State]):
             s, over = self._refreshed(p, s, over, t), np.zeros_like(over)
         going = like(p.x, ~over)
         # What was just learned may have taken the last question.
-        asked = going.logical_and(unspent(p))
-        if not bool(asked.any()):
+        who = going.logical_and(unspent(p))
+        if not bool(who.any()):
             return s
-        trial, group, after = proposed(p, s.rounds)
-        passed = p.decide(p.x + trial, asked)
-        rounds = answered(
-            p, s.rounds, trial, group, after, passed, going, t, self.group
-        )
+        asked = proposed(p, s.rounds)
+        passed = p.decide(p.x + asked.trial, who)
+        rounds = answered(p, s.rounds, asked, passed, going, t, self.group)
         return dataclasses.replace(s, rounds=rounds)
 
     def finished(self, p: Problem, s: State) -> Mask:
@@ -193,8 +192,7 @@ class Sieve(Attack[State]):
 
     def _over(self, p: Problem, s: State) -> Array:
         """(n,) booleans: whose rounds are over."""
-        last = 0.0 if isinstance(p.norm, L0) else 1 - self.finest
-        kept = to_numpy(s.rounds.kept)
+        kept, last = to_numpy(s.rounds.kept), last_share(p, self.finest)
         return np.asarray(np.where(to_numpy(s.fine), kept > last, kept > 0))
 
     def _refreshed(self, p: Problem, s: State, over: Array, t: int) -> State:
@@ -202,9 +200,9 @@ class Sieve(Attack[State]):
         fine = to_numpy(s.fine)
         changed = flatten(changed_units(p, p.ledger.best - p.x))
         needed = to_numpy(changed.sum(axis=1)).astype(np.int64)
-        number = (_CANDIDATES * needed).clip(_FEWEST, _MOST).clip(max=changed.shape[1])
+        number = (_CANDIDATES * needed).clip(_FEWEST, MOST).clip(max=changed.shape[1])
         # Subsets of fewer candidates than are needed are adversarial for nobody.
-        number[needed >= _MOST] = 0
+        number[needed >= MOST] = 0
 
         distance = to_numpy(p.ledger.distance)
         vain = distance >= (1 - _PAYS) * to_numpy(s.mark)

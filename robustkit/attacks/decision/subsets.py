@@ -18,13 +18,15 @@ from robustkit.numerics.tensors import (
     to_numpy,
 )
 
-__all__ = ["fewest", "learned"]
+__all__ = ["MOST", "fewest", "learned"]
+
+MOST = 1024
+"""Candidates of a sample to learn about at once, whose Gram matrix is solved."""
 
 # How many numbers the subsets that are asked about at once may hold.
 _AT_ONCE = 2**22
-# So many subsets are asked about at a time, at first, and at the most later; and there
-# are at most so many candidates.
-_FEW, _MANY, _MOST = 16, 128, 1024
+# So many subsets are asked about at a time, at first, and at the most later.
+_FEW, _MANY = 16, 128
 # To this share of a unit the fewest are found where sizes count.
 _PART = 1 / 8
 # What is learned counts as much as what was believed before.
@@ -94,7 +96,7 @@ def learned(
         corner: (n, ...) perturbations.
         weight: (n, units) what each unit is believed to bring at its corner.
         rows: (m,) whom to ask about.
-        number: (m,) how many candidates, at most 1,024 of them.
+        number: (m,) how many candidates, at most `MOST`.
         t: The number of the step, for its random numbers.
 
     Returns:
@@ -140,7 +142,7 @@ def _told(
     begin, size = 0, _FEW
     while begin < number.max():
         # As many for everyone, so that none depend on the company.
-        chance = to_numpy(rng.uniform((size, min(_MOST, math.prod(units)))))
+        chance = to_numpy(rng.uniform((size, min(MOST, math.prod(units)))))
         left = np.minimum(number - begin, p.ledger.left()[rows])
         asked = np.arange(size) < left[:, None]
         inside = np.zeros((len(rows), size, math.prod(units)), dtype=bool)

@@ -72,6 +72,32 @@ def attacked(attack, model, x, norm, labels=None, *, criterion=None, **more):
     return run(attack, p, budget=budget)
 
 
+# For L1, features that matter little may stay at their bounds.
+@pytest.mark.parametrize(
+    ("attack", "norm", "median"),
+    [
+        (Pointwise, "l0", 1.01),
+        (Pointwise, "l1", 1.05),
+        (Sieve, "l0", 1.01),
+        (Sieve, "l1", 1.03),
+    ],
+)
+def test_few_features_come_close_to_the_exact_minimum_of_linear_models(
+    plant, attack, norm, median
+):
+    planted = plant(samples=10, features=12, classes=2)
+    exact = planted.exact(norm)
+    far = exact > (0.5 if norm == "l0" else 1e-6)
+    ledger = attacked(
+        attack().within(800), planted.model(), planted.x, norm, planted.y, budget=800
+    )
+    ratio = ledger.distance.raw[far] / exact[far]
+    assert far.sum() > 5
+    assert (ratio >= 1 - 1e-9).all()
+    assert np.median(ratio) <= median
+    assert (ratio <= 1.6).all()
+
+
 @pytest.mark.parametrize(("attack", "norm"), CASES)
 def test_a_sample_gets_and_pays_the_same_in_any_company(attack, norm):
     """To the last bit, and the last question, which the conformance suite skips."""
